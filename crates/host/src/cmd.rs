@@ -1,0 +1,376 @@
+//! Runs other programs: always with a time limit, always with captured and bounded output.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// How much of a stream is kept; more is read and thrown away, so that a chatty program neither
+/// blocks nor fills the memory.
+const OUTPUT_LIMIT: usize = 16 << 20;
+
+/// How often a running program is looked at. It bounds how late its end is noticed.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A program to run. Arguments are passed as they are: no shell is involved.
+#[derive(Debug, Clone)]
+pub struct Cmd {
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, Option<OsString>)>,
+    cwd: Option<PathBuf>,
+    stdin: Vec<u8>,
+    timeout: Duration,
+}
+
+/// What a program that ended left behind.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output, at most 16 MiB.
+    pub stdout: Vec<u8>,
+    /// Its standard error, at most 16 MiB.
+    pub stderr: Vec<u8>,
+    /// How long it ran.
+    pub elapsed: Duration,
+}
+
+/// Why a program did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum CmdError {
+    /// It could not be started at all.
+    #[error("cannot run {program}: {source}{}", hint(source))]
+    Start {
+        /// The program.
+        program: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It ran longer than it may and was killed, with all it had started.
+    #[error("{command} did not end within {} s and was stopped{}", .timeout.as_secs(), indented(.tail))]
+    TimedOut {
+        /// The command line.
+        command: String,
+        /// The limit.
+        timeout: Duration,
+        /// The end of its output.
+        tail: String,
+    },
+    /// It said that it failed.
+    #[error("{command} failed ({}){}", ending(*.status), indented(.tail))]
+    Failed {
+        /// The command line.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its standard error, or of its output if that was empty.
+        tail: String,
+    },
+    /// Its pipes could not be served.
+    #[error("cannot talk to {command}: {source}")]
+    Pipe {
+        /// The command line.
+        command: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::NotFound { " (is it installed?)" } else { "" }
+}
+
+fn indented(tail: &str) -> String {
+    if tail.is_empty() { String::new() } else { format!(":\n  {}", tail.trim_end().replace('\n', "\n  ")) }
+}
+
+fn ending(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+/// The last `lines` lines of what a program printed, as text.
+pub fn tail(bytes: &[u8], lines: usize) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let all: Vec<&str> = text.trim_end().lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+impl Output {
+    /// Standard output as text; bytes that are not UTF-8 are replaced.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+impl Cmd {
+    /// The program `program`, with a time limit of one minute.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: None,
+            stdin: Vec::new(),
+            timeout: Duration::from_secs(60),
+        }
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets an environment variable; the rest of the environment is inherited.
+    #[must_use]
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((key.as_ref().to_owned(), Some(value.as_ref().to_owned())));
+        self
+    }
+
+    /// Takes an environment variable away.
+    #[must_use]
+    pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.env.push((key.as_ref().to_owned(), None));
+        self
+    }
+
+    /// The folder to run in.
+    #[must_use]
+    pub fn cwd(mut self, dir: impl AsRef<Path>) -> Self {
+        self.cwd = Some(dir.as_ref().to_owned());
+        self
+    }
+
+    /// What the program reads on standard input; otherwise it reads nothing.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// How long it may run before it and everything it started is killed.
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = limit;
+        self
+    }
+
+    /// The command line as a person would type it, for messages.
+    pub fn line(&self) -> String {
+        let mut line = self.program.to_string_lossy().into_owned();
+        for arg in &self.args {
+            let arg = arg.to_string_lossy();
+            let plain = !arg.is_empty()
+                && !arg.contains(|c: char| c.is_whitespace() || "'\"$\\;&|<>(){}*?".contains(c));
+            let quoted = if plain { arg.into_owned() } else { format!("'{}'", arg.replace('\'', "'\\''")) };
+            write!(line, " {quoted}").expect("a String takes any write");
+        }
+        line
+    }
+
+    /// The bare command, for callers that must stream both ways (git over HTTP) and take the
+    /// duty of ending it upon themselves. Its pipes and time limit are not set up.
+    #[allow(clippy::disallowed_methods, reason = "this is the one door to processes")]
+    pub fn into_std(self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args);
+        for (key, value) in &self.env {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        if let Some(dir) = &self.cwd {
+            command.current_dir(dir);
+        }
+        command
+    }
+
+    /// Runs it to its end, whatever its exit status.
+    ///
+    /// # Errors
+    /// [`CmdError::Start`] and [`CmdError::TimedOut`]; a non-zero exit status is not an error here.
+    pub fn run(&self) -> Result<Output, CmdError> {
+        self.stream(&mut |_| {})
+    }
+
+    /// Runs it to its end and takes a non-zero exit status as an error that shows the last
+    /// 20 lines of what it said.
+    ///
+    /// # Errors
+    /// As [`Cmd::run`], and [`CmdError::Failed`].
+    pub fn check(&self) -> Result<Output, CmdError> {
+        self.checked(self.run()?)
+    }
+
+    /// As [`Cmd::check`], and hands over each line of output and of errors as it comes.
+    ///
+    /// # Errors
+    /// As [`Cmd::check`].
+    pub fn check_lines(&self, on_line: &mut dyn FnMut(&str)) -> Result<Output, CmdError> {
+        let mut pending = Vec::new();
+        let output = self.stream(&mut |bytes| {
+            pending.extend_from_slice(bytes);
+            while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                on_line(String::from_utf8_lossy(&line).trim_end());
+            }
+        })?;
+        if !pending.is_empty() {
+            on_line(String::from_utf8_lossy(&pending).trim_end());
+        }
+        self.checked(output)
+    }
+
+    fn checked(&self, output: Output) -> Result<Output, CmdError> {
+        if output.status.success() {
+            return Ok(output);
+        }
+        let said =
+            if output.stderr.iter().all(u8::is_ascii_whitespace) { &output.stdout } else { &output.stderr };
+        Err(CmdError::Failed { command: self.line(), status: output.status, tail: tail(said, 20) })
+    }
+
+    fn stream(&self, on_bytes: &mut dyn FnMut(&[u8])) -> Result<Output, CmdError> {
+        let started = Instant::now();
+        let mut command = self.clone().into_std();
+        command
+            .stdin(if self.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own, so that a time-out reaches the grandchildren too.
+            .process_group(0);
+        let mut child = command.spawn().map_err(|source| CmdError::Start {
+            program: self.program.to_string_lossy().into_owned(),
+            source,
+        })?;
+
+        let (sender, receiver) = mpsc::channel::<(usize, Vec<u8>)>();
+        pump(0, child.stdout.take().expect("stdout is piped"), sender.clone());
+        pump(1, child.stderr.take().expect("stderr is piped"), sender);
+        if let Some(mut pipe) = child.stdin.take() {
+            let bytes = self.stdin.clone();
+            // A program that ends without reading everything is not an error of ours.
+            std::thread::spawn(move || drop(pipe.write_all(&bytes)));
+        }
+
+        let mut streams = [Vec::new(), Vec::new()];
+        let mut exited: Option<(ExitStatus, Instant)> = None;
+        loop {
+            match receiver.recv_timeout(POLL) {
+                Ok((index, bytes)) => {
+                    on_bytes(&bytes);
+                    let room = OUTPUT_LIMIT.saturating_sub(streams[index].len());
+                    streams[index].extend_from_slice(&bytes[..bytes.len().min(room)]);
+                    continue;
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) if exited.is_some() => break,
+                Err(_) => {}
+            }
+            if exited.is_none() {
+                let status =
+                    child.try_wait().map_err(|source| CmdError::Pipe { command: self.line(), source })?;
+                exited = status.map(|status| (status, Instant::now()));
+            }
+            // A daemon that the program left behind may hold the pipes open: do not wait for it.
+            if exited.is_some_and(|(_, at)| at.elapsed() > Duration::from_millis(500)) {
+                break;
+            }
+            if exited.is_none() && started.elapsed() > self.timeout {
+                kill_group(&mut child);
+                let tail = tail(if streams[1].is_empty() { &streams[0] } else { &streams[1] }, 20);
+                return Err(CmdError::TimedOut { command: self.line(), timeout: self.timeout, tail });
+            }
+        }
+        let (status, _) = exited.expect("the loop ends only after the program ended");
+        let [stdout, stderr] = streams;
+        Ok(Output { status, stdout, stderr, elapsed: started.elapsed() })
+    }
+}
+
+fn pump(index: usize, mut pipe: impl Read + Send + 'static, sender: mpsc::Sender<(usize, Vec<u8>)>) {
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+            if sender.send((index, buffer[..count].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn kill_group(child: &mut Child) {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        // It may have ended this instant; then there is nothing left to kill.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_and_status_come_back() {
+        let output = Cmd::new("sh").args(["-c", "cat; echo err >&2; exit 3"]).stdin("in").run().unwrap();
+        assert_eq!(
+            (output.text().as_str(), output.stderr.as_slice(), output.status.code()),
+            ("in", &b"err\n"[..], Some(3))
+        );
+    }
+
+    #[test]
+    fn a_failure_shows_what_the_program_said() {
+        let error = Cmd::new("sh").args(["-c", "echo no such thing >&2; exit 2"]).check().unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("exit status 2") && text.contains("no such thing"), "{text}");
+    }
+
+    #[test]
+    fn a_hanging_program_is_stopped_with_its_children() {
+        let started = Instant::now();
+        let error =
+            Cmd::new("sh").args(["-c", "sleep 60 & sleep 60"]).timeout(Duration::from_millis(100)).run();
+        assert!(matches!(error, Err(CmdError::TimedOut { .. })));
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_daemon_left_behind_is_not_waited_for() {
+        let started = Instant::now();
+        Cmd::new("sh").args(["-c", "sleep 60 & echo done"]).check().unwrap();
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_missing_program_says_so() {
+        let error = Cmd::new("no-such-program-here").run().unwrap_err().to_string();
+        assert!(error.contains("is it installed?"), "{error}");
+    }
+
+    #[test]
+    fn lines_arrive_whole() {
+        let mut lines = Vec::new();
+        Cmd::new("printf").arg("a\nb").check_lines(&mut |line| lines.push(line.to_owned())).unwrap();
+        assert_eq!(lines, ["a", "b"]);
+    }
+}

@@ -1,0 +1,21 @@
+//! The only door to processes, files and the clock.
+//!
+//! Everything that touches the machine goes through here: programs run with a time limit and
+//! captured output, files are replaced atomically, folders are flushed. No word of Volary's
+//! domain appears in this crate.
+
+#![warn(missing_docs)]
+
+mod cmd;
+mod file;
+mod lock;
+
+pub use cmd::{Cmd, CmdError, Output, tail};
+pub use file::{FileError, create_dir, read, read_to_string, remove_if_exists, sync_dir, write_atomic};
+pub use lock::{Lock, LockError};
+
+/// The time now. A function of its own so that callers outside tests have one place to look for
+/// where real time enters.
+pub fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}

@@ -1,0 +1,15 @@
+//! The nouns of Volary as types: what names look like, and nothing that does anything.
+//!
+//! Every crate speaks of stages, releases and devices through these types, never through
+//! bare strings, so that a value that exists is a value that was checked. Not here: files,
+//! clocks, HTTP, SQL, git. Wire formats live in `volary-api`, decisions in `volary-plan`.
+
+#![warn(missing_docs)]
+
+mod digest;
+mod name;
+mod release;
+
+pub use digest::Digest;
+pub use name::{Architecture, CommitId, DeviceName, InvalidName, PackageName, SourceName, StageName};
+pub use release::{ReleaseName, ReleaseRef, Revision, Suite};

@@ -1,0 +1,188 @@
+//! Names that were checked once and then travel as types.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A text that is not a valid name of its kind. Its message names the kind, the text and the
+/// rule, so it can be shown to a person as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {text:?} is not valid: it must be {rule}")]
+pub struct InvalidName {
+    what: &'static str,
+    text: String,
+    rule: &'static str,
+}
+
+impl InvalidName {
+    /// Says that `text` is no `what`, because a `what` must be `rule`.
+    pub fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
+        // A hostile text must not fill a log.
+        let text = text.chars().take(200).collect();
+        Self { what, text, rule }
+    }
+}
+
+/// Serialises a type through its `Display` and `FromStr`.
+macro_rules! serde_as_text {
+    ($type:ty) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <String as serde::Deserialize>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use serde_as_text;
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $rule:literal, $valid:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(String);
+
+        impl $type {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = InvalidName;
+
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                let valid: fn(&str) -> bool = $valid;
+                if valid(text) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(InvalidName::new($what, text, $rule))
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        serde_as_text!($type);
+    };
+}
+
+/// True if `text` has 1 to `max` characters, begins with a lower-case letter or a digit and
+/// goes on with those or one of `also`.
+fn is_label(text: &str, max: usize, also: &[u8]) -> bool {
+    let bytes = text.as_bytes();
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=max).contains(&bytes.len())
+        && plain(bytes[0])
+        && bytes.iter().all(|&byte| plain(byte) || also.contains(&byte))
+}
+
+name!(
+    /// The name of a stage, as in `volary.yml`: `development`, `canary`, `production`.
+    StageName,
+    "stage name",
+    "1 to 32 lower-case letters, digits and dashes",
+    |text| is_label(text, 32, b"-")
+);
+
+name!(
+    /// The name of a device: its host name in the inventory of the fleet repository.
+    DeviceName,
+    "device name",
+    "a host name: 1 to 63 lower-case letters, digits, dashes and dots, no \"..\"",
+    |text| is_label(text, 63, b"-.") && !text.contains("..") && !text.ends_with(['-', '.'])
+);
+
+name!(
+    /// The name under which a source repository is registered; often the source package's name.
+    SourceName,
+    "source name",
+    "1 to 64 lower-case letters, digits, dashes, dots and plus signs",
+    |text| is_label(text, 64, b"-.+") && !text.contains("..") && !text.ends_with(".git")
+);
+
+name!(
+    /// A Debian package name (Debian policy 5.6.1 and 5.6.7).
+    PackageName,
+    "package name",
+    "2 to 128 lower-case letters, digits, dashes, dots and plus signs",
+    |text| text.len() >= 2 && is_label(text, 128, b"-.+")
+);
+
+name!(
+    /// A Debian architecture as dpkg names it: `amd64`, `arm64`, `armhf`, `all`.
+    Architecture,
+    "architecture",
+    "1 to 32 lower-case letters, digits and dashes",
+    |text| is_label(text, 32, b"-")
+);
+
+name!(
+    /// The id of a git commit: 40 lower-case hexadecimal digits.
+    CommitId,
+    "commit id",
+    "40 lower-case hexadecimal digits",
+    |text| text.len() == 40 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+);
+
+impl CommitId {
+    /// The first 7 digits, as git abbreviates a commit for people.
+    pub fn short(&self) -> &str {
+        &self.0[..7]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<T: FromStr<Err = InvalidName>>(good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(text.parse::<T>().is_ok(), "{text}");
+        }
+        for text in bad {
+            assert!(text.parse::<T>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_keep_their_rules() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        check::<StageName>(&["canary", "stage-2"], &["", "Canary", "-x", "a/b", "a.b"]);
+        check::<DeviceName>(&["dev-1", "gate.site-7.example"], &["..", "a..b", "a-", "a/b", "A"]);
+        check::<SourceName>(&["hello", "libfoo++"], &["a.git", "../x", ""]);
+        check::<PackageName>(&["libc6", "g++"], &["a", "A", "x_y"]);
+        check::<CommitId>(&[commit], &["0123", &commit.to_uppercase()]);
+    }
+
+    #[test]
+    fn the_message_says_what_the_rule_is() {
+        let error = "A b".parse::<StageName>().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "stage name \"A b\" is not valid: it must be 1 to 32 lower-case letters, digits and dashes"
+        );
+    }
+}
