@@ -1,0 +1,148 @@
+//! Packages, suites and releases, for people.
+//!
+//! | route | request → answer |
+//! |---|---|
+//! | `PUT  /api/v1/uploads/{id}/{file}` | bytes → nothing; `id` is 32 hexadecimal digits that the client chose |
+//! | `POST /api/v1/uploads/{id}/include` | [`Include`] → [`Included`]; the upload ends with it |
+//! | `GET  /api/v1/packages?suite=S` | → `Vec<`[`Package`]`>` |
+//! | `GET  /api/v1/releases` | → `Vec<`[`Release`]`>` |
+//! | `POST /api/v1/releases` | [`Cut`] → [`Release`] |
+//! | `GET  /api/v1/releases/{name}` | → [`Release`] |
+//! | `POST /api/v1/releases/{name}/picks` | [`Pick`] → [`Picked`] |
+//! | `POST /api/v1/releases/{name}/freeze` | → [`Release`] |
+//! | `GET  /api/v1/releases/{name}/pin` | → [`Pin`] of the newest revision, `?revision=r1` for another |
+//! | `GET  /api/v1/diff?from=S&to=S` | → `Vec<`[`PackageChange`]`>` |
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use volary_model::{
+    Architecture, CommitId, Digest, PackageName, ReleaseName, ReleaseRef, Revision, SourceName,
+};
+
+/// Takes the uploaded files into the archive and rolling.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Include {
+    /// Take a `.changes` without a signature (only an administrator may say so).
+    #[serde(default)]
+    pub allow_unsigned: bool,
+}
+
+/// What an inclusion did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Included {
+    /// Packages that are new in the archive.
+    pub added: Vec<Package>,
+    /// Packages that were there already with the same content.
+    pub already_there: Vec<Package>,
+}
+
+/// One package in a suite.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Package {
+    /// Its name.
+    pub name: PackageName,
+    /// Its Debian version.
+    pub version: String,
+    /// `amd64`, `all`, …
+    pub architecture: Architecture,
+    /// The Debian source package that it was built from.
+    pub source: String,
+    /// Size of the .deb in bytes.
+    pub size: u64,
+    /// SHA-256 of the .deb.
+    pub sha256: Digest,
+    /// The registered source that it came from, if our builder made it.
+    #[serde(default)]
+    pub built_from: Option<SourceName>,
+    /// The commit that it was built from.
+    #[serde(default)]
+    pub commit: Option<CommitId>,
+    /// The build that made it.
+    #[serde(default)]
+    pub build: Option<i64>,
+    /// When it came into the archive.
+    pub included_at: Timestamp,
+}
+
+/// A release with all its revisions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Its name.
+    pub name: ReleaseName,
+    /// When it was frozen; `None` while it takes picks.
+    pub frozen_at: Option<Timestamp>,
+    /// Its revisions, oldest first; never empty.
+    pub revisions: Vec<ReleaseRevision>,
+}
+
+/// One immutable revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseRevision {
+    /// Its number.
+    pub revision: Revision,
+    /// The digest of its package set.
+    pub digest: Digest,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// How many packages it holds.
+    pub packages: u64,
+    /// What was picked to make it: `name=version`; empty for the cut.
+    pub picks: Vec<String>,
+}
+
+/// Cuts a release from rolling.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cut {
+    /// Its name.
+    pub name: ReleaseName,
+}
+
+/// Picks packages from rolling into an open release.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pick {
+    /// `name` or `name=version`.
+    pub packages: Vec<String>,
+    /// Only say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What a pick did, or would do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Picked {
+    /// The new revision, or the one it would be.
+    pub release: ReleaseRef,
+    /// What changes against the revision before, with what was taken along for dependencies.
+    pub changes: Vec<PackageChange>,
+    /// True if nothing was done.
+    pub dry_run: bool,
+}
+
+/// A package that differs between two suites.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackageChange {
+    /// Its name.
+    pub name: PackageName,
+    /// Its architecture.
+    pub architecture: Architecture,
+    /// Its version before; `None` if it is new.
+    pub from: Option<String>,
+    /// Its version after; `None` if it is gone.
+    pub to: Option<String>,
+    /// Bytes of the .deb that a device fetches for it.
+    #[serde(default)]
+    pub size: u64,
+}
+
+/// What `volary.lock` says of a release revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// The release and its revision.
+    pub release: ReleaseRef,
+    /// The digest of the package set.
+    pub digest: Digest,
+    /// SHA-256 of each architecture's plain `Packages` index.
+    pub indexes: BTreeMap<Architecture, Digest>,
+}

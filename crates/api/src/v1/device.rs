@@ -1,0 +1,203 @@
+//! What devices and server say to each other.
+//!
+//! | route | request → answer |
+//! |---|---|
+//! | `POST /device/v1/enroll` | [`Enroll`] → [`Enrolled`]; no client certificate needed |
+//! | `GET  /device/v1/desired` | → [`Desired`] with an `ETag`; 304 if nothing changed |
+//! | `POST /device/v1/objects` | [`WantObjects`] → a git pack without deltas |
+//! | `POST /device/v1/reports` | [`Report`], may be `content-encoding: gzip` → [`Received`] |
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use volary_model::{Architecture, CommitId, DeviceName, StageName};
+
+/// Asks for an identity. Sent again and again until it is accepted; the key in the request
+/// makes the repetition recognisable.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Enroll {
+    /// The name the device wants: its host name in the inventory.
+    pub name: DeviceName,
+    /// The PEM certificate signing request, made with a key that never leaves the device.
+    pub csr: String,
+    /// The secret of a join token, if it has one.
+    #[serde(default)]
+    pub secret: Option<String>,
+    /// What it runs on.
+    pub architecture: Architecture,
+    /// `PRETTY_NAME` of its os-release.
+    pub os: String,
+}
+
+/// The answer to [`Enroll`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Enrolled {
+    /// Somebody must say `volary device accept NAME`; ask again later.
+    Waiting {
+        /// How long to wait before asking again, in seconds.
+        again_after: u32,
+    },
+    /// The device belongs to the fleet.
+    Accepted {
+        /// Its client certificate, PEM.
+        certificate: String,
+        /// The stage it begins in.
+        stage: StageName,
+    },
+}
+
+/// What the server thinks the device should be at. Only a hint: the device believes signatures,
+/// not the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    /// The stage that the server has for the device.
+    pub stage: StageName,
+    /// The branch of that stage.
+    pub branch: String,
+    /// The branch's tip.
+    pub commit: CommitId,
+    /// For a stage that follows rolling: a text that changes whenever rolling does, so that a
+    /// new package is noticed without a commit. Empty for pinned stages.
+    #[serde(default)]
+    pub rolling: String,
+    /// How long to wait between two questions, in seconds.
+    pub poll: u32,
+}
+
+/// Asks for the git objects between two commits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WantObjects {
+    /// The commit to go to.
+    pub want: CommitId,
+    /// The commit whose objects are there already.
+    #[serde(default)]
+    pub have: Option<CommitId>,
+}
+
+/// How a convergence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Everything the commit asks for holds and the required checks pass.
+    Good,
+    /// A step failed; `failure` says which.
+    Failed,
+    /// The commit was not applied, since it is not to be trusted.
+    Refused,
+}
+
+/// Which step of a convergence failed, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The step: `verify`, `fetch`, `playbook`, `packages`, `check`, `units`.
+    pub step: String,
+    /// What failed in it: the task's, package's, check's or unit's name.
+    #[serde(default)]
+    pub what: String,
+    /// Its message.
+    pub message: String,
+}
+
+/// The result of one convergence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Convergence {
+    /// The commit it went for.
+    pub commit: CommitId,
+    /// The suite it took packages from: `rolling`, `v1.0/r2`; `None` if there is no release yet.
+    #[serde(default)]
+    pub suite: Option<String>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What failed, unless it is good.
+    #[serde(default)]
+    pub failure: Option<Failure>,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Timestamp,
+    /// How many tasks of the playbook changed something.
+    #[serde(default)]
+    pub changed_tasks: u32,
+    /// Packages that changed their version: name → (before, after); empty text for "not there".
+    #[serde(default)]
+    pub packages: BTreeMap<String, (String, String)>,
+}
+
+/// What one check of `health/` said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckResult {
+    /// Its file name.
+    pub name: String,
+    /// True if the fleet requires it (`health/required.d`).
+    pub required: bool,
+    /// True if it exited with 0.
+    pub passed: bool,
+    /// The end of what it printed.
+    #[serde(default)]
+    pub output: String,
+}
+
+/// What a device tells. Idempotent: the same `id` counts once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Unique for the device; rises.
+    pub id: String,
+    /// When it was made, by the device's clock.
+    pub at: Timestamp,
+    /// Version of the agent.
+    pub agent: String,
+    /// The kernel's boot id: it changes with each boot.
+    pub boot_id: String,
+    /// Seconds since boot.
+    pub uptime: u64,
+    /// The stage it follows.
+    pub stage: StageName,
+    /// The commit that it converged to last with a good end.
+    #[serde(default)]
+    pub good_commit: Option<CommitId>,
+    /// The convergence that this report is about; `None` for a report of health alone.
+    #[serde(default)]
+    pub convergence: Option<Convergence>,
+    /// Name → version of the packages that the fleet's archive offers and that are installed.
+    #[serde(default)]
+    pub packages: BTreeMap<String, String>,
+    /// Number of all installed packages.
+    #[serde(default)]
+    pub packages_total: u32,
+    /// Failed systemd units.
+    #[serde(default)]
+    pub failed_units: Vec<String>,
+    /// Watched systemd units (those that came with packages of the archive): name → active state.
+    #[serde(default)]
+    pub units: BTreeMap<String, String>,
+    /// The checks of `health/`.
+    #[serde(default)]
+    pub checks: Vec<CheckResult>,
+    /// Memory of the machine, bytes.
+    #[serde(default)]
+    pub memory_total: u64,
+    /// Memory that is available, bytes.
+    #[serde(default)]
+    pub memory_available: u64,
+    /// Size of the root file system, bytes.
+    #[serde(default)]
+    pub disk_total: u64,
+    /// What is free of it for the superuser, bytes.
+    #[serde(default)]
+    pub disk_free: u64,
+    /// Facts: `architecture`, `os`, `kernel`, …
+    #[serde(default)]
+    pub facts: BTreeMap<String, String>,
+    /// Age of the `InRelease` that apt holds of our suite, seconds.
+    #[serde(default)]
+    pub suite_age: Option<u64>,
+}
+
+/// The server has the report on disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Received {
+    /// The report's id.
+    pub id: String,
+}

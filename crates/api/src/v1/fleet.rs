@@ -1,0 +1,144 @@
+//! Devices, tokens and promotions, for people.
+//!
+//! | route | request → answer |
+//! |---|---|
+//! | `GET  /api/v1/devices` | → `Vec<`[`Device`](super::status::Device)`>` |
+//! | `GET  /api/v1/devices/{name}` | → [`Device`](super::status::Device) |
+//! | `GET  /api/v1/devices/{name}/reports?limit=N` | → `Vec<`[`Report`](super::device::Report)`>`, newest first |
+//! | `POST /api/v1/devices/{name}/accept` | [`Accept`] → nothing |
+//! | `POST /api/v1/devices/{name}/reject` | → nothing; its certificate counts no more |
+//! | `DELETE /api/v1/devices/{name}` | → nothing |
+//! | `POST /api/v1/device-tokens` | [`NewDeviceToken`] → [`DeviceToken`] |
+//! | `GET  /api/v1/tokens` | → `Vec<`[`Token`]`>` |
+//! | `POST /api/v1/tokens` | [`NewToken`] → [`TokenSecret`] |
+//! | `DELETE /api/v1/tokens/{name}` | → nothing |
+//! | `GET  /api/v1/promotion?from=A&to=B` | → [`Promotion`] |
+//! | `GET  /api/v1/gates?to=B&commit=C` | → `Vec<`[`Verdict`]`>`: the gates of merging commit C into B |
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use volary_model::{CommitId, DeviceName, StageName};
+
+use super::archive::PackageChange;
+
+/// Accepts a waiting device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Accept {
+    /// The stage it begins in.
+    pub stage: StageName,
+}
+
+/// Asks for a join token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewDeviceToken {
+    /// The stage that devices with it begin in.
+    pub stage: StageName,
+    /// How many devices may use it.
+    pub uses: u32,
+    /// How long it is good for, in seconds.
+    pub valid_for: u64,
+}
+
+/// A join token; see [`crate::join`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceToken {
+    /// The token's text.
+    pub token: String,
+    /// Until when it is good.
+    pub expires_at: Timestamp,
+}
+
+/// What a person's or a program's token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// See everything; push to git and to the archive; cut, pick, freeze.
+    Developer,
+    /// See everything, change nothing; read the git repositories.
+    Viewer,
+}
+
+/// A token, without its secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Token {
+    /// Its name: who or what uses it.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was used last.
+    pub used_at: Option<Timestamp>,
+}
+
+/// Asks for a token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewToken {
+    /// Its name: who or what will use it.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// A new token; the only time its secret is shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TokenSecret {
+    /// Its name.
+    pub name: String,
+    /// The secret.
+    pub secret: String,
+}
+
+/// What a gate says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Say {
+    /// The condition holds.
+    Go,
+    /// Data is missing; a person must look.
+    Ask,
+    /// The condition does not hold.
+    Stop,
+}
+
+/// A gate's word with its reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The gate: `frozen`, `soak`, `healthy`.
+    pub gate: String,
+    /// What it says.
+    pub say: Say,
+    /// Why, with the figures.
+    pub reason: String,
+}
+
+/// What merging one stage into the next would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// The stage whose commit is merged.
+    pub from: StageName,
+    /// The stage that receives it.
+    pub to: StageName,
+    /// The commit to merge: the tip of `from`'s branch.
+    pub commit: CommitId,
+    /// The tip of `to`'s branch now.
+    pub base: Option<CommitId>,
+    /// True if `to` has everything of `from` already.
+    pub up_to_date: bool,
+    /// Suite of `to` now.
+    pub suite_before: Option<String>,
+    /// Suite of `to` afterwards.
+    pub suite_after: Option<String>,
+    /// Packages that change for the devices of `to`.
+    pub packages: Vec<PackageChange>,
+    /// Files of the fleet repository that change: `M site.yml`, `A …`, `D …`.
+    pub files: Vec<String>,
+    /// Commits that come along: short id and subject, newest first.
+    pub commits: Vec<String>,
+    /// Devices that will move.
+    pub devices: Vec<DeviceName>,
+    /// What the gates say.
+    pub verdicts: Vec<Verdict>,
+}
