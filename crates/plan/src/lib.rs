@@ -1,1 +1,11 @@
-//! placeholder
+//! Pure decisions: what a device's condition is, and whether a commit may be promoted.
+//!
+//! Every function here takes all it needs as arguments, the time included, and returns a value
+//! that also says what was *not* decided and what it waits for. Not here: git, the store, HTTP,
+//! processes, real time.
+
+#![warn(missing_docs)]
+
+pub mod condition;
+pub mod gate;
+pub mod text;

@@ -1,0 +1,259 @@
+//! The gates of a promotion: conditions for merging a commit into a stage.
+//!
+//! A gate says *go*, *stop* or *ask*, with the figures that it rests on. Missing data is *ask*,
+//! never *go*.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use volary_model::{DeviceName, ReleaseRef};
+
+use crate::condition::Tally;
+use crate::text;
+
+/// What a gate says. The order is that of severity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Say {
+    /// The condition holds.
+    Go,
+    /// Data is missing; a person must look.
+    Ask,
+    /// The condition does not hold.
+    Stop,
+}
+
+/// The word of one gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The gate, as it is called in `volary.yml`.
+    pub gate: &'static str,
+    /// What it says.
+    pub say: Say,
+    /// Why, with the figures.
+    pub reason: String,
+}
+
+/// The gates of one stage, as `volary.yml` has them. Default: none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Gates {
+    /// The pinned release must take no more picks.
+    pub frozen: bool,
+    /// The commit must have been in the stage before, unchanged, for this long.
+    pub soak: Option<Duration>,
+    /// The devices of the stage before must be well.
+    pub healthy: Option<Healthy>,
+}
+
+/// How well the devices of the stage before must be. Shares are percentages, 0 to 100.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Healthy {
+    /// The least share of good devices among those that are heard of.
+    pub at_least: f64,
+    /// The largest share of silent devices.
+    pub silent_at_most: f64,
+    /// The least number of devices that must have been heard of.
+    pub devices_at_least: u32,
+}
+
+/// What is known about the commit to be merged.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// The release revision that the commit pins.
+    pub release: Option<ReleaseRef>,
+    /// When that release was frozen; `None` if it still takes picks or is not known.
+    pub frozen_at: Option<Timestamp>,
+    /// Since when the stage before has the commit as its tip.
+    pub unchanged_since: Option<Timestamp>,
+    /// The devices of the stage before.
+    pub devices: Tally,
+}
+
+/// Asks every gate. An empty answer means that no gate is set.
+pub fn verdicts(gates: &Gates, evidence: &Evidence, now: Timestamp) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    if gates.frozen {
+        verdicts.push(frozen(evidence));
+    }
+    if let Some(soak) = gates.soak {
+        verdicts.push(soaked(soak, evidence, now));
+    }
+    if let Some(policy) = &gates.healthy {
+        verdicts.push(healthy(policy, &evidence.devices));
+    }
+    verdicts
+}
+
+/// The severest word: *go* only if every gate says go.
+pub fn overall(verdicts: &[Verdict]) -> Say {
+    verdicts.iter().map(|verdict| verdict.say).max().unwrap_or(Say::Go)
+}
+
+fn frozen(evidence: &Evidence) -> Verdict {
+    let (say, reason) = match (&evidence.release, evidence.frozen_at) {
+        (None, _) => (Say::Ask, "the commit pins no release, so there is nothing to freeze".to_owned()),
+        (Some(release), Some(at)) => (Say::Go, format!("{} is frozen since {at:.0}", release.name)),
+        (Some(release), None) => {
+            (Say::Stop, format!("{} still takes picks; end it with: volary release freeze {0}", release.name))
+        }
+    };
+    Verdict { gate: "frozen", say, reason }
+}
+
+fn soaked(soak: Duration, evidence: &Evidence, now: Timestamp) -> Verdict {
+    let asked = text::duration(soak);
+    let (say, reason) = match evidence.unchanged_since {
+        None => (Say::Ask, "it is not known since when the stage before has this commit".to_owned()),
+        Some(since) => {
+            let held = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+            let so_far = text::duration(held);
+            if held >= soak {
+                (Say::Go, format!("unchanged for {so_far}, {asked} are asked"))
+            } else {
+                let rest = text::duration(soak - held);
+                (Say::Stop, format!("unchanged for {so_far} of {asked}; wait {rest} more"))
+            }
+        }
+    };
+    Verdict { gate: "soak", say, reason }
+}
+
+fn healthy(policy: &Healthy, devices: &Tally) -> Verdict {
+    let (say, reason) = judge_health(policy, devices);
+    Verdict { gate: "healthy", say, reason }
+}
+
+fn judge_health(policy: &Healthy, devices: &Tally) -> (Say, String) {
+    let all = devices.all();
+    let heard = all - devices.silent.len();
+    // A device on its way may still turn out either way: it can make a go impossible to say,
+    // but it cannot make a stop.
+    let at_worst = share(devices.good.len(), heard);
+    let at_best = share(devices.good.len() + devices.converging.len(), heard);
+    let figures = format!("{} of {} good", devices.good.len(), text::count(heard, "device"));
+    if heard > 0 && at_best < policy.at_least {
+        let asked = percent(policy.at_least);
+        return (Say::Stop, format!("{figures}, {asked} are asked; failing: {}", names(&devices.bad)));
+    }
+    if heard < policy.devices_at_least as usize {
+        let asked = text::count(policy.devices_at_least as usize, "device");
+        return (Say::Ask, format!("only {heard} of the asked {asked} were heard of"));
+    }
+    if share(devices.silent.len(), all) > policy.silent_at_most {
+        let most = percent(policy.silent_at_most);
+        return (Say::Ask, format!("silent: {}; at most {most} may be", names(&devices.silent)));
+    }
+    if at_worst < policy.at_least {
+        return (Say::Ask, format!("{figures}; still on their way: {}", names(&devices.converging)));
+    }
+    (Say::Go, figures)
+}
+
+fn share(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}
+
+fn percent(share: f64) -> String {
+    format!("{share} %")
+}
+
+fn names(devices: &[DeviceName]) -> String {
+    let names: Vec<String> = devices.iter().map(DeviceName::to_string).collect();
+    text::some(&names, 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn devices(count: usize) -> Vec<DeviceName> {
+        (0..count).map(|number| format!("d{number}").parse().unwrap()).collect()
+    }
+
+    fn tally(good: usize, bad: usize, converging: usize, silent: usize) -> Tally {
+        Tally {
+            good: devices(good),
+            bad: devices(bad),
+            converging: devices(converging),
+            silent: devices(silent),
+        }
+    }
+
+    fn check_health(devices: &Tally, expected: Say, why: &str) {
+        let policy = Healthy { at_least: 98.0, silent_at_most: 10.0, devices_at_least: 2 };
+        let (say, reason) = judge_health(&policy, devices);
+        assert_eq!((say, reason.as_str()), (expected, why));
+    }
+
+    #[test]
+    fn health_needs_enough_good_devices_and_enough_data() {
+        check_health(&tally(3, 0, 0, 0), Say::Go, "3 of 3 devices good");
+        check_health(&tally(2, 1, 0, 0), Say::Stop, "2 of 3 devices good, 98 % are asked; failing: d0");
+        check_health(&tally(2, 0, 1, 0), Say::Ask, "2 of 3 devices good; still on their way: d0");
+        check_health(&tally(4, 0, 0, 1), Say::Ask, "silent: d0; at most 10 % may be");
+        check_health(&tally(0, 0, 0, 0), Say::Ask, "only 0 of the asked 2 devices were heard of");
+        check_health(&tally(0, 0, 0, 5), Say::Ask, "only 0 of the asked 2 devices were heard of");
+        check_health(&tally(0, 1, 0, 0), Say::Stop, "0 of 1 device good, 98 % are asked; failing: d0");
+    }
+
+    #[test]
+    fn more_good_news_never_makes_a_verdict_worse() {
+        let policy = Healthy { at_least: 75.0, silent_at_most: 20.0, devices_at_least: 3 };
+        for bad in 0..4 {
+            for converging in 0..4 {
+                for silent in 0..4 {
+                    let mut before = Say::Stop;
+                    for good in 0..20 {
+                        let (say, _) = judge_health(&policy, &tally(good, bad, converging, silent));
+                        // With nobody heard of the word is ask; the first device that is
+                        // heard of may be one of the bad ones.
+                        if good + bad + converging > 0 && good > 0 {
+                            assert!(say <= before, "{good} {bad} {converging} {silent}");
+                        }
+                        before = if good == 0 { Say::Stop } else { say };
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn missing_data_is_never_go() {
+        let gates = Gates {
+            frozen: true,
+            soak: Some(Duration::from_secs(60)),
+            healthy: Some(Healthy { at_least: 0.0, silent_at_most: 100.0, devices_at_least: 1 }),
+        };
+        for verdict in verdicts(&gates, &Evidence::default(), Timestamp::UNIX_EPOCH) {
+            assert_eq!(verdict.say, Say::Ask, "{}", verdict.gate);
+        }
+    }
+
+    #[test]
+    fn soak_and_freeze_say_what_is_missing() {
+        let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
+        let gates = Gates { frozen: true, soak: Some(Duration::from_secs(86_400)), healthy: None };
+        let mut evidence = Evidence {
+            release: Some("v1.0/r2".parse().unwrap()),
+            unchanged_since: Some("2026-11-22T09:00:00Z".parse().unwrap()),
+            ..Evidence::default()
+        };
+        let said: Vec<String> = verdicts(&gates, &evidence, now).into_iter().map(|v| v.reason).collect();
+        assert_eq!(
+            said,
+            [
+                "v1.0 still takes picks; end it with: volary release freeze v1.0",
+                "unchanged for 3 h of 1 d; wait 21 h more"
+            ]
+        );
+        evidence.frozen_at = Some(now);
+        evidence.unchanged_since = Some("2026-11-20T12:00:00Z".parse().unwrap());
+        assert_eq!(overall(&verdicts(&gates, &evidence, now)), Say::Go);
+    }
+
+    #[test]
+    fn no_gates_let_everything_through() {
+        assert_eq!(overall(&[]), Say::Go);
+    }
+}
