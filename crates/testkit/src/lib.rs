@@ -1,1 +1,24 @@
-//! placeholder
+//! What the tests and the demo stand on: real Debian devices in containers, and the whole chain
+//! of server, people and devices as one value. Prints nothing; not here: assertions of any test.
+//!
+//! [`roots`] makes and keeps the file systems, [`Lab`] runs devices on a network of their own
+//! and takes everything down again however its owner ends, [`Device`] is one of them.
+
+#![warn(missing_docs)]
+
+mod cache;
+mod cgroup;
+mod device;
+mod error;
+mod lab;
+mod process;
+pub mod roots;
+mod wait;
+
+pub use cache::Cache;
+pub use device::{Device, DeviceOptions};
+pub use error::LabError;
+pub use lab::Lab;
+pub use process::Process;
+pub use roots::{Debian, Root};
+pub use wait::wait_until;

@@ -1,0 +1,21 @@
+# Takes down a lab: every process in its control group, its bridge, its folder.
+# Runs when a lab ends, and as the guardian's last act when the lab's owner died.
+# Everything here may be gone already; that is fine.
+# arguments: CGROUP BRIDGE FOLDER
+set -u
+cgroup=$1 bridge=$2 folder=$3
+
+if [ -d "$cgroup" ]; then
+    echo 1 > "$cgroup/cgroup.kill"
+    tries=0
+    while grep -q 'populated 1' "$cgroup/cgroup.events" 2>/dev/null && [ $tries -lt 400 ]; do
+        sleep 0.05
+        tries=$((tries + 1))
+    done
+    find "$cgroup" -depth -type d -exec rmdir {} \; 2>/dev/null
+fi
+ip link delete "$bridge" 2>/dev/null
+# Overlays were mounted in the name spaces of the processes that are dead now, so nothing is
+# mounted below; --one-file-system makes sure that nothing else is ever removed.
+rm -rf --one-file-system "$folder"
+[ ! -e "$folder" ] && [ ! -d "$cgroup" ]
