@@ -1,0 +1,287 @@
+//! Dependency fields (Debian policy 7.1) and whether a set of packages fulfils them. Not here:
+//! choosing what to install.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use crate::control::Paragraph;
+use crate::version::{InvalidVersion, Version};
+
+/// How a version must compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operator {
+    /// `<<`
+    Earlier,
+    /// `<=`
+    EarlierOrEqual,
+    /// `=`
+    Equal,
+    /// `>=`
+    LaterOrEqual,
+    /// `>>`
+    Later,
+}
+
+impl Operator {
+    /// True if `have` fulfils this operator with `wanted`.
+    pub fn holds(self, have: &Version, wanted: &Version) -> bool {
+        match self {
+            Self::Earlier => have < wanted,
+            Self::EarlierOrEqual => have <= wanted,
+            Self::Equal => have == wanted,
+            Self::LaterOrEqual => have >= wanted,
+            Self::Later => have > wanted,
+        }
+    }
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Earlier => "<<",
+            Self::EarlierOrEqual => "<=",
+            Self::Equal => "=",
+            Self::LaterOrEqual => ">=",
+            Self::Later => ">>",
+        })
+    }
+}
+
+/// One package that a dependency names, with its conditions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The package.
+    pub name: String,
+    /// What stands after a colon: `any`, `native` or an architecture.
+    pub qualifier: Option<String>,
+    /// The version that it must have.
+    pub version: Option<(Operator, Version)>,
+    /// The architectures for which it counts, as written: `amd64`, `!armhf`. Empty: all.
+    pub architectures: Vec<String>,
+}
+
+impl Target {
+    /// True if the architecture restriction lets it count for `architecture`.
+    pub fn counts_for(&self, architecture: &str) -> bool {
+        let named = |wanted: &str| wanted == architecture || wanted == "any" || wanted == "linux-any";
+        match self.architectures.first() {
+            None => true,
+            Some(first) if first.starts_with('!') => {
+                !self.architectures.iter().any(|other| named(other.trim_start_matches('!')))
+            }
+            Some(_) => self.architectures.iter().any(|own| named(own)),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some(qualifier) = &self.qualifier {
+            write!(f, ":{qualifier}")?;
+        }
+        if let Some((operator, version)) = &self.version {
+            write!(f, " ({operator} {version})")?;
+        }
+        Ok(())
+    }
+}
+
+/// One dependency: any of its alternatives fulfils it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relation {
+    /// At least one.
+    pub alternatives: Vec<Target>,
+}
+
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, target) in self.alternatives.iter().enumerate() {
+            write!(f, "{}{target}", if index == 0 { "" } else { " | " })?;
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a dependency field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RelationError {
+    /// No package name where one must stand.
+    #[error("{0:?} does not begin with a package name")]
+    Name(String),
+    /// A bracket that is not closed, or an unknown operator.
+    #[error("{0:?} has a condition that is not understood")]
+    Condition(String),
+    /// A version that is none.
+    #[error(transparent)]
+    Version(#[from] InvalidVersion),
+}
+
+/// Reads a dependency field such as `Depends` or `Provides`. An empty field has no relations.
+///
+/// # Errors
+/// [`RelationError`] with the part that is wrong.
+pub fn parse(field: &str) -> Result<Vec<Relation>, RelationError> {
+    let mut relations = Vec::new();
+    for part in field.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let alternatives = part.split('|').map(|one| parse_target(one.trim())).collect::<Result<_, _>>()?;
+        relations.push(Relation { alternatives });
+    }
+    Ok(relations)
+}
+
+fn parse_target(text: &str) -> Result<Target, RelationError> {
+    let shown = || text.chars().take(120).collect::<String>();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "+-._${}".contains(c);
+    let end = text.find(|c| !is_name(c)).unwrap_or(text.len());
+    if end == 0 {
+        return Err(RelationError::Name(shown()));
+    }
+    let (name, mut rest) = text.split_at(end);
+    let mut target =
+        Target { name: name.to_owned(), qualifier: None, version: None, architectures: Vec::new() };
+    if let Some(after) = rest.strip_prefix(':') {
+        let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(after.len());
+        target.qualifier = Some(after[..end].to_owned());
+        rest = &after[end..];
+    }
+    loop {
+        rest = rest.trim_start();
+        let close = match rest.bytes().next() {
+            None => return Ok(target),
+            Some(b'(') => ')',
+            Some(b'[') => ']',
+            Some(b'<') => '>',
+            Some(_) => return Err(RelationError::Condition(shown())),
+        };
+        // A version condition may hold < and >, but no bracket of its own kind.
+        let (inside, after) = rest[1..].split_once(close).ok_or_else(|| RelationError::Condition(shown()))?;
+        match close {
+            ')' => {
+                target.version =
+                    Some(parse_version(inside).ok_or_else(|| RelationError::Condition(shown()))??)
+            }
+            ']' => target.architectures = inside.split_whitespace().map(str::to_owned).collect(),
+            // Build profiles restrict build dependencies only; a built package never has them.
+            _ => {}
+        }
+        rest = after;
+    }
+}
+
+type VersionCondition = Result<(Operator, Version), InvalidVersion>;
+
+fn parse_version(text: &str) -> Option<VersionCondition> {
+    let text = text.trim();
+    // A single < or > is an old way to write <= and >=; dpkg still reads it.
+    const OPERATORS: [(&str, Operator); 7] = [
+        ("<<", Operator::Earlier),
+        ("<=", Operator::EarlierOrEqual),
+        (">>", Operator::Later),
+        (">=", Operator::LaterOrEqual),
+        ("=", Operator::Equal),
+        ("<", Operator::EarlierOrEqual),
+        (">", Operator::LaterOrEqual),
+    ];
+    let (sign, operator) = OPERATORS.into_iter().find(|(sign, _)| text.starts_with(sign))?;
+    Some(text[sign.len()..].trim().parse().map(|version| (operator, version)))
+}
+
+/// The packages that are there, by name, with what they provide.
+#[derive(Debug, Clone, Default)]
+pub struct Offers {
+    /// For each name the versions under which it is offered; `None` for one that is provided
+    /// without a version.
+    names: HashMap<String, Vec<Option<Version>>>,
+}
+
+impl Offers {
+    /// Nothing is there.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a package and what its `Provides` field names. A `Provides` that cannot be read
+    /// provides nothing, as in apt.
+    pub fn add(&mut self, name: &str, version: &Version, provides: Option<&str>) {
+        self.names.entry(name.to_owned()).or_default().push(Some(version.clone()));
+        for relation in provides.and_then(|field| parse(field).ok()).unwrap_or_default() {
+            for target in relation.alternatives {
+                let version = match target.version {
+                    Some((Operator::Equal, version)) => Some(version),
+                    _ => None,
+                };
+                self.names.entry(target.name).or_default().push(version);
+            }
+        }
+    }
+
+    /// Adds the package that a control paragraph describes; one without name or version is left
+    /// out.
+    pub fn add_paragraph(&mut self, paragraph: &Paragraph) {
+        let version = paragraph.get("Version").and_then(|version| version.parse().ok());
+        if let (Some(name), Some(version)) = (paragraph.get("Package"), version) {
+            self.add(name, &version, paragraph.get("Provides"));
+        }
+    }
+
+    /// The versions under which `name` is offered; empty if it is not.
+    pub fn versions(&self, name: &str) -> &[Option<Version>] {
+        self.names.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// True if something offers this target.
+    pub fn fulfil_target(&self, target: &Target) -> bool {
+        self.versions(&target.name).iter().any(|have| match (&target.version, have) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some((operator, wanted)), Some(have)) => operator.holds(have, wanted),
+        })
+    }
+
+    /// True if one of the alternatives is offered.
+    pub fn fulfil(&self, relation: &Relation) -> bool {
+        relation.alternatives.iter().any(|target| self.fulfil_target(target))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(field: &str, expected: bool) {
+        let mut offers = Offers::new();
+        offers.add("libfoo1", &"1.5-1".parse().unwrap(), Some("libfoo-abi (= 2), foo-virtual"));
+        let relations = parse(field).unwrap();
+        assert_eq!(relations.iter().all(|relation| offers.fulfil(relation)), expected, "{field}");
+    }
+
+    #[test]
+    fn dependencies_are_fulfilled_or_not() {
+        check("", true);
+        check("libfoo1", true);
+        check("libfoo1:any (>= 1.5), foo-virtual", true);
+        check("libfoo1 (>> 1.5-1)", false);
+        check("libfoo1 (<< 2~) [amd64] <!nocheck>", true);
+        check("nothing | libfoo1(=1.5-1)", true);
+        check("libfoo-abi (>= 2)", true);
+        check("libfoo-abi (>= 3)", false);
+        check("foo-virtual (>= 1)", false);
+        check("libfoo1,\n nothing,", false);
+    }
+
+    #[test]
+    fn restrictions_by_architecture() {
+        let relations = parse("a [!amd64 !arm64], b [linux-any], c [armhf]").unwrap();
+        let counts = |index: usize, architecture| relations[index].alternatives[0].counts_for(architecture);
+        assert!(!counts(0, "amd64") && counts(0, "armhf") && counts(1, "arm64"));
+        assert!(counts(2, "armhf") && !counts(2, "amd64"));
+    }
+
+    #[test]
+    fn wrong_fields_are_refused() {
+        for field in ["(>= 1)", "a (>= 1", "a (~ 1)", "a (>= )", "a b", "| a", "a [", "a <x"] {
+            assert!(parse(field).is_err(), "{field}");
+        }
+    }
+}
