@@ -1,1 +1,27 @@
-//! placeholder
+//! The server's records: sources, builds, devices, reports, tokens, events.
+//!
+//! One SQLite file in write-ahead mode, one writer and a few readers. No SQL leaves this crate;
+//! what comes out are typed records. The statements use `$1` and no dialect, so that PostgreSQL
+//! can take the same text with migrations of its own. Not here: HTTP, planning, processes, and
+//! what a report means: its JSON is kept as the text that came.
+
+#![warn(missing_docs)]
+
+mod branch;
+mod build;
+mod db;
+mod device;
+mod event;
+mod report;
+mod setting;
+mod source;
+mod token;
+
+pub use branch::Branch;
+pub use build::{Build, BuildState, NewBuild};
+pub use db::{Store, StoreError};
+pub use device::{Device, DeviceState, Enrolling, Enrolment, JoinRefusal};
+pub use event::Event;
+pub use report::{NewReport, Sighting, StoredReport};
+pub use source::Source;
+pub use token::Token;

@@ -1,0 +1,328 @@
+//! Builds: a queue that survives a kill at any moment.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use volary_model::{CommitId, SourceName};
+
+use crate::db::{ms, parse, time};
+use crate::{Store, StoreError};
+
+/// A build that takes the server down with it (memory, disk) must not do so for ever.
+const MAX_CUT_OFF: i64 = 5;
+
+/// Where a build stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuildState {
+    /// It waits for its turn.
+    Queued,
+    /// A worker has it.
+    Running,
+    /// Its packages are on disk and not yet in the archive.
+    Built,
+    /// Its packages are in the archive.
+    Succeeded,
+    /// It failed.
+    Failed,
+}
+
+impl BuildState {
+    const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Built, Self::Succeeded, Self::Failed];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Built => "built",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for BuildState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for BuildState {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or(())
+    }
+}
+
+/// A commit to be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewBuild {
+    /// The commit.
+    pub commit: CommitId,
+    /// The first line of its message.
+    pub subject: String,
+    /// Its author.
+    pub author: String,
+    /// When it was committed.
+    pub committed_at: Timestamp,
+}
+
+/// One build of one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// Its number on this server.
+    pub id: i64,
+    /// The source.
+    pub source: SourceName,
+    /// The commit.
+    pub commit: CommitId,
+    /// Its number among the source's builds: the N of the version.
+    pub number: u64,
+    /// The first line of the commit's message.
+    pub subject: String,
+    /// The commit's author.
+    pub author: String,
+    /// When the commit was made.
+    pub committed_at: Timestamp,
+    /// Where it stands.
+    pub state: BuildState,
+    /// The version it made.
+    pub version: Option<String>,
+    /// The packages it made: `name=version`.
+    pub packages: Vec<String>,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// When it was queued.
+    pub queued_at: Timestamp,
+    /// When it started.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: i64,
+    source: String,
+    commit_id: String,
+    number: i64,
+    subject: String,
+    author: String,
+    committed_at: i64,
+    state: String,
+    version: Option<String>,
+    packages: String,
+    reason: Option<String>,
+    queued_at: i64,
+    started_at: Option<i64>,
+    ended_at: Option<i64>,
+    attempts: i64,
+}
+
+impl TryFrom<Row> for Build {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let Ok(packages) = serde_json::from_str(&row.packages) else {
+            return Err(StoreError::Corrupt { what: "list of packages", text: row.packages });
+        };
+        Ok(Self {
+            id: row.id,
+            source: parse("source name", &row.source)?,
+            commit: parse("commit", &row.commit_id)?,
+            number: u64::try_from(row.number).unwrap_or(0),
+            subject: row.subject,
+            author: row.author,
+            committed_at: time(row.committed_at),
+            state: parse("build state", &row.state)?,
+            version: row.version,
+            packages,
+            reason: row.reason,
+            queued_at: time(row.queued_at),
+            started_at: row.started_at.map(time),
+            ended_at: row.ended_at.map(time),
+            attempts: u32::try_from(row.attempts).unwrap_or(0),
+        })
+    }
+}
+
+impl Store {
+    /// The newest `limit` builds, of one source or of all, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn builds(&self, source: Option<&SourceName>, limit: u32) -> Result<Vec<Build>, StoreError> {
+        let rows: Vec<Row> =
+            sqlx::query_as("SELECT * FROM builds WHERE $1 = '' OR source = $1 ORDER BY id DESC LIMIT $2")
+                .bind(source.map_or("", SourceName::as_str))
+                .bind(i64::from(limit))
+                .fetch_all(&self.reader)
+                .await?;
+        rows.into_iter().map(Build::try_from).collect()
+    }
+
+    /// One build.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn build(&self, id: i64) -> Result<Option<Build>, StoreError> {
+        let row: Option<Row> = sqlx::query_as("SELECT * FROM builds WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.reader)
+            .await?;
+        row.map(Build::try_from).transpose()
+    }
+
+    /// The newest build of a source that made this version.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn build_of_version(
+        &self,
+        source: &SourceName,
+        version: &str,
+    ) -> Result<Option<Build>, StoreError> {
+        let row: Option<Row> = sqlx::query_as(
+            "SELECT * FROM builds WHERE source = $1 AND version = $2 ORDER BY id DESC LIMIT 1",
+        )
+        .bind(source.as_str())
+        .bind(version)
+        .fetch_optional(&self.reader)
+        .await?;
+        row.map(Build::try_from).transpose()
+    }
+
+    /// Puts every build that a dead server left running back into the queue, with its number and
+    /// thus its version; one that was cut off too often fails instead. Returns them as they are
+    /// then. To be called before any worker starts.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn requeue_running(&self, now: Timestamp) -> Result<Vec<Build>, StoreError> {
+        let rows: Vec<Row> = sqlx::query_as(
+            "UPDATE builds SET
+                 state = CASE WHEN attempts < $1 THEN 'queued' ELSE 'failed' END,
+                 reason = CASE WHEN attempts < $1 THEN NULL
+                     ELSE 'the server was stopped during each of ' || attempts || ' attempts' END,
+                 ended_at = CASE WHEN attempts < $1 THEN NULL ELSE $2 END,
+                 started_at = CASE WHEN attempts < $1 THEN NULL ELSE started_at END
+             WHERE state = 'running' RETURNING *",
+        )
+        .bind(MAX_CUT_OFF)
+        .bind(ms(now))
+        .fetch_all(&self.writer)
+        .await?;
+        rows.into_iter().map(Build::try_from).collect()
+    }
+
+    /// Takes the oldest build that waits, if its source has none running already: builds of one
+    /// source go in order, so that rolling never sees an older commit after a newer one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn claim_build(&self, now: Timestamp) -> Result<Option<Build>, StoreError> {
+        let row: Option<Row> = sqlx::query_as(
+            "UPDATE builds SET state = 'running', started_at = $1, ended_at = NULL, reason = NULL,
+                 attempts = attempts + 1
+             WHERE id = (SELECT id FROM builds AS b WHERE state = 'queued' AND NOT EXISTS
+                 (SELECT 1 FROM builds AS o WHERE o.source = b.source AND o.state IN ('running', 'built'))
+                 ORDER BY id LIMIT 1)
+             RETURNING *",
+        )
+        .bind(ms(now))
+        .fetch_optional(&self.writer)
+        .await?;
+        row.map(Build::try_from).transpose()
+    }
+
+    /// Builds whose packages are on disk and not yet in the archive, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn built(&self) -> Result<Vec<Build>, StoreError> {
+        let rows: Vec<Row> = sqlx::query_as("SELECT * FROM builds WHERE state = 'built' ORDER BY id")
+            .fetch_all(&self.reader)
+            .await?;
+        rows.into_iter().map(Build::try_from).collect()
+    }
+
+    /// Notes the version of a running build as soon as it is known.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn build_versioned(&self, id: i64, version: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE builds SET version = $2 WHERE id = $1 AND state = 'running'")
+            .bind(id)
+            .bind(version)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes that a running build's packages are on disk.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn build_built(&self, id: i64, version: &str, packages: &[String]) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE builds SET state = 'built', version = $2, packages = $3
+             WHERE id = $1 AND state = 'running'",
+        )
+        .bind(id)
+        .bind(version)
+        .bind(serde_json::to_string(packages).expect("a list of texts is JSON"))
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
+    /// Notes that a build's packages are in the archive.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn build_succeeded(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query("UPDATE builds SET state = 'succeeded', ended_at = $2 WHERE id = $1 AND state = 'built'")
+            .bind(id)
+            .bind(ms(now))
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes that a build failed, with the reason in one line.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn build_failed(&self, id: i64, reason: &str, now: Timestamp) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE builds SET state = 'failed', reason = $2, ended_at = $3
+             WHERE id = $1 AND state IN ('running', 'built')",
+        )
+        .bind(id)
+        .bind(reason)
+        .bind(ms(now))
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
+    /// Queues a failed build again. Returns `None` if it is not a failed one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn retry_build(&self, id: i64, now: Timestamp) -> Result<Option<Build>, StoreError> {
+        let row: Option<Row> = sqlx::query_as(
+            "UPDATE builds SET state = 'queued', queued_at = $2, started_at = NULL, ended_at = NULL,
+                 reason = NULL, version = NULL, packages = '[]'
+             WHERE id = $1 AND state = 'failed' RETURNING *",
+        )
+        .bind(id)
+        .bind(ms(now))
+        .fetch_optional(&self.writer)
+        .await?;
+        row.map(Build::try_from).transpose()
+    }
+}

@@ -1,0 +1,395 @@
+//! Devices: who they are, whether they belong to the fleet, and what they reported last.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use volary_model::{Architecture, CommitId, DeviceName, Digest, StageName};
+
+use crate::db::{ms, parse, parse_opt, time};
+use crate::{Store, StoreError};
+
+/// Whether a device belongs to the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceState {
+    /// Somebody must decide.
+    Waiting,
+    /// It does.
+    Accepted,
+    /// It does not; its certificate counts no more.
+    Rejected,
+}
+
+impl DeviceState {
+    const ALL: [Self; 3] = [Self::Waiting, Self::Accepted, Self::Rejected];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Accepted => "accepted",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl fmt::Display for DeviceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for DeviceState {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or(())
+    }
+}
+
+/// A device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: DeviceName,
+    /// Whether it belongs to the fleet.
+    pub state: DeviceState,
+    /// SHA-256 of its public key (the DER of `SubjectPublicKeyInfo`).
+    pub fingerprint: Digest,
+    /// Its stage.
+    pub stage: Option<StageName>,
+    /// The PEM signing request that it sent.
+    pub csr: String,
+    /// The PEM certificate that it got.
+    pub certificate: Option<String>,
+    /// What it runs on.
+    pub architecture: Architecture,
+    /// Its operating system.
+    pub os: String,
+    /// When it enrolled.
+    pub enrolled_at: Timestamp,
+    /// When it was heard of last.
+    pub seen_at: Option<Timestamp>,
+    /// The commit it converged to last.
+    pub good_commit: Option<CommitId>,
+    /// The suite it has.
+    pub suite: Option<String>,
+    /// When that commit and suite were reported first, by the server's clock.
+    pub since: Option<Timestamp>,
+    /// Its newest convergence, JSON as it came.
+    pub convergence: Option<String>,
+    /// Its newest report, JSON as it came.
+    pub report: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    name: String,
+    state: String,
+    fingerprint: String,
+    stage: Option<String>,
+    csr: String,
+    certificate: Option<String>,
+    architecture: String,
+    os: String,
+    enrolled_at: i64,
+    seen_at: Option<i64>,
+    good_commit: Option<String>,
+    suite: Option<String>,
+    since: Option<i64>,
+    convergence: Option<String>,
+    report: Option<String>,
+}
+
+impl TryFrom<Row> for Device {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            name: parse("device name", &row.name)?,
+            state: parse("device state", &row.state)?,
+            fingerprint: Digest::from_hex(&row.fingerprint)
+                .map_err(|_| StoreError::Corrupt { what: "fingerprint", text: row.fingerprint })?,
+            stage: parse_opt("stage name", row.stage.as_deref())?,
+            csr: row.csr,
+            certificate: row.certificate,
+            architecture: parse("architecture", &row.architecture)?,
+            os: row.os,
+            enrolled_at: time(row.enrolled_at),
+            seen_at: row.seen_at.map(time),
+            good_commit: parse_opt("commit", row.good_commit.as_deref())?,
+            suite: row.suite,
+            since: row.since.map(time),
+            convergence: row.convergence,
+            report: row.report,
+        })
+    }
+}
+
+/// A device that asks to belong to the fleet.
+#[derive(Debug, Clone)]
+pub struct Enrolling {
+    /// The name it wants.
+    pub name: DeviceName,
+    /// SHA-256 of its public key.
+    pub fingerprint: Digest,
+    /// Its PEM signing request.
+    pub csr: String,
+    /// What it runs on.
+    pub architecture: Architecture,
+    /// Its operating system.
+    pub os: String,
+    /// SHA-256 of the join token's secret, if it has one.
+    pub secret: Option<Digest>,
+}
+
+/// Why a join token's secret opens no door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinRefusal {
+    /// No token has it.
+    Unknown,
+    /// Its time is over.
+    Expired,
+    /// As many devices as may have used it.
+    UsedUp,
+}
+
+/// Where an enrolment stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Enrolment {
+    /// The device is known under this name and key.
+    Known {
+        /// The device as it is now.
+        device: Box<Device>,
+        /// True if this request made it known or accepted.
+        changed: bool,
+    },
+    /// Another key has that name.
+    NameTaken {
+        /// The other key's fingerprint.
+        by: Digest,
+    },
+    /// That key has another name.
+    KeyTaken {
+        /// The other name.
+        by: DeviceName,
+    },
+    /// The secret is no good.
+    Refused(JoinRefusal),
+}
+
+impl Store {
+    /// All devices by name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn devices(&self) -> Result<Vec<Device>, StoreError> {
+        let rows: Vec<Row> =
+            sqlx::query_as("SELECT * FROM devices ORDER BY name").fetch_all(&self.reader).await?;
+        rows.into_iter().map(Device::try_from).collect()
+    }
+
+    /// One device.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn device(&self, name: &DeviceName) -> Result<Option<Device>, StoreError> {
+        let row: Option<Row> = sqlx::query_as("SELECT * FROM devices WHERE name = $1")
+            .bind(name.as_str())
+            .fetch_optional(&self.reader)
+            .await?;
+        row.map(Device::try_from).transpose()
+    }
+
+    /// The device with this public key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn device_by_key(&self, fingerprint: &Digest) -> Result<Option<Device>, StoreError> {
+        let row: Option<Row> = sqlx::query_as("SELECT * FROM devices WHERE fingerprint = $1")
+            .bind(fingerprint.hex())
+            .fetch_optional(&self.reader)
+            .await?;
+        row.map(Device::try_from).transpose()
+    }
+
+    /// Takes an enrolment, in one step: the token's use is counted if and only if the device
+    /// became accepted by it. A repetition with the same name and key changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn enroll(&self, enrolling: &Enrolling, now: Timestamp) -> Result<Enrolment, StoreError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let rows: Vec<Row> = sqlx::query_as("SELECT * FROM devices WHERE name = $1 OR fingerprint = $2")
+            .bind(enrolling.name.as_str())
+            .bind(enrolling.fingerprint.hex())
+            .fetch_all(&mut *tx)
+            .await?;
+        let known: Vec<Device> = rows.into_iter().map(Device::try_from).collect::<Result<_, _>>()?;
+        if let Some(other) = known.iter().find(|device| device.fingerprint != enrolling.fingerprint) {
+            return Ok(Enrolment::NameTaken { by: other.fingerprint });
+        }
+        if let Some(other) = known.iter().find(|device| device.name != enrolling.name) {
+            return Ok(Enrolment::KeyTaken { by: other.name.clone() });
+        }
+        let known = known.into_iter().next();
+        let decided = known.as_ref().is_some_and(|device| device.state != DeviceState::Waiting);
+        let waits_on = known.is_some() && enrolling.secret.is_none();
+        if let Some(device) = known.filter(|_| decided || waits_on) {
+            return Ok(Enrolment::Known { device: Box::new(device), changed: false });
+        }
+        let stage = match &enrolling.secret {
+            None => None,
+            Some(secret) => match use_secret(&mut tx, secret, now).await? {
+                Ok(stage) => Some(stage),
+                Err(refusal) => return Ok(Enrolment::Refused(refusal)),
+            },
+        };
+        let state = if stage.is_some() { DeviceState::Accepted } else { DeviceState::Waiting };
+        let row: Row = sqlx::query_as(
+            "INSERT INTO devices (name, state, fingerprint, stage, csr, architecture, os, enrolled_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             ON CONFLICT (name) DO UPDATE SET state = excluded.state, stage = excluded.stage
+             RETURNING *",
+        )
+        .bind(enrolling.name.as_str())
+        .bind(state.as_str())
+        .bind(enrolling.fingerprint.hex())
+        .bind(stage)
+        .bind(&enrolling.csr)
+        .bind(enrolling.architecture.as_str())
+        .bind(&enrolling.os)
+        .bind(ms(now))
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(Enrolment::Known { device: Box::new(row.try_into()?), changed: true })
+    }
+
+    /// Accepts a device, or moves an accepted one to another stage. Returns false if there is
+    /// none of that name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn accept_device(&self, name: &DeviceName, stage: &StageName) -> Result<bool, StoreError> {
+        let done = sqlx::query("UPDATE devices SET state = 'accepted', stage = $2 WHERE name = $1")
+            .bind(name.as_str())
+            .bind(stage.as_str())
+            .execute(&self.writer)
+            .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Keeps the certificate that a device got.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn device_certified(&self, name: &DeviceName, certificate: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE devices SET certificate = $2 WHERE name = $1")
+            .bind(name.as_str())
+            .bind(certificate)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Rejects a device. Returns false if there is none of that name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn reject_device(&self, name: &DeviceName) -> Result<bool, StoreError> {
+        let done = sqlx::query("UPDATE devices SET state = 'rejected', certificate = NULL WHERE name = $1")
+            .bind(name.as_str())
+            .execute(&self.writer)
+            .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Forgets a device with its reports. Returns false if there is none of that name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn remove_device(&self, name: &DeviceName) -> Result<bool, StoreError> {
+        let done = sqlx::query("DELETE FROM devices WHERE name = $1")
+            .bind(name.as_str())
+            .execute(&self.writer)
+            .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Notes when devices were heard of last; many at once, since each flush of the disk costs
+    /// the same for one and for a thousand.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn devices_seen(&self, seen: &[(DeviceName, Timestamp)]) -> Result<(), StoreError> {
+        if seen.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        for (name, at) in seen {
+            sqlx::query("UPDATE devices SET seen_at = $2 WHERE name = $1 AND COALESCE(seen_at, 0) < $2")
+                .bind(name.as_str())
+                .bind(ms(*at))
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Adds a join token by the hash of its secret.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn add_join_secret(
+        &self,
+        hash: &Digest,
+        stage: &StageName,
+        uses: u32,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        // Old ones are of no use to anybody; this is the one moment when the table grows.
+        sqlx::query("DELETE FROM join_secrets WHERE expires_at < $1")
+            .bind(ms(now) - 30 * 86_400_000)
+            .execute(&self.writer)
+            .await?;
+        sqlx::query(
+            "INSERT INTO join_secrets (hash, stage, uses_left, expires_at, created_at)
+             VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(hash.hex())
+        .bind(stage.as_str())
+        .bind(i64::from(uses))
+        .bind(ms(expires_at))
+        .bind(ms(now))
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+}
+
+/// Takes one use of a join token and returns its stage.
+async fn use_secret(
+    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    secret: &Digest,
+    now: Timestamp,
+) -> Result<Result<String, JoinRefusal>, StoreError> {
+    let row: Option<(String, i64, i64)> =
+        sqlx::query_as("SELECT stage, uses_left, expires_at FROM join_secrets WHERE hash = $1")
+            .bind(secret.hex())
+            .fetch_optional(&mut **tx)
+            .await?;
+    let Some((stage, uses_left, expires_at)) = row else { return Ok(Err(JoinRefusal::Unknown)) };
+    if expires_at <= ms(now) {
+        return Ok(Err(JoinRefusal::Expired));
+    }
+    if uses_left <= 0 {
+        return Ok(Err(JoinRefusal::UsedUp));
+    }
+    sqlx::query("UPDATE join_secrets SET uses_left = uses_left - 1 WHERE hash = $1")
+        .bind(secret.hex())
+        .execute(&mut **tx)
+        .await?;
+    Ok(Ok(stage))
+}

@@ -1,0 +1,182 @@
+//! Reports of devices, each counted once, and which packages they showed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use volary_model::{CommitId, DeviceName, StageName};
+
+use crate::db::{ms, parse, time};
+use crate::{Store, StoreError};
+
+/// How many reports of a device are kept.
+const KEEP: i64 = 200;
+
+/// A report with what the records need to know of it.
+#[derive(Debug, Clone)]
+pub struct NewReport {
+    /// The device.
+    pub device: DeviceName,
+    /// The report's id, unique for the device.
+    pub id: String,
+    /// The stage that the device says it follows.
+    pub stage: StageName,
+    /// The commit it converged to last.
+    pub good_commit: Option<CommitId>,
+    /// The suite it has, if the report tells.
+    pub suite: Option<String>,
+    /// The convergence it is about, JSON, if it is about one.
+    pub convergence: Option<String>,
+    /// The packages that it has: name → version.
+    pub packages: BTreeMap<String, String>,
+    /// Its operating system, if the report tells.
+    pub os: Option<String>,
+    /// The report, JSON as it came.
+    pub body: String,
+}
+
+/// A report as it was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredReport {
+    /// When the server got it.
+    pub received_at: Timestamp,
+    /// The report, JSON as it came.
+    pub body: String,
+}
+
+/// A package version on a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// The device.
+    pub device: DeviceName,
+    /// When the version was reported first.
+    pub first_seen: Timestamp,
+}
+
+impl Store {
+    /// Keeps a report, in one step with all that follows from it. Returns false if the same id
+    /// was there already; then nothing changes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn add_report(&self, report: &NewReport, now: Timestamp) -> Result<bool, StoreError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let added = sqlx::query(
+            "INSERT INTO reports (device, id, received_at, body) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (device, id) DO NOTHING",
+        )
+        .bind(report.device.as_str())
+        .bind(&report.id)
+        .bind(ms(now))
+        .bind(&report.body)
+        .execute(&mut *tx)
+        .await?;
+        if added.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query(
+            "UPDATE devices SET report = $2, reported_at = $3, seen_at = $3, stage = $4,
+                 os = COALESCE($7, os),
+                 since = CASE WHEN COALESCE(good_commit, '') = COALESCE($5, '')
+                     AND COALESCE(suite, '') = COALESCE($6, suite, '') THEN since ELSE $3 END,
+                 good_commit = $5, suite = COALESCE($6, suite),
+                 convergence = COALESCE($8, convergence)
+             WHERE name = $1",
+        )
+        .bind(report.device.as_str())
+        .bind(&report.body)
+        .bind(ms(now))
+        .bind(report.stage.as_str())
+        .bind(report.good_commit.as_ref().map(CommitId::as_str))
+        .bind(&report.suite)
+        .bind(&report.os)
+        .bind(&report.convergence)
+        .execute(&mut *tx)
+        .await?;
+        sight(&mut tx, report, now).await?;
+        sqlx::query(
+            "DELETE FROM reports WHERE device = $1 AND seq <= (SELECT seq FROM reports
+             WHERE device = $1 ORDER BY seq DESC LIMIT 1 OFFSET $2)",
+        )
+        .bind(report.device.as_str())
+        .bind(KEEP)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// The newest `limit` reports of a device, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn reports(&self, device: &DeviceName, limit: u32) -> Result<Vec<StoredReport>, StoreError> {
+        let rows: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT received_at, body FROM reports WHERE device = $1 ORDER BY seq DESC LIMIT $2",
+        )
+        .bind(device.as_str())
+        .bind(i64::from(limit))
+        .fetch_all(&self.reader)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(received_at, body)| StoredReport { received_at: time(received_at), body })
+            .collect())
+    }
+
+    /// The devices whose newest report has this version of a package.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn devices_with(&self, package: &str, version: &str) -> Result<Vec<Sighting>, StoreError> {
+        let rows: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT device, first_seen FROM sightings
+             WHERE package = $1 AND version = $2 AND gone_at IS NULL ORDER BY first_seen, device",
+        )
+        .bind(package)
+        .bind(version)
+        .fetch_all(&self.reader)
+        .await?;
+        rows.into_iter()
+            .map(|(device, first_seen)| {
+                Ok(Sighting { device: parse("device name", &device)?, first_seen: time(first_seen) })
+            })
+            .collect()
+    }
+}
+
+/// Notes which package versions a device has come to have and has no more.
+async fn sight(
+    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    report: &NewReport,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let before: Vec<(String, String)> =
+        sqlx::query_as("SELECT package, version FROM sightings WHERE device = $1 AND gone_at IS NULL")
+            .bind(report.device.as_str())
+            .fetch_all(&mut **tx)
+            .await?;
+    let before: BTreeSet<(String, String)> = before.into_iter().collect();
+    let after: BTreeSet<(String, String)> = report.packages.clone().into_iter().collect();
+    for (package, version) in before.difference(&after) {
+        sqlx::query("UPDATE sightings SET gone_at = $4 WHERE device = $1 AND package = $2 AND version = $3")
+            .bind(report.device.as_str())
+            .bind(package)
+            .bind(version)
+            .bind(ms(now))
+            .execute(&mut **tx)
+            .await?;
+    }
+    for (package, version) in after.difference(&before) {
+        sqlx::query(
+            "INSERT INTO sightings (device, package, version, first_seen) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (device, package, version) DO UPDATE SET gone_at = NULL",
+        )
+        .bind(report.device.as_str())
+        .bind(package)
+        .bind(version)
+        .bind(ms(now))
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(())
+}

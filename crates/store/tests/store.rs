@@ -1,0 +1,263 @@
+//! The records on a real database file.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use volary_model::{CommitId, DeviceName, Digest, SourceName};
+use volary_store::{BuildState, DeviceState, Enrolling, Enrolment, JoinRefusal, NewBuild, NewReport, Store};
+
+/// Runs a test body on a fresh database.
+fn with_store<F: Future<Output = ()>>(body: impl FnOnce(Store, std::path::PathBuf) -> F) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db.sqlite");
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let store = Store::open(&path).await.unwrap();
+        body(store, path).await;
+    });
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn commit(digit: char) -> CommitId {
+    digit.to_string().repeat(40).parse().unwrap()
+}
+
+fn digest(byte: u8) -> Digest {
+    Digest::from_bytes([byte; 32])
+}
+
+fn source() -> SourceName {
+    "pulse".parse().unwrap()
+}
+
+fn new_build(digit: char) -> NewBuild {
+    NewBuild {
+        commit: commit(digit),
+        subject: format!("commit {digit}"),
+        author: "A <a@example.com>".into(),
+        committed_at: at(0),
+    }
+}
+
+fn enrolling(name: &str, key: u8, secret: Option<u8>) -> Enrolling {
+    Enrolling {
+        name: name.parse().unwrap(),
+        fingerprint: digest(key),
+        csr: "csr".into(),
+        architecture: "amd64".parse().unwrap(),
+        os: "Debian".into(),
+        secret: secret.map(digest),
+    }
+}
+
+fn report(id: &str, good: char, packages: &[(&str, &str)]) -> NewReport {
+    NewReport {
+        device: "dev-1".parse().unwrap(),
+        id: id.into(),
+        stage: "canary".parse().unwrap(),
+        good_commit: Some(commit(good)),
+        suite: Some("rolling".into()),
+        convergence: None,
+        packages: packages
+            .iter()
+            .map(|(name, version)| ((*name).into(), (*version).into()))
+            .collect::<BTreeMap<_, _>>(),
+        os: None,
+        body: format!("{{\"id\":\"{id}\"}}"),
+    }
+}
+
+#[test]
+fn builds_of_a_source_are_queued_once_and_numbers_only_rise() {
+    with_store(|store, _| async move {
+        assert!(store.add_source(&source(), None, "master", at(0)).await.unwrap());
+        assert!(!store.add_source(&source(), None, "other", at(0)).await.unwrap());
+        let first =
+            store.advance_source(&source(), None, &commit('a'), &[new_build('a')], at(1)).await.unwrap();
+        assert_eq!(first.len(), 1);
+        let again =
+            store.advance_source(&source(), None, &commit('a'), &[new_build('a')], at(1)).await.unwrap();
+        assert!(again.is_empty(), "somebody else moved the tip already");
+        assert!(store.remove_source(&source(), at(2)).await.unwrap());
+        assert!(store.sources().await.unwrap().is_empty());
+        assert!(store.add_source(&source(), Some("https://x"), "main", at(3)).await.unwrap());
+        store.advance_source(&source(), None, &commit('b'), &[new_build('b')], at(4)).await.unwrap();
+        let numbers: Vec<u64> =
+            store.builds(Some(&source()), 10).await.unwrap().iter().map(|build| build.number).collect();
+        assert_eq!(numbers, [2, 1]);
+    });
+}
+
+#[test]
+fn the_queue_survives_a_kill_and_keeps_the_order_of_a_source() {
+    with_store(|store, path| async move {
+        store.add_source(&source(), None, "master", at(0)).await.unwrap();
+        let commits = [new_build('a'), new_build('b')];
+        store.advance_source(&source(), None, &commit('b'), &commits, at(1)).await.unwrap();
+        let first = store.claim_build(at(2)).await.unwrap().unwrap();
+        assert_eq!((first.commit.clone(), first.state), (commit('a'), BuildState::Running));
+        assert_eq!(store.claim_build(at(2)).await.unwrap(), None, "one build of a source at a time");
+
+        let store = Store::open(&path).await.unwrap();
+        let requeued = store.requeue_running(at(3)).await.unwrap();
+        assert_eq!((requeued.len(), requeued[0].state), (1, BuildState::Queued));
+        let again = store.claim_build(at(4)).await.unwrap().unwrap();
+        assert_eq!((again.id, again.number, again.attempts), (first.id, first.number, 2));
+
+        store.build_built(again.id, "1.0+git1", &["pulse=1.0+git1".into()]).await.unwrap();
+        assert!(store.requeue_running(at(5)).await.unwrap().is_empty());
+        assert_eq!(
+            store.claim_build(at(5)).await.unwrap(),
+            None,
+            "a newer one waits for the older's include"
+        );
+        assert_eq!(store.built().await.unwrap().len(), 1);
+        store.build_succeeded(again.id, at(6)).await.unwrap();
+        let second = store.claim_build(at(7)).await.unwrap().unwrap();
+        assert_eq!(second.commit, commit('b'));
+        store.build_failed(second.id, "no debian/", at(8)).await.unwrap();
+        let retried = store.retry_build(second.id, at(9)).await.unwrap().unwrap();
+        assert_eq!((retried.state, retried.reason), (BuildState::Queued, None));
+        assert_eq!(store.retry_build(again.id, at(9)).await.unwrap(), None, "it succeeded");
+    });
+}
+
+#[test]
+fn a_build_that_takes_the_server_down_each_time_ends() {
+    with_store(|store, _| async move {
+        store.add_source(&source(), None, "master", at(0)).await.unwrap();
+        store.advance_source(&source(), None, &commit('a'), &[new_build('a')], at(1)).await.unwrap();
+        for _ in 0..5 {
+            store.claim_build(at(2)).await.unwrap().unwrap();
+            store.requeue_running(at(3)).await.unwrap();
+        }
+        let build = store.build(1).await.unwrap().unwrap();
+        assert_eq!(build.state, BuildState::Failed);
+        assert_eq!(build.reason.as_deref(), Some("the server was stopped during each of 5 attempts"));
+    });
+}
+
+#[test]
+fn an_enrolment_is_recognised_by_name_and_key() {
+    with_store(|store, _| async move {
+        let first = store.enroll(&enrolling("dev-1", 1, None), at(0)).await.unwrap();
+        let Enrolment::Known { device, changed: true } = first else { panic!("{first:?}") };
+        assert_eq!(device.state, DeviceState::Waiting);
+        let again = store.enroll(&enrolling("dev-1", 1, None), at(1)).await.unwrap();
+        assert!(matches!(again, Enrolment::Known { changed: false, .. }));
+        let other_key = store.enroll(&enrolling("dev-1", 2, None), at(1)).await.unwrap();
+        assert_eq!(other_key, Enrolment::NameTaken { by: digest(1) });
+        let other_name = store.enroll(&enrolling("dev-2", 1, None), at(1)).await.unwrap();
+        assert_eq!(other_name, Enrolment::KeyTaken { by: "dev-1".parse().unwrap() });
+        store.reject_device(&"dev-1".parse().unwrap()).await.unwrap();
+        let rejected = store.enroll(&enrolling("dev-1", 1, None), at(2)).await.unwrap();
+        assert!(
+            matches!(rejected, Enrolment::Known { device, changed: false } if device.state == DeviceState::Rejected)
+        );
+    });
+}
+
+#[test]
+fn a_join_token_counts_each_device_once() {
+    with_store(|store, _| async move {
+        let stage = "canary".parse().unwrap();
+        store.add_join_secret(&digest(9), &stage, 1, at(100), at(0)).await.unwrap();
+        let unknown = store.enroll(&enrolling("dev-1", 1, Some(8)), at(1)).await.unwrap();
+        assert_eq!(unknown, Enrolment::Refused(JoinRefusal::Unknown));
+        let late = store.enroll(&enrolling("dev-1", 1, Some(9)), at(100)).await.unwrap();
+        assert_eq!(late, Enrolment::Refused(JoinRefusal::Expired));
+        for changed in [true, false] {
+            let known = store.enroll(&enrolling("dev-1", 1, Some(9)), at(1)).await.unwrap();
+            let Enrolment::Known { device, changed: did } = known else { panic!("{known:?}") };
+            assert_eq!(
+                (device.state, device.stage, did),
+                (DeviceState::Accepted, Some(stage.clone()), changed)
+            );
+        }
+        let second = store.enroll(&enrolling("dev-2", 2, Some(9)), at(1)).await.unwrap();
+        assert_eq!(second, Enrolment::Refused(JoinRefusal::UsedUp));
+        assert_eq!(store.device(&"dev-2".parse().unwrap()).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn a_waiting_device_that_comes_back_with_a_token_is_accepted() {
+    with_store(|store, _| async move {
+        let stage = "canary".parse().unwrap();
+        store.enroll(&enrolling("dev-1", 1, None), at(0)).await.unwrap();
+        store.add_join_secret(&digest(9), &stage, 1, at(100), at(0)).await.unwrap();
+        let known = store.enroll(&enrolling("dev-1", 1, Some(9)), at(1)).await.unwrap();
+        assert!(
+            matches!(known, Enrolment::Known { device, changed: true } if device.state == DeviceState::Accepted)
+        );
+    });
+}
+
+#[test]
+fn a_report_counts_once_and_since_stands_while_nothing_changes() {
+    with_store(|store, _| async move {
+        let name: DeviceName = "dev-1".parse().unwrap();
+        store.enroll(&enrolling("dev-1", 1, None), at(0)).await.unwrap();
+        assert!(store.add_report(&report("1", 'a', &[("pulse", "1")]), at(10)).await.unwrap());
+        assert!(!store.add_report(&report("1", 'b', &[]), at(11)).await.unwrap());
+        assert!(store.add_report(&report("2", 'a', &[("pulse", "1")]), at(20)).await.unwrap());
+        let silent_on_suite = NewReport { suite: None, ..report("3", 'a', &[("pulse", "1")]) };
+        assert!(store.add_report(&silent_on_suite, at(30)).await.unwrap());
+        let device = store.device(&name).await.unwrap().unwrap();
+        assert_eq!((device.since, device.seen_at), (Some(at(10)), Some(at(30))));
+        assert_eq!(device.suite.as_deref(), Some("rolling"));
+        assert_eq!(store.devices_with("pulse", "1").await.unwrap()[0].first_seen, at(10));
+
+        store.add_report(&report("4", 'b', &[("pulse", "2")]), at(40)).await.unwrap();
+        assert_eq!(store.device(&name).await.unwrap().unwrap().since, Some(at(40)));
+        assert!(store.devices_with("pulse", "1").await.unwrap().is_empty());
+        assert_eq!(store.devices_with("pulse", "2").await.unwrap()[0].first_seen, at(40));
+        let bodies: Vec<String> =
+            store.reports(&name, 2).await.unwrap().into_iter().map(|report| report.body).collect();
+        assert_eq!(bodies, ["{\"id\":\"4\"}", "{\"id\":\"3\"}"]);
+
+        assert!(store.remove_device(&name).await.unwrap());
+        assert!(store.reports(&name, 2).await.unwrap().is_empty());
+    });
+}
+
+#[test]
+fn old_reports_go() {
+    with_store(|store, _| async move {
+        store.enroll(&enrolling("dev-1", 1, None), at(0)).await.unwrap();
+        for number in 0..205 {
+            store.add_report(&report(&number.to_string(), 'a', &[]), at(number)).await.unwrap();
+        }
+        let kept = store.reports(&"dev-1".parse().unwrap(), 1000).await.unwrap();
+        assert_eq!((kept.len(), kept[0].body.as_str()), (200, "{\"id\":\"204\"}"));
+    });
+}
+
+#[test]
+fn tokens_settings_branches_and_events_come_back() {
+    with_store(|store, path| async move {
+        assert!(store.add_token("alice", "admin", &digest(1), at(0)).await.unwrap());
+        assert!(!store.add_token("alice", "viewer", &digest(2), at(0)).await.unwrap());
+        store.token_used("alice", at(5)).await.unwrap();
+        assert_eq!(store.tokens().await.unwrap()[0].used_at, Some(at(5)));
+        assert!(store.remove_token("alice").await.unwrap());
+        assert!(!store.remove_token("alice").await.unwrap());
+
+        store.set_setting("x", &vec![1, 2]).await.unwrap();
+        store.set_setting("x", &vec![3]).await.unwrap();
+        assert_eq!(store.setting::<Vec<u8>>("x").await.unwrap(), Some(vec![3]));
+        assert_eq!(store.setting::<u8>("y").await.unwrap(), None);
+
+        assert!(store.branch_seen("master", &commit('a'), at(1)).await.unwrap());
+        assert!(!store.branch_seen("master", &commit('a'), at(2)).await.unwrap());
+        assert_eq!(store.branches().await.unwrap()[0].moved_at, at(1));
+
+        store.add_event(at(0), "release-cut", "v1.0", "v1.0 was cut").await.unwrap();
+        store.add_event(at(0) + SignedDuration::from_secs(1), "x", "y", "z").await.unwrap();
+        let reader = Store::open_read_only(&path).await.unwrap();
+        assert_eq!(reader.events(10).await.unwrap()[0].kind, "x");
+        assert!(reader.add_event(at(0), "a", "b", "c").await.is_err(), "it is opened to read only");
+    });
+}
