@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use volary_host::FileError;
+
 use crate::LabError;
 
 /// The cache folder. It must be on a real disk: an overlay cannot have its upper layer on
@@ -33,6 +35,22 @@ impl Cache {
             volary_host::create_dir(&dir.join(sub))?;
         }
         Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Takes down labs whose owner is gone and removes all roots; labs that run stay.
+    ///
+    /// # Errors
+    /// That something cannot be removed.
+    pub fn clear(&self) -> Result<(), LabError> {
+        crate::Lab::cleanup_stale(self)?;
+        let running = self.labs().read_dir().map_err(FileError::at("read", &self.labs()))?;
+        // A running lab's devices stand on the roots.
+        if running.flatten().any(|entry| entry.path().is_dir()) {
+            return Err(LabError::InUse(self.dir.clone()));
+        }
+        let roots = self.roots();
+        volary_host::Cmd::new("rm").args(["-rf", "--one-file-system"]).arg(&roots).check()?;
+        Ok(volary_host::create_dir(&roots)?)
     }
 
     /// The folder itself.

@@ -71,6 +71,9 @@ pub enum LabError {
         /// The end of it.
         tail: String,
     },
+    /// Roots cannot be removed while devices stand on them.
+    #[error("a lab is running on {}: end the demo or the tests first", .0.display())]
+    InUse(PathBuf),
     /// A program failed.
     #[error(transparent)]
     Cmd(#[from] CmdError),

@@ -1,2 +1,67 @@
-//! placeholder
-fn main() {}
+//! The project's own tools: `cargo xtask tidy|agent-deb|demo|bench|figures|clean`.
+//!
+//! What a person types stands in the Makefile; this is what it calls. Not here: installing
+//! packages (`scripts/setup`, which runs before there is a cargo).
+
+// Together with the command line, the only program of ours that prints.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod deb;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// The project's own tools.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check what must hold in the tree and what no compiler checks
+    Tidy,
+    /// Build the agent's Debian package into target/debian
+    AgentDeb(deb::AgentDebArgs),
+    /// Take down stale labs and remove cached roots
+    Clean,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Tidy => {
+            let problems = tidy::problems(&Workspace::find()?)?;
+            for problem in &problems {
+                eprintln!("{problem}");
+            }
+            if !problems.is_empty() {
+                bail!("the tree is not tidy: {} problems", problems.len());
+            }
+            Ok(())
+        }
+        Command::AgentDeb(args) => {
+            let deb = deb::build(&Workspace::find()?, &args)?;
+            println!("{}", deb.display());
+            Ok(())
+        }
+        Command::Clean => Ok(volary_testkit::Cache::open()?.clear()?),
+    }
+}

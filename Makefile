@@ -1,0 +1,51 @@
+# Everything a person types here. Each target does all of its set-up itself.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build agent-deb check test demo bench clean
+
+# 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
+KEEP ?= 1
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Device containers need root, compiling does not.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH,CARGO_TARGET_DIR,VOLARY_CACHE)
+HOST := $(subst -,_,$(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z A-Z))
+RUN_AS_ROOT := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER="$(SUDO)")
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+# Not every machine has cargo-nextest; cargo's own runner does the same, one binary after another.
+RUN_TESTS := $(if $(NEXTEST),cargo nextest run --show-progress none --status-level slow,cargo test --quiet)
+SYSTEM := --package volary-testkit --features system --test 'system_*'
+
+help: ## Show this
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: ## Install what building, testing and the demo need (Debian 12)
+	@scripts/setup
+
+build: setup ## Build the command line, the server and the tools
+	@cargo build --package volary-cli --package volary-xtask
+
+agent-deb: build ## Build the agent's Debian package into target/debian
+	@cargo xtask agent-deb
+
+check: setup ## Format, lints, tidiness, fast tests
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets --features volary-testkit/system -- -D warnings
+	cargo xtask tidy
+	$(RUN_TESTS) --workspace
+	cargo test --quiet --workspace --doc
+
+test: check build agent-deb ## All tests, also those with containers, real apt and the demo
+	$(RUN_AS_ROOT) $(RUN_TESTS) $(SYSTEM)
+	$(SUDO) $(TARGET)/debug/volary-xtask demo --no-keep
+
+demo: build agent-deb ## The whole chain on six devices; KEEP=0 ends instead of keeping the page up
+	@$(SUDO) $(TARGET)/debug/volary-xtask demo $(if $(filter 0,$(KEEP)),--no-keep)
+
+bench: build ## Measure ours against the peers; prints figures
+	@cargo xtask bench
+
+clean: ## Remove what was built, also cached roots and stale labs
+	@[ ! -x $(TARGET)/debug/volary-xtask ] || $(SUDO) $(TARGET)/debug/volary-xtask clean
+	@cargo clean
