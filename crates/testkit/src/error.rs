@@ -74,6 +74,30 @@ pub enum LabError {
     /// Roots cannot be removed while devices stand on them.
     #[error("a lab is running on {}: end the demo or the tests first", .0.display())]
     InUse(PathBuf),
+    /// A program under test is not there.
+    #[error("{} is not there: run {remedy}", .path.display())]
+    NotBuilt {
+        /// What is missing.
+        path: PathBuf,
+        /// The command that makes it.
+        remedy: &'static str,
+    },
+    /// A command printed something else than it should.
+    #[error("cannot read what {command} printed: {source}; it printed:\n{answer}")]
+    Answer {
+        /// The command line.
+        command: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+        /// What it printed.
+        answer: String,
+    },
+    /// The server does not know a device.
+    #[error("the server knows no device {0}")]
+    Unknown(String),
+    /// Something is not the name that it should be.
+    #[error(transparent)]
+    Name(#[from] volary_model::InvalidName),
     /// A program failed.
     #[error(transparent)]
     Cmd(#[from] CmdError),

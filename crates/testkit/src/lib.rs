@@ -2,17 +2,20 @@
 //! of server, people and devices as one value. Prints nothing; not here: assertions of any test.
 //!
 //! [`roots`] makes and keeps the file systems, [`Lab`] runs devices on a network of their own
-//! and takes everything down again however its owner ends, [`Device`] is one of them.
+//! and takes everything down again however its owner ends, [`Device`] is one of them, and
+//! [`chain::Chain`] adds the server and a person who uses it.
 
 #![warn(missing_docs)]
 
 mod cache;
 mod cgroup;
+pub mod chain;
 mod device;
 mod error;
 mod lab;
 mod process;
 pub mod roots;
+mod sandbox;
 mod wait;
 
 pub use cache::Cache;
@@ -21,4 +24,5 @@ pub use error::LabError;
 pub use lab::Lab;
 pub use process::Process;
 pub use roots::{Debian, Root};
+pub use sandbox::Sandbox;
 pub use wait::wait_until;

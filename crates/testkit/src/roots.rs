@@ -116,15 +116,13 @@ fn make(
     }
     on_event(RootEvent::Making(&name));
     remove_tree(&unfinished)?;
-    // A mount name space of its own: if this is killed, no mount stays in the unfinished root,
-    // and removing it can never reach into this machine's /dev.
-    let mut mmdebstrap = Cmd::new("unshare")
-        .args(["--mount", "--propagation", "private", "--", "mmdebstrap", "--variant=minbase"])
-        .args([
-            "--mode=root",
-            "--aptopt=Acquire::Languages \"none\"",
-            "--aptopt=APT::Install-Recommends \"no\"",
-        ]);
+    // Name spaces of its own: when this process is killed, all that mmdebstrap started is killed
+    // too and no mount stays, so that removing an unfinished root can never reach into /dev.
+    let mut mmdebstrap = Cmd::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private"])
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--", "mmdebstrap"])
+        .args(["--variant=minbase", "--mode=root", "--aptopt=Acquire::Languages \"none\""])
+        .arg("--aptopt=APT::Install-Recommends \"no\"");
     for excluded in ["doc", "man", "info", "locale"] {
         mmdebstrap = mmdebstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{excluded}/*"));
     }
