@@ -1,1 +1,34 @@
-//! placeholder
+//! Makes .deb files from the commits of a source repository, each in a clean Debian chroot.
+//!
+//! The way of a build: a [`SourceMirror`] knows the commits, a [`Builder`] exports one into a fresh
+//! view of a cached chroot, gives it a version that always rises ([`version_for`]), installs what
+//! the source build-depends on, and runs `dpkg-buildpackage` as an unprivileged user without a
+//! network. Not here: which commits to build, where packages are published, devices, HTTP.
+//! Nothing is printed: progress goes to a callback as [`Event`]s, the whole log into a file.
+
+#![warn(missing_docs)]
+
+mod base;
+mod builder;
+mod cache;
+mod changelog;
+mod collect;
+mod depends;
+mod diagnose;
+mod error;
+mod isolation;
+mod log;
+mod mirror;
+mod repository;
+mod version;
+
+pub use base::Renewal;
+pub use builder::{AptLocation, AptSource, BuildRequest, Builder, BuilderConfig, Built, Event, Phase, PhaseTime};
+pub use cache::default_cache;
+pub use changelog::{Changelog, ChangelogError, NewEntry};
+pub use diagnose::diagnose;
+pub use error::{BuildError, GitError, SetupError};
+pub use isolation::Isolation;
+pub use mirror::SourceMirror;
+pub use repository::{CommitInfo, Repository};
+pub use version::{InvalidVersion, version_for};

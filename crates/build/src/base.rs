@@ -1,0 +1,215 @@
+//! The chroot that all builds start from: made by mmdebstrap, kept unpacked, never written to.
+//!
+//! `chroots/SUITE-ARCH/ID/` has `rootfs/`, `stamp.json` (what it is), `archives/` (downloaded .deb
+//! files) and `layers/` (see the depends module). A new one is made in a build's place and renamed
+//! here, so that what is here is always whole; ids sort by age, and the newest that fits is used.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use volary_host::{Cmd, CmdError, Lock, create_dir, write_atomic};
+
+use crate::builder::BuilderConfig;
+use crate::cache::{Cache, Place};
+use crate::diagnose::diagnose;
+use crate::error::SetupError;
+use crate::log::Log;
+use crate::repository::at;
+
+/// The hook that finishes the chroot.
+const FINISH: &str = include_str!("base.sh");
+
+/// Rises with every change of what is put into the chroot, so that older ones are not used.
+const RECIPE: u32 = 1;
+
+/// Downloading and unpacking 150 packages over a slow link.
+const MAKE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// When a chroot is made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// When there is none, or it is older than the configured age.
+    WhenOld,
+    /// Now.
+    Now,
+}
+
+/// What a chroot is. Stored beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    version: u32,
+    recipe: u32,
+    suite: String,
+    architecture: String,
+    mirrors: Vec<String>,
+    made: Timestamp,
+}
+
+/// A chroot that is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Base {
+    dir: PathBuf,
+    /// As it is noted in `uses`.
+    pub(crate) id: String,
+    /// When its package lists were fetched.
+    pub(crate) made: Timestamp,
+}
+
+impl Base {
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.dir.join("rootfs")
+    }
+
+    pub(crate) fn archives(&self) -> PathBuf {
+        self.dir.join("archives")
+    }
+
+    pub(crate) fn layers(&self) -> PathBuf {
+        self.dir.join("layers")
+    }
+}
+
+/// The chroot to build in, made if need be; it is noted as used by `place`.
+pub(crate) fn ensure(
+    cache: &Cache,
+    config: &BuilderConfig,
+    renewal: Renewal,
+    place: &Place,
+    log: &mut Log<'_>,
+) -> Result<Base, SetupError> {
+    let asked = volary_host::now();
+    if renewal == Renewal::WhenOld && let Some(base) = newest(cache, config, place)? {
+        return Ok(base);
+    }
+    let family = family(cache, config);
+    create_dir(&family)?;
+    let _making = Lock::acquire(&family.join("making.lock"), MAKE_LIMIT)?;
+    // Whoever held the lock before may have made what we want.
+    if let Some(base) = newest(cache, config, place)?
+        && (renewal == Renewal::WhenOld || base.made >= asked)
+    {
+        return Ok(base);
+    }
+    cache.check_space()?;
+    make(cache, config, place, log)?;
+    remove_old(cache, &family)?;
+    Ok(newest(cache, config, place)?.expect("the chroot that was just made is there"))
+}
+
+fn family(cache: &Cache, config: &BuilderConfig) -> PathBuf {
+    cache.root().join("chroots").join(format!("{}-{}", config.suite, config.architecture))
+}
+
+/// The ids in a family, oldest first.
+fn ids(family: &Path) -> Vec<String> {
+    let mut ids: Vec<String> = fs::read_dir(family)
+        .map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+        .unwrap_or_default();
+    ids.retain(|id| id.starts_with(|c: char| c.is_ascii_digit()));
+    ids.sort();
+    ids
+}
+
+fn newest(cache: &Cache, config: &BuilderConfig, place: &Place) -> Result<Option<Base>, SetupError> {
+    let _books = cache.lock()?;
+    let family = family(cache, config);
+    let oldest = volary_host::now()
+        .checked_sub(SignedDuration::try_from(config.renew_after).unwrap_or(SignedDuration::MAX))
+        .unwrap_or(Timestamp::MIN);
+    for id in ids(&family).into_iter().rev() {
+        let dir = family.join(&id);
+        let text = fs::read_to_string(dir.join("stamp.json")).unwrap_or_default();
+        // A stamp of another version of this program is not an error: that chroot is not for us.
+        let Ok(stamp) = serde_json::from_str::<Stamp>(&text) else { continue };
+        let fits = Stamp { made: stamp.made, ..wanted(config) } == stamp;
+        if fits && stamp.made >= oldest {
+            let name = family.file_name().expect("a family has a name").to_string_lossy();
+            let id = format!("{name}/{id}");
+            place.uses(std::slice::from_ref(&id))?;
+            return Ok(Some(Base { dir, id, made: stamp.made }));
+        }
+    }
+    Ok(None)
+}
+
+fn wanted(config: &BuilderConfig) -> Stamp {
+    Stamp {
+        version: 1,
+        recipe: RECIPE,
+        suite: config.suite.clone(),
+        architecture: config.architecture.clone(),
+        mirrors: config.mirrors.clone(),
+        made: volary_host::now(),
+    }
+}
+
+fn make(cache: &Cache, config: &BuilderConfig, place: &Place, log: &mut Log<'_>) -> Result<(), SetupError> {
+    let new = place.dir().join("base");
+    let stamp = wanted(config);
+    for dir in ["rootfs", "archives", "layers"] {
+        create_dir(&new.join(dir))?;
+    }
+    let before = log.lines();
+    let command = cache
+        .isolation()
+        .unshare(&["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"])
+        .args(["mmdebstrap", "--mode=root", "--format=directory", "--variant=buildd"])
+        .args(["--architectures", &config.architecture])
+        // dpkg-buildpackage needs it for packages that want root while they are put together.
+        .arg("--include=fakeroot")
+        .args(["--dpkgopt=force-unsafe-io", "--skip=check/empty,cleanup/apt"])
+        .args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\""])
+        .args(["--aptopt=Acquire::Retries \"3\"", "--aptopt=Dpkg::Use-Pty \"0\""])
+        .arg(format!("--customize-hook={FINISH}"))
+        .arg(&config.suite)
+        .arg(new.join("rootfs"))
+        .args(&config.mirrors)
+        .cwd("/")
+        .timeout(MAKE_LIMIT);
+    command.check_lines(&mut |line| log.line(line)).map_err(|error| {
+        let said = log.since(before);
+        let reason = match &error {
+            CmdError::Failed { .. } => diagnose(&said),
+            CmdError::TimedOut { .. } => format!("it took more than {} s", MAKE_LIMIT.as_secs()),
+            CmdError::Start { .. } | CmdError::Pipe { .. } => error.to_string(),
+        };
+        if cache.is_full() {
+            return cache.check_space().expect_err("a full disk has no room");
+        }
+        SetupError::Base { suite: config.suite.clone(), reason, tail: log.tail() }
+    })?;
+    let text = serde_json::to_vec_pretty(&stamp).expect("a stamp is plain data");
+    write_atomic(&new.join("stamp.json"), &text, 0o644)?;
+    // All of it must be on the disk before its name says that it is whole.
+    Cmd::new("sync").arg("--file-system").arg(&new).timeout(MAKE_LIMIT).check()?;
+
+    let _books = cache.lock()?;
+    let id = stamp.made.strftime("%Y%m%dT%H%M%SZ").to_string();
+    let target = family(cache, config).join(id);
+    fs::rename(&new, &target).map_err(at("move the new chroot to", &target))?;
+    Ok(volary_host::sync_dir(&family(cache, config))?)
+}
+
+/// Removes all chroots of a family but the newest and those that builds still use.
+fn remove_old(cache: &Cache, family: &Path) -> Result<(), SetupError> {
+    let trash = cache.place("old-chroots")?;
+    {
+        let _books = cache.lock()?;
+        let used = cache.in_use()?;
+        let name = family.file_name().expect("a family has a name").to_string_lossy().into_owned();
+        let mut ids = ids(family);
+        ids.pop();
+        for id in ids {
+            let part = format!("{name}/{id}");
+            if !used.iter().any(|used| used.starts_with(&part)) {
+                let from = family.join(&id);
+                // Renamed under the lock, removed without it: the latter takes seconds.
+                fs::rename(&from, trash.dir().join(&id)).map_err(at("remove", &from))?;
+            }
+        }
+    }
+    Ok(())
+}

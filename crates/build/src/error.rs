@@ -1,0 +1,213 @@
+//! What can go wrong, for people: one line that says why, and the end of the log where there is one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use volary_host::{CmdError, FileError, LockError};
+use volary_model::CommitId;
+
+use crate::builder::Phase;
+use crate::changelog::ChangelogError;
+
+/// Why a source repository could not be asked or copied.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// The URL does not answer, is no repository, or wants a password.
+    #[error("cannot reach the source repository {url}: {said}")]
+    Unreachable {
+        /// The URL, without its password.
+        url: String,
+        /// What git said last.
+        said: String,
+    },
+    /// The repository answers, but has no such branch.
+    #[error("{url} has no branch {branch:?}; push it, or register the source with another --branch")]
+    NoBranch {
+        /// The URL or path of the repository.
+        url: String,
+        /// The branch that was asked for.
+        branch: String,
+    },
+    /// Not a name that a branch can have.
+    #[error("{0:?} is no valid name of a branch")]
+    InvalidBranch(String),
+    /// Not something that git may be given as an address.
+    #[error("{0:?} is no valid URL of a git repository")]
+    InvalidUrl(String),
+    /// The commit is not in this repository.
+    #[error("commit {commit} is not in {}", .repository.display())]
+    NoCommit {
+        /// The commit.
+        commit: CommitId,
+        /// The repository that was asked.
+        repository: PathBuf,
+    },
+    /// git answered with something else than it should.
+    #[error("git gave an answer that cannot be read: {0:?}")]
+    Answer(String),
+    /// git failed.
+    #[error(transparent)]
+    Git(#[from] CmdError),
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Another process works on the same mirror for very long.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+/// Trouble of the builder or its machine: the source is not to blame, and the same build may work
+/// when this is mended.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A program that builds need is not installed.
+    #[error("{program} is not installed; run `apt-get install {package}`")]
+    MissingProgram {
+        /// The program.
+        program: &'static str,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
+    /// There are no subordinate user ids for a builder that is not root.
+    #[error(
+        "user id {uid} has no subordinate ids in /etc/subuid and /etc/subgid; \
+         add 65536 with `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`, or build as root"
+    )]
+    NoSubordinateIds {
+        /// The user that runs the builder.
+        uid: u32,
+    },
+    /// There is too little room for a build.
+    #[error(
+        "only {free_mib} MiB are free under {}, and a build needs {needed_mib}; \
+         make room, or move the cache with VOLARY_CACHE", .path.display()
+    )]
+    DiskFull {
+        /// The cache.
+        path: PathBuf,
+        /// What is free.
+        free_mib: u64,
+        /// What must be free to start.
+        needed_mib: u64,
+    },
+    /// The chroot could not be made.
+    #[error("cannot make the {suite} chroot with mmdebstrap: {reason}")]
+    Base {
+        /// The Debian suite.
+        suite: String,
+        /// The line of the log that says why.
+        reason: String,
+        /// The end of the log.
+        tail: String,
+    },
+    /// The chroot is there but could not be entered.
+    #[error("cannot enter the build chroot: {reason}")]
+    Enter {
+        /// The line of the log that says why.
+        reason: String,
+        /// The end of the log.
+        tail: String,
+    },
+    /// A path that cannot be used for overlay mounts.
+    #[error("{} cannot hold the cache: its path has a character that mount options reserve ({character:?})", .path.display())]
+    CachePath {
+        /// The cache.
+        path: PathBuf,
+        /// The character.
+        character: char,
+    },
+    /// A program of the machine failed.
+    #[error(transparent)]
+    Run(#[from] CmdError),
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Another builder holds the cache for very long.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+/// Why a commit did not become packages. `Display` is one line; [`BuildError::tail`] has more.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The commit could not be read from its repository.
+    #[error(transparent)]
+    Unpack(#[from] GitError),
+    /// There is no Debian packaging at that commit.
+    #[error("there is no {missing} in the source at {commit}; add Debian packaging (`dh_make` writes a first one)")]
+    NoPackaging {
+        /// The file that is missing: `debian/control`.
+        missing: &'static str,
+        /// The short commit.
+        commit: String,
+    },
+    /// The changelog cannot be used.
+    #[error("debian/changelog of {commit} cannot be read: {source}")]
+    Changelog {
+        /// The short commit.
+        commit: String,
+        /// What is wrong in it.
+        source: ChangelogError,
+    },
+    /// A program inside the chroot failed: the reason is the line of the log that explains most.
+    #[error("{reason}")]
+    Failed {
+        /// What was being done.
+        phase: Phase,
+        /// One line.
+        reason: String,
+        /// The last lines of the log.
+        tail: String,
+    },
+    /// The build took too long; everything it had started was killed.
+    #[error("stopped after {} s while {}: {last}", .limit.as_secs(), .phase.doing())]
+    TimedOut {
+        /// What was being done.
+        phase: Phase,
+        /// The limit of the whole build.
+        limit: Duration,
+        /// The last line of the log, which often names the culprit.
+        last: String,
+        /// The last lines of the log.
+        tail: String,
+    },
+    /// It said that it succeeded, but left no package.
+    #[error("the build succeeded but made no package: {why}")]
+    NothingBuilt {
+        /// What is missing.
+        why: String,
+        /// The last lines of the log.
+        tail: String,
+    },
+    /// The builder or its machine is in trouble.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+}
+
+impl BuildError {
+    /// The last lines of the log, or nothing where the build did not come so far.
+    pub fn tail(&self) -> &str {
+        match self {
+            Self::Failed { tail, .. } | Self::TimedOut { tail, .. } | Self::NothingBuilt { tail, .. } => tail,
+            Self::Setup(SetupError::Base { tail, .. } | SetupError::Enter { tail, .. }) => tail,
+            Self::Unpack(_) | Self::NoPackaging { .. } | Self::Changelog { .. } | Self::Setup(_) => "",
+        }
+    }
+
+    /// True if the machine is to blame rather than the commit: the same build may succeed later.
+    pub fn is_setup(&self) -> bool {
+        matches!(self, Self::Setup(_))
+    }
+}
+
+/// So that file, process and lock errors inside a build become trouble of the builder.
+macro_rules! as_setup {
+    ($($type:ty),*) => {$(
+        impl From<$type> for BuildError {
+            fn from(error: $type) -> Self {
+                Self::Setup(error.into())
+            }
+        }
+    )*};
+}
+as_setup!(CmdError, FileError, LockError);

@@ -1,0 +1,193 @@
+//! Enters a fresh view of a chroot: an overlay in namespaces of its own, which vanish with the
+//! command however it ends. What runs inside is the caller's business.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use volary_host::{Cmd, CmdError};
+
+use crate::error::SetupError;
+use crate::log::Log;
+use crate::repository::at;
+
+/// The script that mounts the view and runs the command in it.
+const ENTER: &str = include_str!("enter.sh");
+
+/// What the script answers when the view could not be made.
+const NOT_ENTERED: i32 = 125;
+
+/// How the rights to mount and to own files of several users are had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// The builder is root.
+    Root,
+    /// The builder is a plain user with subordinate ids: the same inside a user namespace.
+    User,
+}
+
+/// Whether the command can reach a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// As the machine can.
+    On,
+    /// Only itself, by the loopback interface.
+    Off,
+}
+
+/// Who the command is inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RunAs {
+    /// root of the chroot: for apt.
+    Root,
+    /// The unprivileged user of the chroot; what lies in /build is made its own.
+    Builder,
+}
+
+/// A folder of this machine that is seen inside.
+#[derive(Debug, Clone)]
+pub(crate) struct Bind {
+    /// The folder here.
+    pub source: PathBuf,
+    /// Its place inside, which is made if need be.
+    pub target: String,
+    /// True if the command may write to it.
+    pub writable: bool,
+}
+
+/// One command in one view.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    /// The folders that make the view, the topmost first. They are never written to.
+    pub lower: &'a [&'a Path],
+    /// A folder of ours: `upper` in it takes what is written, `root` is the mount point.
+    pub place: &'a Path,
+    pub network: Network,
+    pub run_as: RunAs,
+    pub binds: &'a [Bind],
+    /// The whole environment of the command.
+    pub environment: &'a [(&'a str, String)],
+    /// The folder inside to run in.
+    pub dir: &'a str,
+    /// Text for the chroot's /bin/sh. Ours, never a source's.
+    pub command: &'a str,
+    pub timeout: Duration,
+}
+
+/// How a command inside ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// With exit status 0.
+    Well,
+    /// With another one.
+    Badly,
+    /// It was killed because its time was up.
+    TimedOut,
+}
+
+impl Isolation {
+    /// What this process can do: root's way if it is root.
+    pub fn here() -> Self {
+        if rustix::process::geteuid().is_root() { Self::Root } else { Self::User }
+    }
+
+    /// Removes a folder with files of any owner; that it is gone already is fine.
+    pub(crate) fn remove(self, path: &Path) -> Result<(), SetupError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        match self {
+            Self::Root => fs::remove_dir_all(path).map_err(at("remove", path))?,
+            Self::User => {
+                let remove = self.unshare(&[]).args(["rm", "-rf", "--"]).arg(path);
+                remove.timeout(Duration::from_secs(600)).check()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `unshare` with what this kind needs, dying with the thread that started it.
+    pub(crate) fn unshare(self, more: &[&str]) -> Cmd {
+        let user: &[&str] = match self {
+            Self::Root => &[],
+            Self::User => &["--user", "--map-root-user", "--map-auto"],
+        };
+        // When the builder is killed, nothing of a build may go on.
+        Cmd::new("setpriv").args(["--pdeathsig", "KILL", "unshare"]).args(user).args(more).arg("--")
+    }
+
+    fn overlay_options(self) -> &'static str {
+        match self {
+            // Nothing here must survive a power cut: no flush ever reaches the disk.
+            Self::Root => "volatile",
+            Self::User => "volatile,userxattr",
+        }
+    }
+
+    /// Runs a command in a fresh view; each line it says goes to the log.
+    pub(crate) fn run(self, run: &Run<'_>, log: &mut Log<'_>) -> Result<Ended, SetupError> {
+        let [upper, root, scratch] = ["upper", "root", "scratch"].map(|name| run.place.join(name));
+        // A scratch folder of an earlier run in the same place belongs to a mount that is gone.
+        self.remove(&scratch)?;
+        for dir in [&upper, &root, &scratch] {
+            fs::create_dir_all(dir).map_err(at("create", dir))?;
+        }
+        let lower: Vec<String> = run.lower.iter().map(|dir| dir.display().to_string()).collect();
+        let mut spaces = vec!["--mount", "--pid", "--fork", "--kill-child=KILL", "--ipc", "--uts"];
+        let network = match run.network {
+            Network::On => "on",
+            Network::Off => {
+                spaces.push("--net");
+                "off"
+            }
+        };
+        let command = self
+            .unshare(&spaces)
+            .args(["/bin/sh", "-c", ENTER])
+            .env("LOWER", lower.join(":"))
+            .env("UPPER", &upper)
+            .env("SCRATCH", &scratch)
+            .env("ROOT", &root)
+            .env("OPTIONS", self.overlay_options())
+            .env("LOCKED", self.locked_flags())
+            .env("NETWORK", network)
+            .env("RUN_AS", if run.run_as == RunAs::Builder { "builder" } else { "root" })
+            .env("BINDS", run.binds.iter().map(bind_line).collect::<String>())
+            .env("INSIDE", run.environment.iter().map(|(key, value)| format!("{key}={value}\n")).collect::<String>())
+            .env("DIR", run.dir)
+            .env("COMMAND", run.command)
+            .timeout(run.timeout);
+        let before = log.lines();
+        match command.check_lines(&mut |line| log.line(line)) {
+            Ok(_) => Ok(Ended::Well),
+            Err(CmdError::TimedOut { .. }) => Ok(Ended::TimedOut),
+            Err(CmdError::Failed { status, .. })
+                if status.code() == Some(NOT_ENTERED) || status.code().is_none() && status.signal().is_none() =>
+            {
+                Err(not_entered(log, before))
+            }
+            Err(CmdError::Failed { .. }) => Ok(Ended::Badly),
+            Err(error @ (CmdError::Start { .. } | CmdError::Pipe { .. })) => Err(error.into()),
+        }
+    }
+
+    fn locked_flags(self) -> &'static str {
+        match self {
+            Self::Root => "nosuid,nodev",
+            Self::User => "nosuid,nodev,relatime",
+        }
+    }
+}
+
+fn bind_line(bind: &Bind) -> String {
+    let mode = if bind.writable { "rw" } else { "ro" };
+    format!("{mode} {} {}\n", bind.source.display(), bind.target)
+}
+
+fn not_entered(log: &Log<'_>, before: usize) -> SetupError {
+    let said = if log.lines() > before { log.last() } else { "unshare failed without a word" };
+    let hint = "; overlay mounts need a cache on ext4, xfs or btrfs (VOLARY_CACHE), and the right to mount";
+    let reason = if said.contains("overlay") { format!("{said}{hint}") } else { said.to_owned() };
+    SetupError::Enter { reason, tail: log.tail() }
+}
