@@ -1,1 +1,50 @@
-//! placeholder
+//! The fleet repository: read and check it at a commit, its ancestry and its signatures.
+//!
+//! The same rules run in three places: in the server's hook, in the command line and, because the
+//! server is not trusted, on every device. They read objects through [`ObjectSource`], whatever
+//! keeps them. Not here: devices at run time, apt, builds, HTTP.
+
+#![warn(missing_docs)]
+
+mod check;
+mod check_ansible;
+mod checkout;
+mod commit;
+mod config;
+mod diff;
+mod fields;
+mod hook;
+mod lock;
+mod loose;
+mod object;
+mod pack;
+mod repository;
+mod rules;
+mod signature;
+mod signers;
+mod snapshot;
+mod step;
+mod transfer;
+mod tree;
+mod yaml;
+
+pub use check::{CheckOptions, Finding, Severity, check_commit, check_folder, has_errors};
+pub use checkout::{CheckoutError, CheckoutSummary, checkout, switch_link};
+pub use commit::{Commit, Person, Signed};
+pub use config::{FleetConfig, Gates, Healthy, Packages, Percent, Stage};
+pub use diff::{Change, ChangeKind, changed_files, files};
+pub use fields::FieldError;
+pub use hook::{HookOptions, InvalidUpdate, RefUpdate, Rejection, pre_receive};
+pub use lock::{FleetLock, LockedRelease};
+pub use loose::LooseStore;
+pub use object::{
+    MAX_OBJECT, MemoryObjects, Object, ObjectError, ObjectId, ObjectKind, ObjectSource, ReadObjects,
+};
+pub use pack::{PackError, PackLimits, read_pack, write_pack};
+pub use repository::GitRepository;
+pub use rules::{ARCHIVE_KEY_FILE, CA_FILE, CONFIG_FILE, LOCK_FILE, Rules, RulesError, SIGNERS_FILE};
+pub use signature::{SignatureError, Signer, verify_commit};
+pub use signers::{AllowedSigner, AllowedSigners, NAMESPACE, SignersError};
+pub use step::{Advance, Refusal, STAGE_TRAILER, Start, Step, first_parents, is_ancestor, verify_advance};
+pub use transfer::{device_objects, is_of_other_host, missing_for_device, pack_for_device};
+pub use tree::{EntryKind, Tree, TreeEntry, entry_at, file_at, walk};

@@ -1,0 +1,390 @@
+//! What the server's git asks before it takes a push.
+//!
+//! Deletions and rewrites of stage branches, wrong order, unsigned or changed merges and broken
+//! configuration are refused, each with a sentence that helps. Other branches and tags are free.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use volary_model::{CommitId, StageName};
+
+use crate::check::{self, CheckOptions, Severity};
+use crate::config::{FleetConfig, Stage};
+use crate::object::{ObjectError, ObjectSource, ReadObjects};
+use crate::repository::GitRepository;
+use crate::rules::{Rules, RulesError};
+use crate::signers::AllowedSigners;
+use crate::step::{Refusal, Start, first_parents, is_ancestor, verify_advance};
+
+/// How far back a branch is read to find what was promoted from it.
+const HISTORY: usize = 100_000;
+
+/// One line of a pre-receive hook's input: a ref and where it moves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefUpdate {
+    /// Where it was; `None` if it is new.
+    pub old: Option<CommitId>,
+    /// Where it goes; `None` if it is deleted.
+    pub new: Option<CommitId>,
+    /// Its full name: `refs/heads/canary`.
+    pub name: String,
+}
+
+/// A line that is no ref update.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no line of a pre-receive hook, which is `OLD NEW REF`")]
+pub struct InvalidUpdate(String);
+
+impl FromStr for RefUpdate {
+    type Err = InvalidUpdate;
+
+    fn from_str(line: &str) -> Result<Self, InvalidUpdate> {
+        let invalid = || InvalidUpdate(line.chars().take(200).collect());
+        let mut words = line.splitn(3, ' ');
+        let mut id = || -> Result<Option<CommitId>, InvalidUpdate> {
+            let id: CommitId = words.next().and_then(|word| word.parse().ok()).ok_or_else(invalid)?;
+            Ok(Some(id).filter(|id| id.as_str().bytes().any(|byte| byte != b'0')))
+        };
+        let (old, new) = (id()?, id()?);
+        let name = words.next().filter(|name| name.starts_with("refs/")).ok_or_else(invalid)?;
+        Ok(Self { old, new, name: name.to_owned() })
+    }
+}
+
+impl RefUpdate {
+    /// The branch it moves, or `None` for tags and others.
+    pub fn branch(&self) -> Option<&str> {
+        self.name.strip_prefix("refs/heads/")
+    }
+}
+
+/// How a push is judged.
+#[derive(Debug, Clone, Default)]
+pub struct HookOptions {
+    /// Who may sign the first commit of an empty repository; without it, who that commit lists.
+    pub initial_signers: Option<AllowedSigners>,
+    /// Also let Ansible read the playbook and the inventory.
+    pub ansible: bool,
+    /// Environment for git: the quarantine variables if the caller is not the hook's own process.
+    pub env: Vec<(String, String)>,
+}
+
+/// A ref that the push may not move, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The ref.
+    pub name: String,
+    /// One or two lines for the person who pushed.
+    pub message: String,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name.strip_prefix("refs/heads/").unwrap_or(&self.name);
+        write!(f, "{name}: {}", self.message)
+    }
+}
+
+/// Judges a push to the repository at `repo`. All of it is taken or nothing.
+///
+/// # Errors
+/// Every rejection, so that a person can mend all at once.
+pub fn pre_receive(repo: &Path, updates: &[RefUpdate], options: &HookOptions) -> Result<(), Vec<Rejection>> {
+    let whole = |error: ObjectError| {
+        vec![Rejection { name: "push".into(), message: format!("it cannot be judged: {error}") }]
+    };
+    let repository = GitRepository::open_with_env(repo, options.env.clone()).map_err(whole)?;
+    let push = Push { repository: &repository, updates, options };
+    let base = push.base_config().map_err(whole)?;
+    let mut rejections = Vec::new();
+    for update in updates {
+        let Some(branch) = update.branch() else { continue };
+        let judged = push.stage_of(branch, update, base.as_ref()).and_then(|stage| match stage {
+            Some((stage, config)) => push.judge(update, &stage, &config),
+            None => Ok(()),
+        });
+        match judged {
+            Ok(()) => {}
+            Err(Trouble::Refused(messages)) => rejections
+                .extend(messages.into_iter().map(|message| Rejection { name: update.name.clone(), message })),
+            Err(Trouble::Object(error)) => rejections.push(Rejection {
+                name: update.name.clone(),
+                message: format!("it cannot be judged: {error}"),
+            }),
+        }
+    }
+    if rejections.is_empty() { Ok(()) } else { Err(rejections) }
+}
+
+enum Trouble {
+    Refused(Vec<String>),
+    Object(ObjectError),
+}
+
+impl From<ObjectError> for Trouble {
+    fn from(error: ObjectError) -> Self {
+        Self::Object(error)
+    }
+}
+
+impl From<Refusal> for Trouble {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Object(error) => Self::Object(error),
+            refusal => refused(refusal.to_string()),
+        }
+    }
+}
+
+fn refused(message: String) -> Trouble {
+    Trouble::Refused(vec![message])
+}
+
+struct Push<'a> {
+    repository: &'a GitRepository,
+    updates: &'a [RefUpdate],
+    options: &'a HookOptions,
+}
+
+impl Push<'_> {
+    fn objects(&self) -> &dyn ObjectSource {
+        self.repository
+    }
+
+    /// The configuration that says which branches are stages: that of the default branch, and in
+    /// an empty repository that of the branch which calls itself the first stage's.
+    fn base_config(&self) -> Result<Option<FleetConfig>, ObjectError> {
+        if let Some(head) = self.repository.head_branch()?
+            && let Some(tip) = self.repository.branch(&head)?
+        {
+            return self.config_at(&tip);
+        }
+        for update in self.updates {
+            let (Some(branch), Some(new)) = (update.branch(), &update.new) else { continue };
+            if let Some(config) = self.config_at(new)?
+                && config.first().branch == branch
+            {
+                return Ok(Some(config));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A commit whose configuration cannot be read names no stages.
+    fn config_at(&self, commit: &CommitId) -> Result<Option<FleetConfig>, ObjectError> {
+        match Rules::at(self.objects(), commit) {
+            Ok(rules) => Ok(Some(rules.config)),
+            Err(RulesError::Object(error)) => Err(error),
+            Err(
+                RulesError::Absent { .. }
+                | RulesError::NotText { .. }
+                | RulesError::Config(_)
+                | RulesError::Signers(_),
+            ) => Ok(None),
+        }
+    }
+
+    /// The stage that follows a branch, by the branch's own configuration before the push, else
+    /// by that of the default branch.
+    fn stage_of(
+        &self,
+        branch: &str,
+        update: &RefUpdate,
+        base: Option<&FleetConfig>,
+    ) -> Result<Option<(Stage, FleetConfig)>, Trouble> {
+        let own = match &update.old {
+            Some(old) if self.objects().find_commit(old)?.is_some() => self.config_at(old)?,
+            Some(_) | None => None,
+        };
+        let found = [own.as_ref(), base]
+            .into_iter()
+            .flatten()
+            .find_map(|config| config.stage_of_branch(branch).map(|stage| (stage.clone(), config.clone())));
+        match (found, base) {
+            // Nothing is a stage yet: the push must make a first stage, or be judged as one.
+            (None, None) if Some(branch) == self.repository.head_branch()?.as_deref() => {
+                self.explain_first_push(update)
+            }
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// The default branch has no usable configuration: say what is wrong with the pushed one.
+    fn explain_first_push(&self, update: &RefUpdate) -> Result<Option<(Stage, FleetConfig)>, Trouble> {
+        let Some(new) = &update.new else { return Ok(None) };
+        match Rules::at(self.objects(), new) {
+            Ok(rules) => {
+                let first = rules.config.first();
+                Err(refused(format!(
+                    "volary.yml calls {} the branch of the first stage; push that one first",
+                    first.branch
+                )))
+            }
+            Err(RulesError::Object(error)) => Err(error.into()),
+            Err(error) => Err(refused(format!("{error}; `volary check` shows all there is to mend"))),
+        }
+    }
+
+    fn judge(&self, update: &RefUpdate, stage: &Stage, config: &FleetConfig) -> Result<(), Trouble> {
+        let name = &stage.name;
+        let Some(new) = &update.new else {
+            return Err(refused(format!(
+                "the branch of stage {name} cannot be deleted; take the stage out of volary.yml first"
+            )));
+        };
+        if self.objects().find_commit(new)?.is_none() {
+            return Err(refused(format!("{new} is not a commit")));
+        }
+        let from_tip = match &stage.from {
+            Some(from) => Some(self.tip_after_push(config, from)?),
+            None => None,
+        };
+        let root;
+        let start = match (&update.old, &from_tip) {
+            (Some(old), _) => Some(Start::After(old)),
+            (None, None) => {
+                root = self.root_signers(new)?;
+                Some(Start::First { signers: &root })
+            }
+            (None, Some(from_tip)) => {
+                let base = self.branching_point(stage, from_tip, new)?;
+                if base == *new {
+                    None
+                } else {
+                    return self.advance(stage, config, Start::After(&base), new, Some(from_tip));
+                }
+            }
+        };
+        match start {
+            Some(start) => self.advance(stage, config, start, new, from_tip.as_ref()),
+            None => self.check(new),
+        }
+    }
+
+    fn advance(
+        &self,
+        stage: &Stage,
+        config: &FleetConfig,
+        start: Start<'_>,
+        new: &CommitId,
+        from_tip: Option<&CommitId>,
+    ) -> Result<(), Trouble> {
+        // Order first: "promote to canary first" helps more than what else is wrong.
+        if let (Some(from), Some(from_tip)) = (&stage.from, from_tip) {
+            self.in_order(stage, config, from, from_tip, start, new)?;
+        }
+        let advance = verify_advance(self.objects(), &stage.name, start, new)?;
+        if advance.steps.is_empty() { Ok(()) } else { self.check(new) }
+    }
+
+    /// Everything that the push merges must be on the branch of the stage before.
+    fn in_order(
+        &self,
+        stage: &Stage,
+        config: &FleetConfig,
+        from: &StageName,
+        from_tip: &CommitId,
+        start: Start<'_>,
+        new: &CommitId,
+    ) -> Result<(), Trouble> {
+        let history = first_parents(self.objects(), from_tip, HISTORY)?;
+        let on_from = |id: &CommitId| history.iter().any(|commit| commit.id == *id);
+        let accepted = match start {
+            Start::After(accepted) => accepted,
+            Start::First { .. } => return Ok(()),
+        };
+        for commit in first_parents(self.objects(), new, HISTORY)? {
+            if commit.id == *accepted {
+                break;
+            }
+            let Some(merged) = commit.parents.get(1) else { continue };
+            if on_from(merged) {
+                continue;
+            }
+            return Err(refused(self.wrong_order(stage, config, from, merged)?));
+        }
+        Ok(())
+    }
+
+    fn wrong_order(
+        &self,
+        stage: &Stage,
+        config: &FleetConfig,
+        from: &StageName,
+        merged: &CommitId,
+    ) -> Result<String, ObjectError> {
+        let earlier = config.stage(from).and_then(|from| from.from.as_ref());
+        let mut text =
+            format!("{} is not on {from}, and {} takes merges of {from} only", merged.short(), stage.name);
+        match earlier {
+            Some(earlier) if self.is_on(config, earlier, merged)? => {
+                text += &format!(
+                    "; first `volary promote --from {earlier} --to {from}`, then on to {}",
+                    stage.name
+                );
+            }
+            Some(_) | None => text += &format!("; use `volary promote --from {from} --to {}`", stage.name),
+        }
+        Ok(text)
+    }
+
+    fn is_on(&self, config: &FleetConfig, stage: &StageName, commit: &CommitId) -> Result<bool, ObjectError> {
+        let Some(stage) = config.stage(stage) else { return Ok(false) };
+        match self.repository.branch(&stage.branch)? {
+            Some(tip) => is_ancestor(self.objects(), commit, &tip),
+            None => Ok(false),
+        }
+    }
+
+    /// Where the branch of a stage will be if the push is taken.
+    fn tip_after_push(&self, config: &FleetConfig, name: &StageName) -> Result<CommitId, Trouble> {
+        let missing =
+            || refused(format!("the branch of stage {name} does not exist yet; push that one first"));
+        let stage = config.stage(name).ok_or_else(missing)?;
+        let moved = self.updates.iter().find(|update| update.branch() == Some(&stage.branch));
+        match moved {
+            Some(update) => update.new.clone().ok_or_else(missing),
+            None => self.repository.branch(&stage.branch)?.ok_or_else(missing),
+        }
+    }
+
+    /// The commit of the stage before from which a new branch starts.
+    fn branching_point(
+        &self,
+        stage: &Stage,
+        from_tip: &CommitId,
+        new: &CommitId,
+    ) -> Result<CommitId, Trouble> {
+        let history = first_parents(self.objects(), from_tip, HISTORY)?;
+        let start = first_parents(self.objects(), new, HISTORY)?
+            .into_iter()
+            .find(|commit| history.iter().any(|other| other.id == commit.id));
+        let from = stage.from.as_ref().map_or("", StageName::as_str);
+        start.map(|commit| commit.id).ok_or_else(|| {
+            refused(format!("a new branch for {} must start at a commit that is on {from}", stage.name))
+        })
+    }
+
+    fn root_signers(&self, new: &CommitId) -> Result<AllowedSigners, Trouble> {
+        if let Some(signers) = &self.options.initial_signers {
+            return Ok(signers.clone());
+        }
+        match Rules::at(self.objects(), new) {
+            Ok(rules) => Ok(rules.signers),
+            Err(RulesError::Object(error)) => Err(error.into()),
+            Err(error) => Err(refused(format!("{error}; `volary check` shows all there is to mend"))),
+        }
+    }
+
+    fn check(&self, new: &CommitId) -> Result<(), Trouble> {
+        let options = CheckOptions { ansible: self.options.ansible };
+        let findings = check::check_commit(self.objects(), new, &options)?;
+        let errors: Vec<String> = findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .map(|finding| format!("commit {}: {finding}", new.short()))
+            .collect();
+        if errors.is_empty() { Ok(()) } else { Err(Trouble::Refused(errors)) }
+    }
+}

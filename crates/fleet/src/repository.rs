@@ -1,0 +1,184 @@
+//! A git repository on this machine, read through one long-lived `git cat-file --batch`.
+//!
+//! For the server and the command line; devices have no git and use `LooseStore`. Works inside
+//! git's hooks, where new objects stand in a quarantine folder named by the environment.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::Mutex;
+
+use volary_host::Cmd;
+use volary_model::CommitId;
+
+use crate::object::{MAX_OBJECT, Object, ObjectError, ObjectId, ObjectKind, ObjectSource};
+
+/// Variables by which a caller's environment could turn git to another repository or index.
+const FOREIGN: [&str; 5] = ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR"];
+
+/// A git repository, bare or with a work tree.
+#[derive(Debug)]
+pub struct GitRepository {
+    git_dir: PathBuf,
+    env: Vec<(String, String)>,
+    reader: Mutex<Option<BatchReader>>,
+}
+
+#[derive(Debug)]
+struct BatchReader {
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Drop for BatchReader {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it must not stay as a zombie.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl GitRepository {
+    /// Opens the repository at `path`: a bare one, a `.git` folder, or any folder of a work tree.
+    ///
+    /// # Errors
+    /// [`ObjectError::Git`] if git finds no repository there.
+    pub fn open(path: &Path) -> Result<Self, ObjectError> {
+        Self::open_with_env(path, Vec::new())
+    }
+
+    /// As [`GitRepository::open`], and sets environment variables for each git that is run: the
+    /// quarantine variables of a hook, when the caller is not the hook itself.
+    ///
+    /// # Errors
+    /// As [`GitRepository::open`].
+    pub fn open_with_env(path: &Path, env: Vec<(String, String)>) -> Result<Self, ObjectError> {
+        let mut repository = Self { git_dir: path.to_owned(), env, reader: Mutex::new(None) };
+        // Asking git, not guessing: it knows work trees, bare repositories and `.git` files.
+        let found = repository.bare_git().cwd(path).args(["rev-parse", "--absolute-git-dir"]).check()?;
+        repository.git_dir = PathBuf::from(found.text().trim_end_matches('\n'));
+        Ok(repository)
+    }
+
+    /// The repository's own folder.
+    pub fn git_dir(&self) -> &Path {
+        &self.git_dir
+    }
+
+    /// A git command in this repository, with its surroundings cleaned: no replaced objects, no
+    /// foreign repository from the environment, no question to a terminal.
+    pub fn git(&self) -> Cmd {
+        self.bare_git().arg("--git-dir").arg(&self.git_dir)
+    }
+
+    fn bare_git(&self) -> Cmd {
+        let mut command = Cmd::new("git")
+            .env("GIT_NO_REPLACE_OBJECTS", "1")
+            .env("GIT_NO_LAZY_FETCH", "1")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("LC_ALL", "C");
+        for name in FOREIGN {
+            command = command.env_remove(name);
+        }
+        for (name, value) in &self.env {
+            command = command.env(name, value);
+        }
+        command
+    }
+
+    /// The commit that a name means (`master`, `refs/heads/canary`, `HEAD~1`), or `None`.
+    ///
+    /// # Errors
+    /// [`ObjectError::Git`] if git cannot be run.
+    pub fn resolve(&self, name: &str) -> Result<Option<CommitId>, ObjectError> {
+        let wanted = format!("{name}^{{commit}}");
+        let output =
+            self.git().args(["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted]).run()?;
+        Ok(if output.status.success() { output.text().trim().parse().ok() } else { None })
+    }
+
+    /// The commit at the tip of a branch, or `None` if there is no such branch.
+    ///
+    /// # Errors
+    /// [`ObjectError::Git`] if git cannot be run.
+    pub fn branch(&self, branch: &str) -> Result<Option<CommitId>, ObjectError> {
+        self.resolve(&format!("refs/heads/{branch}"))
+    }
+
+    /// The branch that `HEAD` names, also if it has no commit yet.
+    ///
+    /// # Errors
+    /// [`ObjectError::Git`] if git cannot be run.
+    pub fn head_branch(&self) -> Result<Option<String>, ObjectError> {
+        let output = self.git().args(["symbolic-ref", "--quiet", "HEAD"]).run()?;
+        Ok(output.text().trim().strip_prefix("refs/heads/").map(str::to_owned))
+    }
+
+    fn start(&self) -> Result<BatchReader, ObjectError> {
+        let mut command = self.git().args(["cat-file", "--batch"]).into_std();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(|error| self.trouble(&error))?;
+        let requests = child.stdin.take().expect("stdin is piped");
+        let answers = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        Ok(BatchReader { child, requests, answers })
+    }
+
+    fn trouble(&self, reason: &dyn std::fmt::Display) -> ObjectError {
+        ObjectError::Conversation {
+            repository: self.git_dir.display().to_string(),
+            reason: format!("did not answer: {reason}"),
+        }
+    }
+}
+
+impl ObjectSource for GitRepository {
+    fn load(&self, id: &ObjectId) -> Result<Option<Object>, ObjectError> {
+        // A panic elsewhere cannot leave a half-read answer: the reader is taken out while in use.
+        let mut slot = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut reader = match slot.take() {
+            Some(reader) => reader,
+            None => self.start()?,
+        };
+        let answer = ask(&mut reader, id).map_err(|error| self.trouble(&error))?;
+        match answer {
+            Answer::TooLarge(size) => Err(ObjectError::TooLarge { id: *id, size }),
+            Answer::Found(object) => {
+                *slot = Some(reader);
+                Ok(Some(object))
+            }
+            Answer::Missing => {
+                *slot = Some(reader);
+                Ok(None)
+            }
+        }
+    }
+}
+
+enum Answer {
+    Found(Object),
+    Missing,
+    TooLarge(u64),
+}
+
+fn ask(reader: &mut BatchReader, id: &ObjectId) -> io::Result<Answer> {
+    let strange = |text: &str| io::Error::new(io::ErrorKind::InvalidData, format!("it said {text:?}"));
+    writeln!(reader.requests, "{id}")?;
+    reader.requests.flush()?;
+    let mut line = String::new();
+    reader.answers.by_ref().take(256).read_line(&mut line)?;
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [_, kind, size] = words[..] else {
+        return if words.last() == Some(&"missing") { Ok(Answer::Missing) } else { Err(strange(&line)) };
+    };
+    let size: u64 = size.parse().map_err(|_| strange(&line))?;
+    if size > MAX_OBJECT {
+        return Ok(Answer::TooLarge(size));
+    }
+    let kind = ObjectKind::from_name(kind).ok_or_else(|| strange(&line))?;
+    let mut data = vec![0; size as usize];
+    reader.answers.read_exact(&mut data)?;
+    let mut newline = [0];
+    reader.answers.read_exact(&mut newline)?;
+    Ok(Answer::Found(Object { kind, data }))
+}

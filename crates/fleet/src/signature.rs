@@ -1,0 +1,96 @@
+//! Verifies who signed a commit, as `git verify-commit` does for SSH signatures.
+//!
+//! The tests hold it against real git. OpenPGP and X.509 signatures are not accepted: devices
+//! would need their key rings. What the signer may do is decided in `step`.
+
+use ssh_key::{HashAlg, SshSig};
+
+use crate::commit::Commit;
+use crate::signers::{AllowedSigner, AllowedSigners, NAMESPACE};
+
+/// Who signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signer {
+    /// The names of the key's holder; the first is the one to show.
+    pub principals: Vec<String>,
+    /// The key's SHA-256 fingerprint.
+    pub fingerprint: String,
+}
+
+impl Signer {
+    /// The name to show.
+    pub fn name(&self) -> &str {
+        self.principals.first().map_or("", String::as_str)
+    }
+}
+
+/// Why a commit's signature is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// There is none.
+    #[error("it is not signed; sign with `git commit -S` and gpg.format=ssh")]
+    Unsigned,
+    /// It is not an SSH signature.
+    #[error("its signature is not an SSH signature; set gpg.format=ssh in git's configuration")]
+    NotSsh,
+    /// It cannot be read.
+    #[error("its signature cannot be read ({0}); sign it again")]
+    Unreadable(String),
+    /// It was made for something else than git.
+    #[error("its signature was made for {0:?}, not for git")]
+    Namespace(String),
+    /// The key is not listed.
+    #[error("the key {0} that signed it is not in .volary/allowed_signers of the commit before")]
+    UnknownKey(String),
+    /// The key is listed, but not for the time of this commit or not for git.
+    #[error("the key of {name} ({fingerprint}) was not valid for git at the time of the commit")]
+    OutsideValidity {
+        /// Whose key.
+        name: String,
+        /// Its fingerprint.
+        fingerprint: String,
+    },
+    /// The content is not what was signed.
+    #[error("its signature by {0} does not fit its content; it was changed after signing")]
+    Tampered(String),
+}
+
+/// Verifies the signature of a commit. The validity of keys is judged at the commit's own time,
+/// so that a key that expires later does not stop the fleet.
+///
+/// # Errors
+/// [`SignatureError`].
+pub fn verify_commit(commit: &Commit, allowed: &AllowedSigners) -> Result<Signer, SignatureError> {
+    let signed = commit.signed.as_ref().ok_or(SignatureError::Unsigned)?;
+    if !signed.armored.starts_with("-----BEGIN SSH SIGNATURE-----") {
+        return Err(SignatureError::NotSsh);
+    }
+    let signature = SshSig::from_pem(signed.armored.trim_end())
+        .map_err(|error| SignatureError::Unreadable(error.to_string()))?;
+    if signature.version() != SshSig::VERSION {
+        return Err(SignatureError::Unreadable(format!("version {}", signature.version())));
+    }
+    if signature.namespace() != NAMESPACE {
+        return Err(SignatureError::Namespace(signature.namespace().to_owned()));
+    }
+    let fingerprint = signature.public_key().fingerprint(HashAlg::Sha256).to_string();
+    let mut listed =
+        allowed.signers.iter().filter(|signer| signer.key.key_data() == signature.public_key()).peekable();
+    let Some(first) = listed.peek().copied() else {
+        return Err(SignatureError::UnknownKey(fingerprint));
+    };
+    let Some(signer) = listed.find(|signer| is_valid(signer, commit.committer.seconds)) else {
+        return Err(SignatureError::OutsideValidity { name: first.principals[0].clone(), fingerprint });
+    };
+    signer
+        .key
+        .verify(NAMESPACE, &signed.payload, &signature)
+        .map_err(|_| SignatureError::Tampered(signer.principals[0].clone()))?;
+    Ok(Signer { principals: signer.principals.clone(), fingerprint })
+}
+
+fn is_valid(signer: &AllowedSigner, time: i64) -> bool {
+    signer.namespaces.as_ref().is_none_or(|names| names.iter().any(|name| name == NAMESPACE))
+        && signer.valid_after.is_none_or(|after| time >= after)
+        && signer.valid_before.is_none_or(|before| time <= before)
+}
