@@ -143,6 +143,11 @@ impl Lab {
         Ok(())
     }
 
+    /// A handle that takes the lab down from another thread, for a program that is interrupted.
+    pub fn breaker(&self) -> Breaker {
+        Breaker { number: self.number, place: self.place.clone() }
+    }
+
     /// This machine's address on the lab's network: what devices call the server.
     pub fn host_address(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 77, self.number, 1)
@@ -230,6 +235,23 @@ impl Drop for Lab {
         let _ = self.place.clean();
         let _ = self.guardian.kill();
         let _ = self.guardian.wait();
+    }
+}
+
+/// Takes a lab down while its owner is busy elsewhere. What the owner does meanwhile fails.
+#[derive(Debug, Clone)]
+pub struct Breaker {
+    number: u8,
+    place: Place,
+}
+
+impl Breaker {
+    /// Ends every device and process of the lab and removes their disks.
+    ///
+    /// # Errors
+    /// [`LabError::Clean`] if something cannot be removed.
+    pub fn take_down(&self) -> Result<(), LabError> {
+        self.place.clean().map_err(|source| LabError::Clean { number: self.number, source })
     }
 }
 

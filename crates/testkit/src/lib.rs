@@ -21,7 +21,7 @@ mod wait;
 pub use cache::Cache;
 pub use device::{Device, DeviceOptions};
 pub use error::LabError;
-pub use lab::Lab;
+pub use lab::{Breaker, Lab};
 pub use process::Process;
 pub use roots::{Debian, Root};
 pub use sandbox::Sandbox;

@@ -89,7 +89,7 @@ impl Process {
         }
     }
 
-    /// SIGKILL to the program alone; what it started goes on, as after a crash.
+    /// SIGKILL to the program; what it started follows when this is dropped, as systemd does it.
     ///
     /// # Errors
     /// [`LabError::Waited`] if the kernel does not let it go.

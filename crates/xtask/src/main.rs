@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod deb;
+mod demo;
 mod tidy;
 mod workspace;
 
@@ -31,6 +32,8 @@ enum Command {
     Tidy,
     /// Build the agent's Debian package into target/debian
     AgentDeb(deb::AgentDebArgs),
+    /// Show the whole chain on six devices
+    Demo(demo::DemoArgs),
     /// Take down stale labs and remove cached roots
     Clean,
 }
@@ -62,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             println!("{}", deb.display());
             Ok(())
         }
+        Command::Demo(args) => demo::run(&args),
         Command::Clean => Ok(volary_testkit::Cache::open()?.clear()?),
     }
 }

@@ -10,6 +10,9 @@ use volary_host::{Cmd, FileError, Output, create_dir, write_atomic};
 
 use crate::LabError;
 
+/// Who the person is, for git and for the fleet's signers.
+pub(super) const EMAIL: &str = "ada@volary.test";
+
 /// Where a person works. Cheap to copy; the copies share the home folder.
 #[derive(Debug, Clone)]
 pub struct Desk {
@@ -26,8 +29,8 @@ impl Desk {
     /// That the folder cannot be written.
     pub fn new(home: &Path, volary: &Path, config: &Path, log: &Path) -> Result<Self, LabError> {
         create_dir(home)?;
-        let settings = "[user]\n\tname = Ada Example\n\temail = ada@volary.test\n\
-                        [init]\n\tdefaultBranch = master\n[advice]\n\tdetachedHead = false\n";
+        let settings =
+            format!("[user]\n\tname = Ada Example\n\temail = {EMAIL}\n[init]\n\tdefaultBranch = master\n");
         write_atomic(&home.join(".gitconfig"), settings.as_bytes(), 0o644)?;
         Ok(Self {
             home: home.to_owned(),

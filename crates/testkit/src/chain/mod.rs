@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use volary_api::v1::build::{Build, BuildState};
 use volary_api::v1::fleet::DeviceToken;
-use volary_api::v1::status::{Device as KnownDevice, Status};
+use volary_api::v1::status::{Condition, Device as KnownDevice, Status};
 use volary_host::{Cmd, create_dir};
 use volary_model::CommitId;
 
@@ -54,9 +54,10 @@ impl Chain {
         let desk = Desk::new(&home, &tools.volary, &config, &logs.join("commands.log"))?;
         let chain = Self { server: Mutex::new(None), tools, desk, folder, logs: logs.to_owned(), lab };
         let dir = chain.folder.display().to_string();
-        let host = format!("{}:{PORT}", chain.lab.host_address());
+        let (address, port) = (chain.lab.host_address().to_string(), PORT.to_string());
         let init =
-            chain.desk.volary(&["init", &dir, "--host", &host, "--host", &format!("volary.test:{PORT}")]);
+            ["init", &dir, "--fleet", "demo", "--host", &address, "--host", "volary.test", "--port", &port];
+        let init = chain.desk.volary(&init).args(["--operator", desk::EMAIL]);
         chain.desk.check(&init)?;
         chain.start_server()?;
         Ok(chain)
@@ -183,6 +184,28 @@ impl Chain {
         let dir = self.desk.home().join(repository);
         self.volary(&["clone", repository, &dir.display().to_string()])?;
         Ok(Clone::new(self.desk.clone(), dir))
+    }
+
+    /// The clone that [`Chain::clone_of`] made before.
+    pub fn existing_clone(&self, repository: &str) -> Clone {
+        Clone::new(self.desk.clone(), self.desk.home().join(repository))
+    }
+
+    /// Waits until the server has heard that a device is at `commit` and is well.
+    ///
+    /// # Errors
+    /// [`LabError::Waited`] with the condition it is in and why.
+    pub fn wait_for_good(&self, device: &str, commit: &CommitId, limit: Duration) -> Result<(), LabError> {
+        wait_until(&format!("{device} to be good at {}", commit.short()), limit, || {
+            let known = self.known(device).map_err(|error| error.to_string())?;
+            match known.condition {
+                Condition::Good if known.commit.as_ref() == Some(commit) => Ok(()),
+                other => {
+                    let at = known.commit.as_ref().map_or("no commit", |commit| commit.short());
+                    Err(format!("{other:?} at {at}: {}", known.reason))
+                }
+            }
+        })
     }
 
     /// Waits until the build of a commit ended, well or not.

@@ -1,0 +1,72 @@
+//! What the demo's fleet repository says beyond the template: devices, gates, packages.
+
+use volary_testkit::chain::{Chain, Clone};
+
+use super::sources;
+
+/// The devices and the stage of each.
+pub const DEVICES: &[(&str, &str)] = &[
+    ("dev-1", "development"),
+    ("canary-1", "canary"),
+    ("canary-2", "canary"),
+    ("prod-1", "production"),
+    ("prod-2", "production"),
+    ("prod-3", "production"),
+];
+
+/// The branch of a stage.
+pub fn branch(stage: &str) -> &str {
+    if stage == "development" { "master" } else { stage }
+}
+
+const STAGES: &str = "\
+version: 1
+stages:
+  development: { branch: master, packages: rolling }
+  canary: { branch: canary, from: development }
+  production: { branch: production, from: canary }
+# A demo has little time; real devices ask once a minute.
+poll: 2s
+";
+
+const GATES: &str = "\
+gates:
+  canary:
+    healthy: { at_least: 100%, silent_at_most: 0%, devices_at_least: 1 }
+  production:
+    frozen: true
+    healthy: { at_least: 100%, silent_at_most: 0%, devices_at_least: 2 }
+";
+
+/// Puts the six devices into the inventory, merges that up to production, then sets the gates:
+/// they judge by releases and by devices, and there are none before.
+pub fn describe(_chain: &Chain, fleet: &Clone) -> anyhow::Result<()> {
+    let mut inventory = String::from("all:\n  children:\n");
+    for stage in ["development", "canary", "production"] {
+        inventory.push_str(&format!("    {stage}:\n      vars: {{ volary_stage: {stage} }}\n      hosts:\n"));
+        for (name, _) in DEVICES.iter().filter(|(_, of)| *of == stage) {
+            inventory.push_str(&format!("        {name}:\n"));
+        }
+    }
+    fleet.write("inventory.yml", &inventory)?;
+    fleet.write("volary.yml", STAGES)?;
+    fleet.run_volary(&["check"])?;
+    fleet.commit("describe six devices")?;
+    fleet.push("master")?;
+    for (from, to) in [("development", "canary"), ("canary", "production")] {
+        fleet.run_volary(&["promote", "--from", from, "--to", to, "--yes"])?;
+    }
+    fleet.write("volary.yml", &format!("{STAGES}{GATES}"))?;
+    fleet.run_volary(&["check"])?;
+    fleet.commit("canaries take what is healthy, production what is frozen too")?;
+    Ok(fleet.push("master")?)
+}
+
+/// Asks for both packages on every device.
+pub fn want_packages(fleet: &Clone) -> anyhow::Result<()> {
+    let vars = format!("---\nvolary_packages:\n  - {}\n  - {}\n", sources::PULSE, sources::HELLO);
+    fleet.write("group_vars/all.yml", &vars)?;
+    fleet.run_volary(&["check"])?;
+    fleet.commit("install volary-pulse and hello")?;
+    Ok(fleet.push("master")?)
+}
