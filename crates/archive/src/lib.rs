@@ -1,1 +1,44 @@
-//! placeholder
+//! The apt archive: a content-addressed pool, and signed suites as cheap views on it.
+//!
+//! `rolling` offers the newest version of every package; a release is a named snapshot of it
+//! whose revisions never change. One append-only journal says what was included, cut, picked and
+//! frozen; all else follows from it. Not here: git, builds, devices, HTTP.
+//!
+//! ```text
+//! DIR/archive.json     settings
+//! DIR/journal          one line for each transaction, with a checksum (see `journal`)
+//! DIR/keys/            the signing key (0600) and its public part
+//! DIR/incoming/        files on their way in
+//! DIR/public/dists/    suites, DIR/public/pool/ packages by hash: this is what is served
+//! ```
+//!
+//! The order of a transaction: packages to the pool, index files under their hashes, the new
+//! `InRelease` beside the old one, all flushed; then one line into the journal (from here on it
+//! has happened); then `InRelease` is renamed. A crash before the line leaves the old state, one
+//! after it is finished by the next [`Archive::open`] or the next transaction.
+
+#![warn(missing_docs)]
+
+mod archive;
+mod diff;
+mod entry;
+mod error;
+mod files;
+mod frame;
+mod intake;
+mod journal;
+mod key;
+mod pick;
+mod publish;
+mod record;
+mod render;
+mod set;
+mod state;
+mod upload;
+
+pub use archive::{Archive, Included, Pin, ReleaseInfo, RevisionInfo, Settings};
+pub use diff::PackageChange;
+pub use entry::{PackageEntry, Provenance};
+pub use error::{Error, RefusalReason};
+pub use pick::{Because, Pick, PickChange, PickRefusal, PickResult};
+pub use upload::UploadPolicy;

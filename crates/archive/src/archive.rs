@@ -1,0 +1,619 @@
+//! The archive as its users see it: create, open, include, cut, pick, freeze, ask.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as MapEntry;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use volary_debian::Version;
+use volary_host::{FileError, Lock};
+use volary_model::{Architecture, Digest, PackageName, ReleaseName, ReleaseRef, Revision, Suite};
+
+use crate::diff::{self, PackageChange};
+use crate::entry::{PackageEntry, Provenance, pool_path};
+use crate::error::Error;
+use crate::files;
+use crate::intake::{Candidate, Intake};
+use crate::journal::Journal;
+use crate::key::Signer;
+use crate::pick::{self, Pick, PickResult};
+use crate::publish::{PreparedSuite, Publisher};
+use crate::record::{Record, StoredPackage};
+use crate::set::{Edits, PackageSet, key_of};
+use crate::state::{self, State};
+use crate::upload::UploadPolicy;
+
+/// How long an operation waits for another process that works on the archive.
+const LOCK_WAIT: Duration = Duration::from_secs(120);
+
+/// Above this many new files one flush of the file system is cheaper than one for each.
+const FLUSH_EACH: usize = 8;
+
+/// How far back the key is dated, so that a device whose clock is behind does not take it for one
+/// from the future.
+const KEY_BACKDATED: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+
+/// What is settled when an archive is made. Devices refuse a suite whose origin or label changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// `Origin` of every suite: one line, such as the name of the organisation.
+    pub origin: String,
+    /// `Label` of every suite: one line.
+    pub label: String,
+    /// The architectures that have an index, without `all`.
+    pub architectures: Vec<Architecture>,
+}
+
+/// `archive.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct SettingsFile {
+    version: u64,
+    #[serde(flatten)]
+    settings: serde_json::Value,
+}
+
+/// What an include did.
+#[derive(Debug, Clone)]
+pub struct Included {
+    /// Packages that were new.
+    pub added: Vec<Arc<PackageEntry>>,
+    /// Packages that were there already with the same content.
+    pub known: Vec<Arc<PackageEntry>>,
+    /// The digest of rolling's package set after it.
+    pub rolling: Digest,
+}
+
+/// A release.
+#[derive(Debug, Clone)]
+pub struct ReleaseInfo {
+    /// Its name.
+    pub name: ReleaseName,
+    /// Its revisions, first to latest; at least one.
+    pub revisions: Vec<RevisionInfo>,
+    /// When it was frozen; `None` while it takes picks.
+    pub frozen_at: Option<Timestamp>,
+}
+
+impl ReleaseInfo {
+    /// The latest revision.
+    pub fn latest(&self) -> &RevisionInfo {
+        self.revisions.last().expect("a release has at least one revision")
+    }
+}
+
+/// A revision of a release.
+#[derive(Debug, Clone)]
+pub struct RevisionInfo {
+    /// Its number.
+    pub revision: Revision,
+    /// The digest of its package set.
+    pub digest: Digest,
+    /// When it was made.
+    pub created: Timestamp,
+    /// What was asked for when it was picked; empty for the first one.
+    pub picks: Vec<String>,
+    /// How many packages it has.
+    pub packages: usize,
+}
+
+/// What a fleet's lock file says of a release: enough to know its packages exactly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// The digest of the package set.
+    pub digest: Digest,
+    /// SHA-256 of the plain Packages index of each architecture.
+    pub indexes: BTreeMap<Architecture, Digest>,
+}
+
+/// An archive in a folder. One value serves many threads; several processes may have the same
+/// folder open. All operations block.
+#[derive(Debug)]
+pub struct Archive {
+    dir: PathBuf,
+    settings: Settings,
+    publisher: Publisher,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    journal: Journal,
+    state: State,
+    /// Suites whose last step failed, such as on a full disk. The next writer does it again.
+    unpublished: Vec<Suite>,
+}
+
+impl Archive {
+    /// Makes an archive in a folder, with a new key and an empty `rolling`.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::Settings`], or what writing may bring.
+    pub fn create(dir: &Path, settings: &Settings, now: Timestamp) -> Result<Self, Error> {
+        check_settings(settings)?;
+        volary_host::create_dir(dir)?;
+        let lock_path = dir.join("lock");
+        let lock = Lock::acquire(&lock_path, LOCK_WAIT)?;
+        if dir.join("archive.json").exists() {
+            return Err(Error::Exists(dir.to_owned()));
+        }
+        for below in ["incoming", "public/dists/rolling", "public/pool/sha256"] {
+            volary_host::create_dir(&dir.join(below))?;
+        }
+        let keys = dir.join("keys");
+        if !keys.is_dir() {
+            DirBuilder::new().mode(0o700).create(&keys).map_err(FileError::at("create", &keys))?;
+        }
+        let key_path = keys.join("signing.asc");
+        let user_id = format!("{} archive", settings.origin);
+        let created = now.checked_sub(KEY_BACKDATED).unwrap_or(now);
+        let secret = Signer::generate(&user_id, created, &key_path)?;
+        volary_host::write_atomic(&key_path, secret.as_bytes(), 0o600)?;
+        let signer = Signer::read(&secret, &key_path)?;
+        volary_host::write_atomic(&dir.join("public/archive.asc"), signer.public().as_bytes(), 0o644)?;
+        volary_host::write_atomic(&dir.join("journal"), Journal::heading(), 0o644)?;
+        let settings = serde_json::to_value(settings).expect("settings are plain data");
+        let file = serde_json::to_vec_pretty(&SettingsFile { version: 1, settings });
+        // Last, because its presence says that all is there.
+        volary_host::write_atomic(&dir.join("archive.json"), &file.expect("settings are plain data"), 0o644)?;
+        drop(lock);
+        Self::open_at(dir, now)
+    }
+
+    /// Opens an archive, and finishes what a process that died may have left undone.
+    ///
+    /// # Errors
+    /// [`Error::NotAnArchive`], [`Error::Damaged`], [`Error::Newer`], or what reading and
+    /// publishing may bring.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_at(dir, volary_host::now())
+    }
+
+    fn open_at(dir: &Path, now: Timestamp) -> Result<Self, Error> {
+        let settings = read_settings(dir)?;
+        let key_path = dir.join("keys/signing.asc");
+        let signer = Signer::read(&volary_host::read_to_string(&key_path)?, &key_path)?;
+        let public = dir.join("public");
+        let publisher = Publisher { public, signer, key_path, cache: crate::frame::FrameCache::default() };
+        let journal = Journal::open(&dir.join("journal"))?;
+        let inner = Inner { journal, state: State::default(), unpublished: Vec::new() };
+        let archive = Self { dir: dir.to_owned(), settings, publisher, inner: Mutex::new(inner) };
+        let (_lock, inner) = archive.begin()?;
+        archive.check_digests(&inner)?;
+        for suite in inner.state.suites() {
+            archive.republish(&inner.state, &suite, now)?;
+        }
+        files::sweep(&archive.dir.join("incoming"), SystemTime::now())?;
+        drop(inner);
+        Ok(archive)
+    }
+
+    /// The public key of the archive, ASCII armored, for apt's `Signed-By`.
+    pub fn public_key(&self) -> &str {
+        self.publisher.signer.public()
+    }
+
+    /// The folder to serve: it has `dists/` and `pool/`.
+    pub fn public_dir(&self) -> &Path {
+        &self.publisher.public
+    }
+
+    /// What was settled when the archive was made.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Takes `.deb` files, and the packages that `.changes` files name, into the pool and into
+    /// rolling. All of them or none; published before it returns. Files that are there already
+    /// with the same content are fine.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the file and the reason, or what writing may bring.
+    pub fn include(
+        &self,
+        files: &[PathBuf],
+        provenance: &Provenance,
+        policy: &UploadPolicy,
+        now: Timestamp,
+    ) -> Result<Included, Error> {
+        let incoming = self.dir.join("incoming");
+        let provenance = Arc::new(provenance.clone());
+        // Reading and hashing take the longest, and need no lock.
+        let intake = Intake { incoming: &incoming, provenance: &provenance, policy, now };
+        let candidates = intake.take(files)?;
+        let (_lock, mut inner) = self.begin_writing(now)?;
+        let (new, known) = self.admit(&inner.state, candidates)?;
+        let rolling = inner.state.rolling_digest.unwrap_or_else(|| self.digest(&inner.state.rolling));
+        if new.is_empty() {
+            return Ok(Included { added: Vec::new(), known, rolling });
+        }
+        let mut added = Vec::with_capacity(new.len());
+        let mut copies = Vec::with_capacity(new.len());
+        for candidate in new {
+            added.push(Arc::new(candidate.entry));
+            copies.push(candidate.copy);
+        }
+        self.store(&added, copies)?;
+        let set = inner.state.rolling_with(&added);
+        let digest = self.digest(&set);
+        let prepared = self.publisher.prepare(&Suite::Rolling, &set, &self.settings, &[], now)?;
+        let packages = added.iter().map(|entry| StoredPackage::from_entry(entry)).collect();
+        let provenance = (*provenance).clone();
+        inner.journal.append(&Record::Include { at: now, provenance, packages, rolling: digest })?;
+        inner.state.included(&added, set, digest, now);
+        activate(&mut inner, Suite::Rolling, prepared)?;
+        Ok(Included { added, known, rolling: digest })
+    }
+
+    /// Makes a release from what rolling has now. Its first revision is r1.
+    ///
+    /// # Errors
+    /// [`Error::ReleaseExists`], or what writing may bring.
+    pub fn cut(&self, name: &ReleaseName, now: Timestamp) -> Result<ReleaseInfo, Error> {
+        let (_lock, mut inner) = self.begin_writing(now)?;
+        if inner.state.releases.contains_key(name) {
+            return Err(Error::ReleaseExists(name.clone()));
+        }
+        let set = inner.state.rolling.clone();
+        let digest = self.digest(&set);
+        let suite = Suite::Release(ReleaseRef { name: name.clone(), revision: Revision::FIRST });
+        let prepared = self.publisher.prepare(&suite, &set, &self.settings, &[Suite::Rolling], now)?;
+        self.commit(&mut inner, Record::Cut { at: now, release: name.clone(), set: digest })?;
+        activate(&mut inner, suite, prepared)?;
+        info(&inner.state, name)
+    }
+
+    /// Takes packages into a release, with what they need from rolling, as its next revision.
+    /// With `dry_run` it only says what would happen.
+    ///
+    /// # Errors
+    /// [`Error::NoRelease`], [`Error::Frozen`], [`Error::Pick`] with the dependency that would
+    /// break, or what writing may bring.
+    pub fn pick(
+        &self,
+        name: &ReleaseName,
+        picks: &[Pick],
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<PickResult, Error> {
+        let (_lock, mut inner) = self.begin_writing(now)?;
+        let release = inner.state.release(name)?;
+        if release.frozen_at.is_some() {
+            return Err(Error::Frozen(name.clone()));
+        }
+        let base = &release.latest().set;
+        let changes = pick::plan(&inner.state, base, &self.settings.architectures, picks)
+            .map_err(|refusal| Error::Pick { release: name.clone(), refusal })?;
+        let latest = ReleaseRef { name: name.clone(), revision: release.latest_number() };
+        if changes.is_empty() {
+            let digest = release.latest().digest;
+            return Ok(PickResult { release: latest, digest, changes, dry_run });
+        }
+        let next = ReleaseRef { revision: latest.revision.next(), name: latest.name.clone() };
+        let edits: Edits = changes
+            .iter()
+            .map(|change| ((change.package.clone(), change.architecture.clone()), change.incoming.clone()))
+            .collect();
+        let set = base.with(&edits);
+        let digest = self.digest(&set);
+        let result = PickResult { release: next.clone(), digest, changes, dry_run };
+        if dry_run {
+            return Ok(result);
+        }
+        let donors = [Suite::Release(latest), Suite::Rolling];
+        let suite = Suite::Release(next);
+        let prepared = self.publisher.prepare(&suite, &set, &self.settings, &donors, now)?;
+        let record = Record::Pick {
+            at: now,
+            release: name.clone(),
+            asked: picks.iter().map(Pick::to_string).collect(),
+            add: result
+                .changes
+                .iter()
+                .filter_map(|change| change.incoming.as_ref())
+                .map(|e| e.sha256)
+                .collect(),
+            remove: result
+                .changes
+                .iter()
+                .filter_map(|change| change.replaces.as_ref())
+                .map(|e| e.sha256)
+                .collect(),
+            set: digest,
+        };
+        self.commit(&mut inner, record)?;
+        activate(&mut inner, suite, prepared)?;
+        Ok(result)
+    }
+
+    /// Ends a release: it takes no more picks, for ever. One that is frozen stays so.
+    ///
+    /// # Errors
+    /// [`Error::NoRelease`], or what writing may bring.
+    pub fn freeze(&self, name: &ReleaseName, now: Timestamp) -> Result<ReleaseInfo, Error> {
+        let (_lock, mut inner) = self.begin_writing(now)?;
+        if inner.state.release(name)?.frozen_at.is_none() {
+            self.commit(&mut inner, Record::Freeze { at: now, release: name.clone() })?;
+        }
+        info(&inner.state, name)
+    }
+
+    /// All releases by name.
+    ///
+    /// # Errors
+    /// What reading the journal may bring.
+    pub fn releases(&self) -> Result<Vec<ReleaseInfo>, Error> {
+        let inner = self.look()?;
+        inner.state.releases.keys().map(|name| info(&inner.state, name)).collect()
+    }
+
+    /// One release.
+    ///
+    /// # Errors
+    /// [`Error::NoRelease`], or what reading the journal may bring.
+    pub fn release(&self, name: &ReleaseName) -> Result<ReleaseInfo, Error> {
+        info(&self.look()?.state, name)
+    }
+
+    /// The packages of a suite in order of name and architecture.
+    ///
+    /// # Errors
+    /// [`Error::NoRelease`], [`Error::NoSuite`], or what reading the journal may bring.
+    pub fn packages(&self, suite: &Suite) -> Result<Vec<Arc<PackageEntry>>, Error> {
+        Ok(self.look()?.state.suite(suite)?.0.iter().cloned().collect())
+    }
+
+    /// All versions of a package that the archive has, over all architectures, oldest first for
+    /// each architecture.
+    ///
+    /// # Errors
+    /// What reading the journal may bring.
+    pub fn versions(&self, name: &PackageName) -> Result<Vec<Arc<PackageEntry>>, Error> {
+        Ok(self.look()?.state.versions(name).cloned().collect())
+    }
+
+    /// What differs from one suite to another, in order of package and architecture.
+    ///
+    /// # Errors
+    /// As [`Archive::packages`].
+    pub fn diff(&self, from: &Suite, to: &Suite) -> Result<Vec<PackageChange>, Error> {
+        let inner = self.look()?;
+        Ok(diff::diff(inner.state.suite(from)?.0, inner.state.suite(to)?.0))
+    }
+
+    /// What a lock file must say to name a revision of a release exactly.
+    ///
+    /// # Errors
+    /// [`Error::NoRelease`], [`Error::NoSuite`], or what reading the journal may bring.
+    pub fn pin(&self, release: &ReleaseRef) -> Result<Pin, Error> {
+        let inner = self.look()?;
+        let rendered = self.publisher.rendered(&inner.state.revision(release)?.set, &self.settings);
+        let indexes =
+            rendered.indexes.iter().map(|(architecture, index)| (architecture.clone(), index.plain.sha256));
+        Ok(Pin { digest: rendered.digest, indexes: indexes.collect() })
+    }
+
+    /// The digest of a suite's package set.
+    ///
+    /// # Errors
+    /// As [`Archive::packages`].
+    pub fn suite_digest(&self, suite: &Suite) -> Result<Digest, Error> {
+        let inner = self.look()?;
+        let (set, digest) = inner.state.suite(suite)?;
+        Ok(digest.unwrap_or_else(|| self.digest(set)))
+    }
+
+    /// The suites that have a package in this version, for any architecture.
+    ///
+    /// # Errors
+    /// What reading the journal may bring.
+    pub fn suites_with(&self, package: &PackageName, version: &Version) -> Result<Vec<Suite>, Error> {
+        let inner = self.look()?;
+        let has = |suite: &Suite| {
+            let set = inner.state.suite(suite).expect("a listed suite is there").0;
+            set.named(package).iter().any(|entry| entry.version == *version)
+        };
+        Ok(inner.state.suites().into_iter().filter(has).collect())
+    }
+
+    /// Takes the lock and reads what other processes did.
+    fn begin(&self) -> Result<(Lock, MutexGuard<'_, Inner>), Error> {
+        // Threads first queue here, so that they need not poll for the file.
+        let mut inner = self.inner.lock().expect("nobody panics with this lock");
+        let lock = Lock::acquire(&self.dir.join("lock"), LOCK_WAIT)?;
+        let Inner { journal, state, .. } = &mut *inner;
+        for record in journal.read_more()? {
+            state.apply(record).map_err(|problem| journal.damaged(&problem))?;
+        }
+        Ok((lock, inner))
+    }
+
+    /// As `begin`, and finishes what an earlier writer could not.
+    fn begin_writing(&self, now: Timestamp) -> Result<(Lock, MutexGuard<'_, Inner>), Error> {
+        let (lock, mut inner) = self.begin()?;
+        // Rolling may also have been left by another process.
+        let mut suites = std::mem::take(&mut inner.unpublished);
+        suites.push(Suite::Rolling);
+        for (index, suite) in suites.iter().enumerate() {
+            if let Err(error) = self.republish(&inner.state, suite, now) {
+                inner.unpublished = suites.split_off(index);
+                return Err(error);
+            }
+        }
+        Ok((lock, inner))
+    }
+
+    /// The state for reading; waits for other processes only if one of them changed something.
+    fn look(&self) -> Result<MutexGuard<'_, Inner>, Error> {
+        let inner = self.inner.lock().expect("nobody panics with this lock");
+        if !inner.journal.has_more()? {
+            return Ok(inner);
+        }
+        drop(inner);
+        self.begin().map(|(_lock, inner)| inner)
+    }
+
+    /// Writes a record and makes its change.
+    fn commit(&self, inner: &mut Inner, record: Record) -> Result<(), Error> {
+        inner.journal.append(&record)?;
+        inner.state.apply(record).map_err(|problem| inner.journal.damaged(&problem))
+    }
+
+    fn digest(&self, set: &PackageSet) -> Digest {
+        self.publisher.rendered(set, &self.settings).digest
+    }
+
+    /// Splits candidates into those that are new and those that are there already.
+    fn admit(
+        &self,
+        state: &State,
+        candidates: Vec<Candidate>,
+    ) -> Result<(Vec<Candidate>, Vec<Arc<PackageEntry>>), Error> {
+        let mut new: Vec<Candidate> = Vec::new();
+        let mut places = BTreeMap::new();
+        let mut known = Vec::new();
+        for candidate in candidates {
+            let admitted = state.admit(&candidate.entry, &self.settings.architectures);
+            if let Some(there) = admitted.map_err(Error::refused(&candidate.file))? {
+                known.push(there);
+                continue;
+            }
+            let entry = &candidate.entry;
+            match places.entry((key_of(entry), entry.version.clone())) {
+                MapEntry::Vacant(place) => {
+                    place.insert(entry.sha256);
+                    new.push(candidate);
+                }
+                // The same file twice in one call.
+                MapEntry::Occupied(place) if *place.get() == entry.sha256 => {}
+                MapEntry::Occupied(place) => {
+                    let reason = crate::RefusalReason::OtherContent {
+                        package: entry.to_string(),
+                        there: *place.get(),
+                        offered: entry.sha256,
+                    };
+                    return Err(Error::refused(&candidate.file)(reason));
+                }
+            }
+        }
+        Ok((new, known))
+    }
+
+    /// Moves copies into the pool, and flushes them. Without a record that names them they are
+    /// nothing.
+    fn store(
+        &self,
+        entries: &[Arc<PackageEntry>],
+        copies: Vec<tempfile::NamedTempFile>,
+    ) -> Result<(), Error> {
+        let pool = self.publisher.public.join("pool/sha256");
+        let each = entries.len() <= FLUSH_EACH;
+        for (entry, copy) in entries.iter().zip(copies) {
+            let path = self.publisher.public.join(pool_path(&entry.sha256));
+            let folder = path.parent().expect("a pool path has a folder");
+            let failed = || FileError::at("write", &path);
+            if !folder.is_dir() {
+                volary_host::create_dir(folder)?;
+                volary_host::sync_dir(&pool)?;
+            }
+            if each {
+                copy.as_file().sync_data().map_err(failed())?;
+            }
+            copy.persist(&path).map_err(|error| failed()(error.error))?;
+            if each {
+                volary_host::sync_dir(folder)?;
+            }
+        }
+        if !each {
+            let folder = File::open(&pool).map_err(FileError::at("flush", &pool))?;
+            rustix::fs::syncfs(&folder).map_err(|error| FileError::at("flush", &pool)(error.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Publishes a suite if what is published is not what it should be.
+    fn republish(&self, state: &State, suite: &Suite, now: Timestamp) -> Result<(), Error> {
+        let (set, digest) = state.suite(suite)?;
+        let digest = digest.unwrap_or_else(|| self.digest(set));
+        if self.publisher.published_set(suite) == Some(digest) {
+            return Ok(());
+        }
+        tracing::info!(%suite, %digest, "publishing a suite that was left unpublished");
+        let donors = if *suite == Suite::Rolling { Vec::new() } else { vec![Suite::Rolling] };
+        self.publisher.prepare(suite, set, &self.settings, &donors, now)?.activate()?;
+        Ok(())
+    }
+
+    /// Proves that the journal still leads to the set that its last record named.
+    fn check_digests(&self, inner: &Inner) -> Result<(), Error> {
+        let Some(expected) = inner.state.rolling_digest else { return Ok(()) };
+        let found = crate::render::set_digest(&inner.state.rolling);
+        if found == expected {
+            return Ok(());
+        }
+        Err(inner.journal.damaged(&format!("rolling should be {expected} and comes out as {found}")))
+    }
+}
+
+/// Does the last step of a publish, or remembers that it is due.
+fn activate(inner: &mut Inner, suite: Suite, prepared: PreparedSuite) -> Result<(), Error> {
+    prepared.activate().inspect_err(|_| inner.unpublished.push(suite))?;
+    Ok(())
+}
+
+fn info(state: &State, name: &ReleaseName) -> Result<ReleaseInfo, Error> {
+    let release = state.release(name)?;
+    let revisions = release.revisions.iter().enumerate().map(|(index, revision)| RevisionInfo {
+        revision: state::number(index),
+        digest: revision.digest,
+        created: revision.created,
+        picks: revision.asked.clone(),
+        packages: revision.set.len(),
+    });
+    Ok(ReleaseInfo { name: name.clone(), revisions: revisions.collect(), frozen_at: release.frozen_at })
+}
+
+fn check_settings(settings: &Settings) -> Result<(), Error> {
+    for (what, text) in [("origin", &settings.origin), ("label", &settings.label)] {
+        if text.trim().is_empty() || text.len() > 200 || text.chars().any(char::is_control) {
+            return Err(Error::Settings(format!("the {what} {text:?}: it must be one short line")));
+        }
+    }
+    if settings.architectures.is_empty() {
+        return Err(Error::Settings("no architecture".to_owned()));
+    }
+    if let Some(all) =
+        settings.architectures.iter().find(|architecture| matches!(architecture.as_str(), "all" | "source"))
+    {
+        return Err(Error::Settings(format!("the architecture {all}: its packages are in every index")));
+    }
+    let mut once = settings.architectures.clone();
+    once.sort();
+    once.dedup();
+    if once.len() < settings.architectures.len() {
+        return Err(Error::Settings("the same architecture twice".to_owned()));
+    }
+    Ok(())
+}
+
+fn read_settings(dir: &Path) -> Result<Settings, Error> {
+    let path = dir.join("archive.json");
+    let text = match volary_host::read(&path) {
+        Err(error) if error.is_not_found() => return Err(Error::NotAnArchive(dir.to_owned())),
+        other => other?,
+    };
+    let damaged =
+        |error: serde_json::Error| Error::Damaged { path: path.clone(), problem: error.to_string() };
+    let file: SettingsFile = serde_json::from_slice(&text).map_err(damaged)?;
+    if file.version != 1 {
+        return Err(Error::Newer { path, version: file.version });
+    }
+    let settings: Settings = serde_json::from_value(file.settings).map_err(damaged)?;
+    check_settings(&settings)?;
+    Ok(settings)
+}

@@ -1,0 +1,127 @@
+//! Files of the archive: written whole, flushed, and put in place by a rename. Not here: which.
+
+use std::fs::{self, File, FileTimes, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use tempfile::NamedTempFile;
+use volary_host::FileError;
+
+/// How names of half-written files begin. Whatever has such a name and is old was left by a
+/// process that died.
+pub(crate) const TEMPORARY: &str = ".tmp-";
+
+/// After this time nobody writes to a half-written file any more.
+const ABANDONED: std::time::Duration = std::time::Duration::from_secs(6 * 3600);
+
+/// A file that is complete and flushed, but does not have its name yet. Dropped, it is gone.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    file: NamedTempFile,
+    path: PathBuf,
+}
+
+/// Makes a temporary file in a folder.
+pub(crate) fn temporary(dir: &Path) -> Result<NamedTempFile, FileError> {
+    tempfile::Builder::new()
+        .prefix(TEMPORARY)
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(dir)
+        .map_err(FileError::at("write in", dir))
+}
+
+impl Prepared {
+    /// Writes all of a file but its name. `modified` is its time of modification, if not now.
+    pub(crate) fn write<'a>(
+        path: PathBuf,
+        parts: impl IntoIterator<Item = &'a [u8]>,
+        modified: Option<SystemTime>,
+    ) -> Result<Self, FileError> {
+        let dir = path.parent().expect("files of the archive lie in folders");
+        let mut file = temporary(dir)?;
+        let written = (|| {
+            // `tempfile` subtracts the umask; served files must be readable.
+            file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+            for part in parts {
+                file.write_all(part)?;
+            }
+            if let Some(time) = modified {
+                file.as_file().set_times(FileTimes::new().set_modified(time))?;
+            }
+            file.as_file().sync_data()
+        })();
+        written.map_err(FileError::at("write", &path))?;
+        Ok(Self { file, path })
+    }
+
+    /// Gives the file its name, in place of what had it. The folder is not flushed.
+    pub(crate) fn place(self) -> Result<(), FileError> {
+        let failed = FileError::at("write", &self.path);
+        self.file.persist(&self.path).map(drop).map_err(|error| failed(error.error))
+    }
+}
+
+/// Gives an existing file a second name, in place of what had it.
+pub(crate) fn link_over(existing: &Path, path: &Path) -> Result<(), FileError> {
+    let failed = FileError::at("link", path);
+    let dir = path.parent().expect("files of the archive lie in folders");
+    let name = path.file_name().expect("a file has a name").to_string_lossy();
+    let between = dir.join(format!("{TEMPORARY}{}-{name}", std::process::id()));
+    let linked = (|| {
+        remove_quietly(&between)?;
+        fs::hard_link(existing, &between)?;
+        fs::rename(&between, path)?;
+        // A rename between two names of one file does nothing and leaves both.
+        remove_quietly(&between)
+    })();
+    linked.map_err(failed)
+}
+
+fn remove_quietly(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Sets a file's time of modification; that it is gone is fine.
+pub(crate) fn touch(path: &Path, time: SystemTime) -> Result<(), FileError> {
+    match File::options().write(true).open(path) {
+        Ok(file) => file.set_times(FileTimes::new().set_modified(time)).map_err(FileError::at("touch", path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(FileError::at("touch", path)(error)),
+    }
+}
+
+/// The files of a folder with their names and times of modification; none if it is not there.
+pub(crate) fn list(dir: &Path) -> Result<Vec<(String, SystemTime)>, FileError> {
+    let failed = |error| FileError::at("list", dir)(error);
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        // A file may go between listing and looking.
+        let Ok(meta) = entry.metadata() else { continue };
+        if meta.is_file() {
+            let modified = meta.modified().map_err(failed)?;
+            files.push((entry.file_name().to_string_lossy().into_owned(), modified));
+        }
+    }
+    Ok(files)
+}
+
+/// Removes what dead processes left in a folder.
+pub(crate) fn sweep(dir: &Path, now: SystemTime) -> Result<(), FileError> {
+    for (name, modified) in list(dir)? {
+        let old = now.duration_since(modified).is_ok_and(|age| age > ABANDONED);
+        if name.starts_with(TEMPORARY) && old {
+            volary_host::remove_if_exists(&dir.join(name))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,409 @@
+//! Decides what a pick into a release brings along, and whether the release stays whole. Pure:
+//! it looks at sets of packages and changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use volary_debian::Version;
+use volary_debian::relation::{Offers, Relation};
+use volary_model::{Architecture, Digest, InvalidName, PackageName, ReleaseRef};
+
+use crate::entry::PackageEntry;
+use crate::set::{Edits, Key, PackageSet, key_of};
+use crate::state::State;
+
+/// A package to take into a release. Written `hello`, or `hello=1.0-1` for a certain version.
+#[derive(Debug, Clone)]
+pub struct Pick {
+    /// The package.
+    pub name: PackageName,
+    /// The version; without one, that of rolling.
+    pub version: Option<Version>,
+}
+
+impl FromStr for Pick {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let (name, version) =
+            text.split_once('=').map_or((text, None), |(name, version)| (name, Some(version)));
+        let invalid = || InvalidName::new("pick", text, "a package, or a package, \"=\" and a version");
+        let version = version.map(|version| version.parse().map_err(|_| invalid())).transpose()?;
+        Ok(Self { name: name.parse().map_err(|_| invalid())?, version })
+    }
+}
+
+impl fmt::Display for Pick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.version {
+            None => fmt::Display::fmt(&self.name, f),
+            Some(version) => write!(f, "{}={version}", self.name),
+        }
+    }
+}
+
+/// Why a package comes into a release, or goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Because {
+    /// It was asked for.
+    Asked,
+    /// A package that comes in depends on it.
+    Needed {
+        /// That package.
+        by: PackageName,
+        /// Its dependency.
+        dependency: String,
+    },
+    /// It is built from the same source as this package, and would not fit its new version.
+    SameSource {
+        /// That package.
+        with: PackageName,
+    },
+    /// The package came for other architectures, and this one would hide it or be hidden.
+    Superseded,
+}
+
+/// One change that a pick makes.
+#[derive(Debug, Clone)]
+pub struct PickChange {
+    /// The package.
+    pub package: PackageName,
+    /// Its architecture.
+    pub architecture: Architecture,
+    /// What comes in; none if it only goes.
+    pub incoming: Option<Arc<PackageEntry>>,
+    /// What the release has now.
+    pub replaces: Option<Arc<PackageEntry>>,
+    /// Why.
+    pub because: Because,
+}
+
+/// What a pick did, or would do.
+#[derive(Debug, Clone)]
+pub struct PickResult {
+    /// The revision that has the changes. With no changes it is the one that was there.
+    pub release: ReleaseRef,
+    /// The digest of its package set.
+    pub digest: Digest,
+    /// The changes in order of package and architecture; empty if the release has all already.
+    pub changes: Vec<PickChange>,
+    /// True if nothing was done, because only the question was asked.
+    pub dry_run: bool,
+}
+
+/// Why a release cannot take a pick.
+#[derive(Debug, thiserror::Error)]
+pub enum PickRefusal {
+    /// The archive never had it.
+    #[error("there is no package {0} in the archive")]
+    NoPackage(PackageName),
+    /// Rolling does not have it (any more).
+    #[error("rolling has no package {name}; name a version: {versions}")]
+    NotInRolling {
+        /// The package.
+        name: PackageName,
+        /// The versions that the archive has, newest first.
+        versions: String,
+    },
+    /// No such version.
+    #[error("there is no {name} {version}; the archive has {versions}")]
+    NoVersion {
+        /// The package.
+        name: PackageName,
+        /// The version that was asked for.
+        version: Version,
+        /// The versions that the archive has, newest first.
+        versions: String,
+    },
+    /// Nothing was asked for.
+    #[error("no package was named")]
+    Nothing,
+    /// A package that would come in needs something that neither has.
+    #[error(
+        "{package} {version} ({architecture}) depends on {dependency}, and {there}; \
+         pick a version that fits, or build what is missing"
+    )]
+    Unfulfilled {
+        /// The package.
+        package: PackageName,
+        /// Its version.
+        version: Version,
+        /// For which architecture.
+        architecture: Architecture,
+        /// What it depends on.
+        dependency: String,
+        /// What there is instead.
+        there: String,
+    },
+    /// A package of the release would not fit any more.
+    #[error(
+        "{package} {version} ({architecture}), which is in the release, depends on {dependency}, and {there}; \
+         pick a version of {package} that fits too"
+    )]
+    Breaks {
+        /// The package.
+        package: PackageName,
+        /// Its version.
+        version: Version,
+        /// For which architecture.
+        architecture: Architecture,
+        /// What it depends on.
+        dependency: String,
+        /// What there would be instead.
+        there: String,
+    },
+}
+
+/// A dependency that is not fulfilled: which package's, for which architecture, which one.
+type Broken = (Digest, Architecture, String);
+
+struct Planner<'a> {
+    state: &'a State,
+    base: &'a PackageSet,
+    architectures: &'a [Architecture],
+    incoming: BTreeMap<Key, (Arc<PackageEntry>, Because)>,
+    /// Names that packages of the archive have or provide. A dependency on any other name is for
+    /// Debian to fulfil.
+    ours: HashSet<String>,
+}
+
+/// What a pick changes in a release with the set `base`.
+pub(crate) fn plan(
+    state: &State,
+    base: &PackageSet,
+    architectures: &[Architecture],
+    picks: &[Pick],
+) -> Result<Vec<PickChange>, Box<PickRefusal>> {
+    if picks.is_empty() {
+        return Err(PickRefusal::Nothing.into());
+    }
+    let incoming = BTreeMap::new();
+    let mut planner = Planner { state, base, architectures, incoming, ours: HashSet::new() };
+    for pick in picks {
+        for entry in wanted(state, pick)? {
+            planner.bring(entry, Because::Asked);
+        }
+    }
+    if planner.incoming.is_empty() {
+        return Ok(Vec::new());
+    }
+    planner.ours = names(state);
+    planner.close()?;
+    Ok(planner.changes())
+}
+
+/// The packages that a pick names, one for each architecture.
+fn wanted(state: &State, pick: &Pick) -> Result<Vec<Arc<PackageEntry>>, Box<PickRefusal>> {
+    let name = pick.name.clone();
+    let versions = || {
+        let all: BTreeSet<&Version> = state.versions(&pick.name).map(|entry| &entry.version).collect();
+        let newest: Vec<&str> = all.iter().rev().take(10).map(|version| version.as_str()).collect();
+        newest.join(", ")
+    };
+    let found: Vec<Arc<PackageEntry>> = match &pick.version {
+        None => state.rolling.named(&pick.name).to_vec(),
+        Some(version) => {
+            state.versions(&pick.name).filter(|entry| entry.version == *version).cloned().collect()
+        }
+    };
+    match (found.is_empty(), &pick.version) {
+        (false, _) => Ok(found),
+        (true, _) if state.versions(&pick.name).next().is_none() => Err(PickRefusal::NoPackage(name).into()),
+        (true, None) => Err(PickRefusal::NotInRolling { name, versions: versions() }.into()),
+        (true, Some(version)) => {
+            Err(PickRefusal::NoVersion { name, version: version.clone(), versions: versions() }.into())
+        }
+    }
+}
+
+/// All names that the archive's packages have or provide.
+fn names(state: &State) -> HashSet<String> {
+    let mut names = HashSet::new();
+    for ((name, _), versions) in &state.catalogue {
+        names.insert(name.to_string());
+        let newest = versions.values().next_back().expect("a package has at least one version");
+        for relation in
+            newest.relations().provides.iter().flat_map(|field| volary_debian::relation::parse(field))
+        {
+            names.extend(relation.into_iter().flat_map(|one| one.alternatives).map(|target| target.name));
+        }
+    }
+    names
+}
+
+impl Planner<'_> {
+    /// Lets a package come in, unless the release has it.
+    fn bring(&mut self, entry: Arc<PackageEntry>, because: Because) {
+        let there = self.base.get(&entry.name, &entry.architecture);
+        if there.is_none_or(|there| there.sha256 != entry.sha256) {
+            self.incoming.entry(key_of(&entry)).or_insert((entry, because));
+        }
+    }
+
+    /// The changes to the set: what comes in, and what goes because it came.
+    fn edits(&self) -> Edits {
+        let mut edits: Edits =
+            self.incoming.iter().map(|(key, (entry, _))| (key.clone(), Some(Arc::clone(entry)))).collect();
+        for (entry, _) in self.incoming.values() {
+            let coming = |architecture: &Architecture| {
+                self.incoming.contains_key(&(entry.name.clone(), architecture.clone()))
+            };
+            for other in self.base.named(&entry.name).iter().filter(|other| other.is_all() != entry.is_all())
+            {
+                // `all` for all makes single ones superfluous; single ones do so once they are
+                // there for every architecture.
+                let goes = entry.is_all() || self.architectures.iter().all(coming);
+                if goes && !coming(&other.architecture) {
+                    edits.entry(key_of(other)).or_insert(None);
+                }
+            }
+        }
+        edits
+    }
+
+    /// Takes along what is needed until nothing is broken that was whole before.
+    fn close(&mut self) -> Result<(), Box<PickRefusal>> {
+        let before: BTreeSet<Broken> = self
+            .broken(self.base)
+            .into_iter()
+            .map(|(entry, architecture, relation)| (entry.sha256, architecture, relation.to_string()))
+            .collect();
+        loop {
+            let set = self.base.with(&self.edits());
+            let broken: Vec<_> = self
+                .broken(&set)
+                .into_iter()
+                .filter(|(entry, architecture, relation)| {
+                    !before.contains(&(entry.sha256, architecture.clone(), relation.to_string()))
+                })
+                .collect();
+            if broken.is_empty() {
+                return Ok(());
+            }
+            for (entry, architecture, relation) in &broken {
+                self.mend(&set, entry, architecture, relation)?;
+            }
+        }
+    }
+
+    /// Dependencies that a set does not fulfil although the archive should.
+    fn broken(&self, set: &PackageSet) -> Vec<(Arc<PackageEntry>, Architecture, Relation)> {
+        let mut broken = Vec::new();
+        for architecture in self.architectures {
+            let mut offers = Offers::new();
+            for entry in set.iter().filter(|entry| entry.serves(architecture)) {
+                offers.add(entry.name.as_str(), &entry.version, entry.relations().provides.as_deref());
+            }
+            for entry in set.iter().filter(|entry| entry.serves(architecture)) {
+                for relation in &entry.relations().needs {
+                    let foreign =
+                        relation.alternatives.iter().any(|target| !self.ours.contains(&target.name));
+                    if !foreign && !offers.fulfil(relation) {
+                        broken.push((Arc::clone(entry), architecture.clone(), relation.clone()));
+                    }
+                }
+            }
+        }
+        broken
+    }
+
+    /// Lets come in what fulfils a dependency, or says why nothing does.
+    fn mend(
+        &mut self,
+        set: &PackageSet,
+        entry: &Arc<PackageEntry>,
+        architecture: &Architecture,
+        relation: &Relation,
+    ) -> Result<(), Box<PickRefusal>> {
+        let there = || describe(set, architecture, relation);
+        let (package, version) = (entry.name.clone(), entry.version.clone());
+        let (dependency, architecture_name) = (relation.to_string(), architecture.clone());
+        if self.incoming.contains_key(&key_of(entry)) {
+            return match self.offered_by_rolling(architecture, relation) {
+                Some(needed) => {
+                    self.bring(needed, Because::Needed { by: package, dependency });
+                    Ok(())
+                }
+                None => Err(Box::new(PickRefusal::Unfulfilled {
+                    package,
+                    version,
+                    architecture: architecture_name,
+                    dependency,
+                    there: there(),
+                })),
+            };
+        }
+        let sibling = self.incoming.values().find(|(other, _)| other.source == entry.source);
+        let newer = self.state.rolling.get(&entry.name, &entry.architecture);
+        match (sibling, newer) {
+            (Some((with, _)), Some(newer)) if newer.sha256 != entry.sha256 => {
+                let because = Because::SameSource { with: with.name.clone() };
+                self.bring(Arc::clone(newer), because);
+                Ok(())
+            }
+            _ => Err(Box::new(PickRefusal::Breaks {
+                package,
+                version,
+                architecture: architecture_name,
+                dependency,
+                there: there(),
+            })),
+        }
+    }
+
+    /// A package of rolling that fulfils a dependency and is not yet decided otherwise.
+    fn offered_by_rolling(
+        &self,
+        architecture: &Architecture,
+        relation: &Relation,
+    ) -> Option<Arc<PackageEntry>> {
+        let free = |entry: &&Arc<PackageEntry>| {
+            entry.serves(architecture) && !self.incoming.contains_key(&key_of(entry))
+        };
+        let fulfils = |entry: &&Arc<PackageEntry>| {
+            let mut offers = Offers::new();
+            offers.add(entry.name.as_str(), &entry.version, entry.relations().provides.as_deref());
+            offers.fulfil(relation)
+        };
+        let named = relation.alternatives.iter().filter_map(|target| target.name.parse::<PackageName>().ok());
+        for name in named {
+            if let Some(found) = self.state.rolling.named(&name).iter().filter(free).find(fulfils) {
+                return Some(Arc::clone(found));
+            }
+        }
+        let provider = |entry: &&Arc<PackageEntry>| {
+            entry.relations().provides.is_some() && free(entry) && fulfils(entry)
+        };
+        self.state.rolling.iter().find(provider).cloned()
+    }
+
+    fn changes(&self) -> Vec<PickChange> {
+        self.edits()
+            .into_iter()
+            .map(|(key, incoming)| {
+                let because =
+                    self.incoming.get(&key).map_or(Because::Superseded, |(_, because)| because.clone());
+                let replaces = self.base.get(&key.0, &key.1).cloned();
+                PickChange { package: key.0, architecture: key.1, incoming, replaces, because }
+            })
+            .collect()
+    }
+}
+
+/// Says what a set has of the packages that a dependency names.
+fn describe(set: &PackageSet, architecture: &Architecture, relation: &Relation) -> String {
+    let mut found = Vec::new();
+    for target in &relation.alternatives {
+        let Ok(name) = target.name.parse() else { continue };
+        for entry in set.named(&name).iter().filter(|entry| entry.serves(architecture)) {
+            found.push(format!("{} {}", entry.name, entry.version));
+        }
+    }
+    if found.is_empty() {
+        "nothing there offers it".to_owned()
+    } else {
+        format!("there would be {}", found.join(", "))
+    }
+}

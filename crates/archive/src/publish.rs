@@ -1,0 +1,284 @@
+//! Writes a suite so that apt sees the old one or the new one, never a mix. Not here: what is in
+//! the suite, and when to publish.
+//!
+//! Index files lie under their SHA-256 and are complete before anything names them; `InRelease`
+//! is the one file that is replaced. Index files that it no longer names stay for clients in the
+//! middle of an update.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use volary_debian::release::{self, IndexFile, Release};
+use volary_host::FileError;
+use volary_model::{Architecture, Digest, Suite};
+
+use crate::archive::Settings;
+use crate::error::Error;
+use crate::files::{self, Prepared};
+use crate::frame::{Frame, FrameCache};
+use crate::key::Signer;
+use crate::render::{self, Blob, Index, Rendered};
+use crate::set::PackageSet;
+
+/// How long index files stay after the last `InRelease` that named them: longer than a slow
+/// device takes to fetch one of 2 MB over a link of 1 kB/s.
+const KEEP: Duration = Duration::from_secs(3600);
+/// With more than this many old index files in a folder, those past `KEEP_CROWDED` go.
+const CROWD: usize = 128;
+/// As `KEEP`, while publishes come back to back.
+const KEEP_CROWDED: Duration = Duration::from_secs(600);
+
+/// The field of a Release file that names the digest of the package set.
+pub(crate) const SET_FIELD: &str = "X-Package-Set";
+
+/// Everything needed to publish.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    /// What is served.
+    pub(crate) public: PathBuf,
+    pub(crate) signer: Signer,
+    pub(crate) key_path: PathBuf,
+    pub(crate) cache: FrameCache,
+}
+
+/// A suite of which only the last step is missing.
+#[derive(Debug)]
+pub(crate) struct PreparedSuite {
+    dir: PathBuf,
+    inrelease: Prepared,
+    /// Index file under its hash, and the name that simple clients know.
+    canonical: Vec<(PathBuf, PathBuf)>,
+    /// Index files that the old InRelease names.
+    superseded: Vec<PathBuf>,
+    /// For each folder of index files those that are in use now.
+    current: Vec<(PathBuf, Vec<String>)>,
+}
+
+/// What stands in a suite's InRelease now.
+#[derive(Debug)]
+struct Published {
+    release: Release,
+    modified: SystemTime,
+}
+
+impl Publisher {
+    /// What a set looks like to apt.
+    pub(crate) fn rendered<'a>(&self, set: &'a PackageSet, settings: &Settings) -> &'a Rendered {
+        set.rendered().get_or_init(|| render::render(set, &settings.architectures, &self.cache))
+    }
+
+    /// The folder of a suite.
+    pub(crate) fn suite_dir(&self, suite: &Suite) -> PathBuf {
+        self.public.join("dists").join(suite.to_string())
+    }
+
+    /// The digest of the package set that is published in a suite, if one is.
+    pub(crate) fn published_set(&self, suite: &Suite) -> Option<Digest> {
+        let published = self.published(suite).ok().flatten()?;
+        published.release.fields.get(SET_FIELD)?.parse().ok()
+    }
+
+    /// What is published in a suite. An InRelease that cannot be read counts as none: it is about
+    /// to be replaced.
+    fn published(&self, suite: &Suite) -> Result<Option<Published>, FileError> {
+        let path = self.suite_dir(suite).join("InRelease");
+        let text = match volary_host::read_to_string(&path) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) if error.source.kind() == std::io::ErrorKind::InvalidData => return Ok(None),
+            other => other?,
+        };
+        let modified =
+            fs::metadata(&path).and_then(|meta| meta.modified()).map_err(FileError::at("read", &path))?;
+        Ok(Release::parse(&text).ok().map(|release| Published { release, modified }))
+    }
+
+    /// Writes all of a suite but the name of its InRelease. `donors` are suites that may have
+    /// some of the index files already.
+    pub(crate) fn prepare(
+        &self,
+        suite: &Suite,
+        set: &PackageSet,
+        settings: &Settings,
+        donors: &[Suite],
+        now: Timestamp,
+    ) -> Result<PreparedSuite, Error> {
+        let rendered = self.rendered(set, settings);
+        let dir = self.suite_dir(suite);
+        let before = self.published(suite)?;
+        let mut release = Release { fields: self.fields(suite, settings), ..Release::default() };
+        let mut prepared_canonical = Vec::new();
+        let mut current = Vec::new();
+        for (architecture, index) in &rendered.indexes {
+            let below = format!("main/binary-{architecture}");
+            let folder = dir.join(&below);
+            let by_hash = folder.join("by-hash/SHA256");
+            make_dir(&by_hash)?;
+            let donors = donors.iter().map(|donor| self.suite_dir(donor).join(&below).join("by-hash/SHA256"));
+            let donors: Vec<PathBuf> = donors.collect();
+            for (form, blob) in [(Form::Gzip, index.gz), (Form::Zstd, index.zst)] {
+                write_index(&by_hash, &donors, blob, index, form)?;
+                let name = format!("Packages{}", form.extension());
+                prepared_canonical.push((by_hash.join(blob.sha256.hex()), folder.join(&name)));
+                release.files.insert(format!("{below}/{name}"), listed(blob));
+            }
+            // Never served, but apt finds no packages without a word if it is not listed.
+            release.files.insert(format!("{below}/Packages"), listed(index.plain));
+            volary_host::sync_dir(&by_hash)?;
+            current.push((by_hash, vec![index.gz.sha256.hex(), index.zst.sha256.hex()]));
+        }
+        let (date, modified) = next_times(before.as_ref(), now);
+        release.fields.set("Date", release::format_date(date));
+        release.fields.set(SET_FIELD, rendered.digest.to_string());
+        let text = self.signer.clearsign(&release.text(), now, &self.key_path)?;
+        let inrelease = Prepared::write(dir.join("InRelease"), [text.as_bytes()], Some(modified))?;
+        let superseded = before.iter().flat_map(|before| by_hash_paths(&dir, &before.release)).collect();
+        Ok(PreparedSuite { dir, inrelease, canonical: prepared_canonical, superseded, current })
+    }
+
+    /// The fields that never change within a suite, but for the dates. A device refuses a suite
+    /// whose Codename, Label or Origin changes.
+    fn fields(&self, suite: &Suite, settings: &Settings) -> volary_debian::Paragraph {
+        let mut fields = volary_debian::Paragraph::new();
+        fields.set("Origin", settings.origin.as_str());
+        fields.set("Label", settings.label.as_str());
+        fields.set("Suite", suite.to_string());
+        let description = match suite {
+            Suite::Rolling => {
+                fields.set("Codename", "rolling");
+                "the newest build of every package".to_owned()
+            }
+            Suite::Release(release) => {
+                // apt takes the last part off a suite with a slash before it compares the names.
+                fields.set("Codename", release.name.as_str());
+                fields.set("Version", format!("{} {}", release.name, release.revision));
+                format!("release {} revision {}", release.name, release.revision.number())
+            }
+        };
+        let architectures: Vec<&str> = settings.architectures.iter().map(Architecture::as_str).collect();
+        fields.set("Architectures", architectures.join(" "));
+        fields.set("Components", "main");
+        fields.set("Description", description);
+        fields.set("Acquire-By-Hash", "yes");
+        fields
+    }
+}
+
+impl PreparedSuite {
+    /// The last step: from here on apt sees the new suite.
+    pub(crate) fn activate(self) -> Result<(), FileError> {
+        let now = SystemTime::now();
+        for path in &self.superseded {
+            files::touch(path, now)?;
+        }
+        for (existing, path) in &self.canonical {
+            files::link_over(existing, path)?;
+        }
+        self.inrelease.place()?;
+        volary_host::sync_dir(&self.dir)?;
+        for (folder, keep) in &self.current {
+            prune(folder, keep, now)?;
+        }
+        files::sweep(&self.dir, now)
+    }
+}
+
+/// The compressed forms in which an index is served.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Gzip,
+    Zstd,
+}
+
+impl Form {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Gzip => ".gz",
+            Self::Zstd => ".zst",
+        }
+    }
+
+    fn bytes(self, frame: &Frame) -> &[u8] {
+        match self {
+            Self::Gzip => &frame.gz,
+            Self::Zstd => &frame.zst,
+        }
+    }
+}
+
+fn listed(blob: Blob) -> IndexFile {
+    IndexFile { size: blob.size, sha256: blob.sha256.hex() }
+}
+
+/// Makes a folder, and flushes it into the ones above if it is new.
+fn make_dir(dir: &Path) -> Result<(), FileError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    volary_host::create_dir(dir)?;
+    // Five folders may be new: dists, release, revision, main, binary-*, by-hash.
+    dir.ancestors().skip(1).take(6).try_for_each(volary_host::sync_dir)
+}
+
+/// Sees to it that an index file lies under its hash.
+fn write_index(
+    by_hash: &Path,
+    donors: &[PathBuf],
+    blob: Blob,
+    index: &Index,
+    form: Form,
+) -> Result<(), FileError> {
+    let name = blob.sha256.hex();
+    let path = by_hash.join(&name);
+    if path.exists() {
+        return Ok(());
+    }
+    for donor in donors {
+        if fs::hard_link(donor.join(&name), &path).is_ok() {
+            return Ok(());
+        }
+    }
+    let parts = index.frames.iter().map(|frame| form.bytes(frame));
+    Prepared::write(path, parts, None)?.place()
+}
+
+/// Where the index files lie that a Release file names.
+fn by_hash_paths<'a>(dir: &'a Path, release: &'a Release) -> impl Iterator<Item = PathBuf> + 'a {
+    release.files.iter().filter_map(move |(path, file)| {
+        let (folder, _) = path.rsplit_once('/')?;
+        Some(dir.join(folder).join("by-hash/SHA256").join(&file.sha256))
+    })
+}
+
+/// The Date and the time of modification of the next InRelease. apt ignores an InRelease with an
+/// older Date without a word, refuses one from more than 10 s ahead, and asks with a resolution
+/// of 1 s whether the file was modified. So Date never goes back, but stays within the real time,
+/// while the time of modification steps by a second at least.
+fn next_times(before: Option<&Published>, now: Timestamp) -> (Timestamp, SystemTime) {
+    let now = Timestamp::from_second(now.as_second()).expect("a second of a timestamp is one");
+    let mut modified = SystemTime::from(now);
+    let Some(before) = before else { return (now, modified) };
+    let date = before.release.date().ok().flatten().map_or(now, |date| date.max(now));
+    let earliest = whole_second(before.modified) + Duration::from_secs(1);
+    modified = modified.max(earliest);
+    (date, modified)
+}
+
+fn whole_second(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}
+
+/// Removes index files that no client can be waiting for any more.
+fn prune(folder: &Path, keep: &[String], now: SystemTime) -> Result<(), FileError> {
+    let files = files::list(folder)?;
+    let limit = if files.len() > CROWD { KEEP_CROWDED } else { KEEP };
+    for (name, modified) in files {
+        let old = now.duration_since(modified).is_ok_and(|age| age > limit);
+        if old && !keep.contains(&name) {
+            volary_host::remove_if_exists(&folder.join(name))?;
+        }
+    }
+    Ok(())
+}
