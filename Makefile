@@ -43,8 +43,9 @@ test: check build agent-deb ## All tests, also those with containers, real apt a
 demo: build agent-deb ## The whole chain on six devices; KEEP=0 ends instead of keeping the page up
 	@$(SUDO) $(TARGET)/debug/volary-xtask demo $(if $(filter 0,$(KEEP)),--no-keep)
 
-bench: build ## Measure ours against the peers; prints figures
-	@cargo xtask bench
+bench: build agent-deb ## Measure; prints figures and makes docs/figures.md
+	@$(SUDO) $(TARGET)/debug/volary-xtask bench
+	@cargo xtask figures
 
 clean: ## Remove what was built, also cached roots and stale labs
 	@[ ! -x $(TARGET)/debug/volary-xtask ] || $(SUDO) $(TARGET)/debug/volary-xtask clean

@@ -6,8 +6,10 @@
 // Together with the command line, the only program of ours that prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod deb;
 mod demo;
+mod figures;
 mod tidy;
 mod workspace;
 
@@ -34,6 +36,10 @@ enum Command {
     AgentDeb(deb::AgentDebArgs),
     /// Show the whole chain on six devices
     Demo(demo::DemoArgs),
+    /// Measure what the agent weighs; prints figures
+    Bench,
+    /// Make docs/figures.md from what was measured
+    Figures,
     /// Take down stale labs and remove cached roots
     Clean,
 }
@@ -66,6 +72,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Demo(args) => demo::run(&args),
+        Command::Bench => bench::run(),
+        Command::Figures => figures::write_page(&Workspace::find()?),
         Command::Clean => Ok(volary_testkit::Cache::open()?.clear()?),
     }
 }
