@@ -81,7 +81,9 @@ pub(crate) fn ensure(
     log: &mut Log<'_>,
 ) -> Result<Base, SetupError> {
     let asked = volary_host::now();
-    if renewal == Renewal::WhenOld && let Some(base) = newest(cache, config, place)? {
+    if renewal == Renewal::WhenOld
+        && let Some(base) = newest(cache, config, place)?
+    {
         return Ok(base);
     }
     let family = family(cache, config);
@@ -106,7 +108,9 @@ fn family(cache: &Cache, config: &BuilderConfig) -> PathBuf {
 /// The ids in a family, oldest first.
 fn ids(family: &Path) -> Vec<String> {
     let mut ids: Vec<String> = fs::read_dir(family)
-        .map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+        .map(|entries| {
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        })
         .unwrap_or_default();
     ids.retain(|id| id.starts_with(|c: char| c.is_ascii_digit()));
     ids.sort();

@@ -213,7 +213,8 @@ impl Builder {
             check_subordinate_ids()?;
         }
         if config.architecture.is_empty() {
-            config.architecture = Cmd::new("dpkg").arg("--print-architecture").check()?.text().trim().to_owned();
+            config.architecture =
+                Cmd::new("dpkg").arg("--print-architecture").check()?.text().trim().to_owned();
         }
         let cache = Cache::open(&config.cache, config.isolation)?;
         Ok(Self { config, cache })
@@ -270,9 +271,8 @@ impl Builder {
         let mut clock = Clock { phases: Vec::new() };
         let name = format!("{}-{}-{}", request.source, request.number, request.commit.short());
         let place = self.cache.place(&name)?;
-        let base = clock.time(Phase::Base, || {
-            base::ensure(&self.cache, &self.config, Renewal::WhenOld, &place, log)
-        })?;
+        let base = clock
+            .time(Phase::Base, || base::ensure(&self.cache, &self.config, Renewal::WhenOld, &place, log))?;
         let deadline = Instant::now() + request.timeout;
 
         log.phase(Phase::Unpack);

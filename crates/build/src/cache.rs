@@ -161,7 +161,8 @@ impl Cache {
     }
 
     fn free_mib(&self) -> Result<u64, SetupError> {
-        let stat = rustix::fs::statvfs(&self.root).map_err(|error| at("measure", &self.root)(error.into()))?;
+        let stat =
+            rustix::fs::statvfs(&self.root).map_err(|error| at("measure", &self.root)(error.into()))?;
         Ok((stat.f_bavail * stat.f_frsize) >> 20)
     }
 }

@@ -73,10 +73,8 @@ impl Changelog {
             .find(|(_, line)| !line.trim().is_empty())
             .map(|(index, line)| (index + 1, line))
             .ok_or(ChangelogError::Empty)?;
-        let entry = head_of(head).ok_or_else(|| ChangelogError::Head {
-            line,
-            text: head.chars().take(80).collect(),
-        })?;
+        let entry = head_of(head)
+            .ok_or_else(|| ChangelogError::Head { line, text: head.chars().take(80).collect() })?;
         check_version(&entry.version).map_err(|source| ChangelogError::Version { line, source })?;
         Ok(entry)
     }
@@ -122,7 +120,8 @@ fn head_of(line: &str) -> Option<Changelog> {
         && package.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         && package.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b));
     let distribution = distribution.trim();
-    let safe = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b';' || b == b' ');
+    let safe =
+        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b';' || b == b' ');
     if !valid || !safe(distribution) {
         return None;
     }
@@ -204,8 +203,12 @@ mod tests {
 
     #[test]
     fn a_silent_commit_still_makes_an_entry() {
-        let entry = NewEntry { version: "2", change: " ", name: "", email: "<>", date: Timestamp::UNIX_EPOCH };
+        let entry =
+            NewEntry { version: "2", change: " ", name: "", email: "<>", date: Timestamp::UNIX_EPOCH };
         let text = Changelog::parse(OLD).unwrap().with_entry(OLD, &entry);
-        assert!(text.contains("  * No subject.\n\n -- Unknown <unknown@localhost>  Thu, 01 Jan 1970"), "{text}");
+        assert!(
+            text.contains("  * No subject.\n\n -- Unknown <unknown@localhost>  Thu, 01 Jan 1970"),
+            "{text}"
+        );
     }
 }

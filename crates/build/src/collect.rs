@@ -97,7 +97,8 @@ mod tests {
         nothing(dir.path(), "\"a_1_all.deb\", which is not there");
         put(dir.path(), "a_1_all.deb", "deb");
         put(dir.path(), "else.txt", "not named");
-        let Collected::Files { changes, files } = collect(dir.path(), &dir.path().join("out")).unwrap() else {
+        let Collected::Files { changes, files } = collect(dir.path(), &dir.path().join("out")).unwrap()
+        else {
             panic!("nothing")
         };
         assert_eq!(name_of(&changes), "a_1_amd64.changes");

@@ -110,7 +110,11 @@ pub(crate) fn ensure(wanted: &Wanted<'_>, log: &mut Log<'_>) -> Result<Vec<PathB
         let key = key(&installs);
         let layer = wanted.base.layers().join(&key);
         if claim(wanted, &layer, &key)? {
-            log.line(&format!("(the {} packages are already unpacked in layer {})", installs.len(), &key[..12]));
+            log.line(&format!(
+                "(the {} packages are already unpacked in layer {})",
+                installs.len(),
+                &key[..12]
+            ));
             return Ok(vec![layer, wanted.base.rootfs()]);
         }
         let before = log.lines();
@@ -132,7 +136,8 @@ const OPTIONS: &str = "-q -y --no-install-recommends -o Dpkg::Use-Pty=0";
 /// What installs. Downloaded packages come from the shared folder by hard link and go back in the
 /// same way, since apt locks the folder that it works in. It checks the hash of each before use.
 fn install(own: &str) -> String {
-    let find = |from: &str, to: &str| format!("find {from} -maxdepth 1 -name '*.deb' -exec ln -f -t {to} {{}} +");
+    let find =
+        |from: &str, to: &str| format!("find {from} -maxdepth 1 -name '*.deb' -exec ln -f -t {to} {{}} +");
     let (shared, own) = (format!("{INSIDE}/archives"), format!("{INSIDE}/archives/{own}"));
     format!(
         "{} && apt-get build-dep {OPTIONS} -o Dir::Cache::archives={own}/ {INSIDE}/source && {} && \
@@ -326,7 +331,9 @@ fn failed(wanted: &Wanted<'_>, ended: &Ended, before: usize, log: &Log<'_>) -> B
         Ended::TimedOut => {
             BuildError::TimedOut { phase, limit: wanted.limit, last: log.last().to_owned(), tail }
         }
-        Ended::Well | Ended::Badly => BuildError::Failed { phase, reason: diagnose(&log.since(before)), tail },
+        Ended::Well | Ended::Badly => {
+            BuildError::Failed { phase, reason: diagnose(&log.since(before)), tail }
+        }
     }
 }
 

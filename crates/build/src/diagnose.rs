@@ -85,7 +85,8 @@ fn machine(line: &str) -> Option<String> {
     if line.contains("No space left on device") {
         return Some(format!("the disk is full: {line}"));
     }
-    let resolving = ["Temporary failure resolving", "Could not resolve", "Temporary failure in name resolution"];
+    let resolving =
+        ["Temporary failure resolving", "Could not resolve", "Temporary failure in name resolution"];
     if resolving.iter().any(|text| line.contains(text)) {
         return Some(format!("no network: {line}"));
     }
@@ -119,7 +120,8 @@ fn compile(lines: &[&str]) -> Option<String> {
         if let Some(place) = line.strip_prefix("CMake Error at ") {
             return Some(format!("CMake: {place} {}", next(1)));
         }
-        if is_python_error(line) && lines[..index].iter().any(|line| line.contains("Traceback (most recent")) {
+        if is_python_error(line) && lines[..index].iter().any(|line| line.contains("Traceback (most recent"))
+        {
             return Some(line.to_owned());
         }
         None
@@ -189,7 +191,12 @@ fn make(line: &str) -> Option<String> {
 
 /// Complaints that only say that something inside failed.
 fn is_outer(line: &str) -> bool {
-    let outer = ["returned exit code", "subprocess returned exit status", "debian/rules binary", "debian/rules build"];
+    let outer = [
+        "returned exit code",
+        "subprocess returned exit status",
+        "debian/rules binary",
+        "debian/rules build",
+    ];
     outer.iter().any(|text| line.contains(text)) || line.ends_with("missing files, aborting")
 }
 
@@ -212,7 +219,10 @@ mod tests {
             "error[E0425]: cannot find value `x`\n --> src/main.rs:3:5\n",
             "src/main.rs:3:5: error[E0425]: cannot find value `x`",
         );
-        check("cp: cannot create 'x': No space left on device", "the disk is full: cp: cannot create 'x': No space left on device");
+        check(
+            "cp: cannot create 'x': No space left on device",
+            "the disk is full: cp: cannot create 'x': No space left on device",
+        );
         let outer = "make[1]: *** [debian/rules:9: override_dh_auto_install] Error 1\n\
                      make[1]: Leaving directory '/build/x'\nmake: *** [debian/rules:3: binary] Error 2\n\
                      dpkg-buildpackage: error: debian/rules binary subprocess returned exit status 2";

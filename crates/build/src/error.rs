@@ -134,7 +134,9 @@ pub enum BuildError {
     #[error(transparent)]
     Unpack(#[from] GitError),
     /// There is no Debian packaging at that commit.
-    #[error("there is no {missing} in the source at {commit}; add Debian packaging (`dh_make` writes a first one)")]
+    #[error(
+        "there is no {missing} in the source at {commit}; add Debian packaging (`dh_make` writes a first one)"
+    )]
     NoPackaging {
         /// The file that is missing: `debian/control`.
         missing: &'static str,

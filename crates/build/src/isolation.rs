@@ -154,7 +154,10 @@ impl Isolation {
             .env("NETWORK", network)
             .env("RUN_AS", if run.run_as == RunAs::Builder { "builder" } else { "root" })
             .env("BINDS", run.binds.iter().map(bind_line).collect::<String>())
-            .env("INSIDE", run.environment.iter().map(|(key, value)| format!("{key}={value}\n")).collect::<String>())
+            .env(
+                "INSIDE",
+                run.environment.iter().map(|(key, value)| format!("{key}={value}\n")).collect::<String>(),
+            )
             .env("DIR", run.dir)
             .env("COMMAND", run.command)
             .timeout(run.timeout);
@@ -163,7 +166,8 @@ impl Isolation {
             Ok(_) => Ok(Ended::Well),
             Err(CmdError::TimedOut { .. }) => Ok(Ended::TimedOut),
             Err(CmdError::Failed { status, .. })
-                if status.code() == Some(NOT_ENTERED) || status.code().is_none() && status.signal().is_none() =>
+                if status.code() == Some(NOT_ENTERED)
+                    || status.code().is_none() && status.signal().is_none() =>
             {
                 Err(not_entered(log, before))
             }

@@ -23,7 +23,9 @@ mod repository;
 mod version;
 
 pub use base::Renewal;
-pub use builder::{AptLocation, AptSource, BuildRequest, Builder, BuilderConfig, Built, Event, Phase, PhaseTime};
+pub use builder::{
+    AptLocation, AptSource, BuildRequest, Builder, BuilderConfig, Built, Event, Phase, PhaseTime,
+};
 pub use cache::default_cache;
 pub use changelog::{Changelog, ChangelogError, NewEntry};
 pub use diagnose::diagnose;

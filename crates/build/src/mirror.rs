@@ -66,7 +66,8 @@ impl SourceMirror {
     }
 
     fn is_whole(&self) -> bool {
-        let check = self.repository.git().args(["fsck", "--connectivity-only", "--no-dangling", "--no-progress"]);
+        let check =
+            self.repository.git().args(["fsck", "--connectivity-only", "--no-dangling", "--no-progress"]);
         check.timeout(FETCH_LIMIT).run().is_ok_and(|output| output.status.success())
     }
 
@@ -111,7 +112,8 @@ fn network_git(place: impl FnOnce(volary_host::Cmd) -> volary_host::Cmd) -> vola
         .env("GIT_ASKPASS", "true")
         .env("SSH_ASKPASS", "true");
     if std::env::var_os("GIT_SSH_COMMAND").is_none() {
-        git = git.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=20");
+        git =
+            git.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=20");
     }
     place(git)
 }

@@ -61,7 +61,8 @@ impl Repository {
             });
         }
         let spec = format!("{reference}^{{commit}}");
-        let output = self.git().args(["rev-parse", "--verify", "--quiet", "--end-of-options", &spec]).run()?;
+        let output =
+            self.git().args(["rev-parse", "--verify", "--quiet", "--end-of-options", &spec]).run()?;
         if !output.status.success() {
             let url = self.path.display().to_string();
             return Err(GitError::NoBranch { url, branch: branch.to_owned() });
@@ -191,7 +192,9 @@ pub(crate) fn quiet_git() -> Cmd {
     for setting in settings {
         git = git.args(["-c", setting]);
     }
-    for inherited in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_QUARANTINE_PATH"] {
+    for inherited in
+        ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_QUARANTINE_PATH"]
+    {
         git = git.env_remove(inherited);
     }
     git.env("GIT_TERMINAL_PROMPT", "0").env("LC_ALL", "C.UTF-8")
@@ -212,6 +215,9 @@ pub(crate) fn commit_id(text: &str) -> Result<CommitId, GitError> {
 }
 
 /// Names a file operation on a path; the same as the host's, for this crate's many callers.
-pub(crate) fn at<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> FileError + use<'a> {
+pub(crate) fn at<'a>(
+    operation: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(std::io::Error) -> FileError + use<'a> {
     FileError::at(operation, path)
 }

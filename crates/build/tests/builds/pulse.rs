@@ -1,13 +1,12 @@
 //! The example service, built for real: in a real chroot, with real dpkg.
 
-mod common;
-
 use std::fs;
 use std::path::PathBuf;
 
-use common::{Attempt, Source, builder, workspace};
 use volary_build::{Built, Phase};
 use volary_host::Cmd;
+
+use crate::common::{Attempt, builder, source_of, workspace};
 
 fn deb(built: &Built) -> &PathBuf {
     let named = |path: &&PathBuf| {
@@ -25,14 +24,15 @@ fn unpacked(built: &Built) -> tempfile::TempDir {
 
 #[test]
 fn the_example_becomes_a_package_that_says_what_it_is() {
-    let source = Source::of("examples/sources/volary-pulse");
+    let source = source_of("examples/sources/volary-pulse");
     let builder = builder();
     let attempt = Attempt::of(&builder, &source, |_| {});
     let built = attempt.built();
     let short = built.commit.id.short();
     assert_eq!(built.version, format!("1.0.0+git7.20261122.{short}"));
     assert_eq!((built.package.as_str(), built.commit.subject.as_str()), ("volary-pulse", "Say something"));
-    let field = |name: &str| Cmd::new("dpkg-deb").arg("--field").arg(deb(built)).arg(name).check().unwrap().text();
+    let field =
+        |name: &str| Cmd::new("dpkg-deb").arg("--field").arg(deb(built)).arg(name).check().unwrap().text();
     assert_eq!(field("Version").trim(), built.version);
     assert!(field("Depends").trim().starts_with("libc6 (>="), "{}", field("Depends"));
 
@@ -45,7 +45,9 @@ fn the_example_becomes_a_package_that_says_what_it_is() {
     }
     let changelog = files.path().join("usr/share/doc/volary-pulse/changelog.gz");
     let changelog = Cmd::new("zcat").arg(changelog).check().unwrap().text();
-    assert!(changelog.contains("  * Say something\n\n -- Ada <ada@example.org>  Sun, 22 Nov 2026 10:00:05 +0000"));
+    assert!(
+        changelog.contains("  * Say something\n\n -- Ada <ada@example.org>  Sun, 22 Nov 2026 10:00:05 +0000")
+    );
 
     let phases: Vec<Phase> = built.phases.iter().map(|time| time.phase).collect();
     assert_eq!(phases, [Phase::Base, Phase::Unpack, Phase::Dependencies, Phase::Build, Phase::Collect]);
@@ -59,7 +61,7 @@ fn the_example_becomes_a_package_that_says_what_it_is() {
 
 #[test]
 fn the_changes_of_the_example_apply_in_their_order_and_build() {
-    let source = Source::of("examples/sources/volary-pulse");
+    let source = source_of("examples/sources/volary-pulse");
     let builder = builder();
     for (number, name) in ["1-feature", "2-fix", "3-breaks"].into_iter().enumerate() {
         source.commit("before");

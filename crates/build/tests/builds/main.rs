@@ -1,0 +1,9 @@
+//! Whole builds: real sources in a real chroot, with real apt and dpkg. Slow by nature (seconds
+//! each), and the first of all runs makes the chroot (a minute).
+
+mod common;
+mod debian;
+mod failures;
+mod pulse;
+mod source;
+mod trouble;
