@@ -24,6 +24,7 @@ mod signature;
 mod signers;
 mod snapshot;
 mod step;
+mod template;
 mod transfer;
 mod tree;
 mod yaml;
@@ -46,5 +47,6 @@ pub use rules::{ARCHIVE_KEY_FILE, CA_FILE, CONFIG_FILE, LOCK_FILE, Rules, RulesE
 pub use signature::{SignatureError, Signer, verify_commit};
 pub use signers::{AllowedSigner, AllowedSigners, NAMESPACE, SignersError};
 pub use step::{Advance, Refusal, STAGE_TRAILER, Start, Step, first_parents, is_ancestor, verify_advance};
+pub use template::{TemplateValues, write_collection, write_template};
 pub use transfer::{device_objects, is_of_other_host, missing_for_device, pack_for_device};
 pub use tree::{EntryKind, Tree, TreeEntry, entry_at, file_at, walk};
