@@ -317,7 +317,11 @@ impl Planner<'_> {
         architecture: &Architecture,
         relation: &Relation,
     ) -> Result<(), Box<PickRefusal>> {
-        let there = || describe(set, architecture, relation);
+        let there = || {
+            let [release, rolling] =
+                [set, &self.state.rolling].map(|set| offered(set, architecture, relation));
+            format!("the release would have {release} and rolling has {rolling}")
+        };
         let (package, version) = (entry.name.clone(), entry.version.clone());
         let (dependency, architecture_name) = (relation.to_string(), architecture.clone());
         if self.incoming.contains_key(&key_of(entry)) {
@@ -393,17 +397,9 @@ impl Planner<'_> {
 }
 
 /// Says what a set has of the packages that a dependency names.
-fn describe(set: &PackageSet, architecture: &Architecture, relation: &Relation) -> String {
-    let mut found = Vec::new();
-    for target in &relation.alternatives {
-        let Ok(name) = target.name.parse() else { continue };
-        for entry in set.named(&name).iter().filter(|entry| entry.serves(architecture)) {
-            found.push(format!("{} {}", entry.name, entry.version));
-        }
-    }
-    if found.is_empty() {
-        "nothing there offers it".to_owned()
-    } else {
-        format!("there would be {}", found.join(", "))
-    }
+fn offered(set: &PackageSet, architecture: &Architecture, relation: &Relation) -> String {
+    let names = relation.alternatives.iter().filter_map(|target| target.name.parse().ok());
+    let entries = names.flat_map(|name| set.named(&name).iter().filter(|entry| entry.serves(architecture)));
+    let found: Vec<String> = entries.map(|entry| format!("{} {}", entry.name, entry.version)).collect();
+    if found.is_empty() { "none".to_owned() } else { found.join(", ") }
 }

@@ -1,0 +1,208 @@
+//! Small packages made by dpkg-deb, an archive in a temporary folder, and apt with a private
+//! state. Shared by the tests of the archive.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use jiff::Timestamp;
+use volary_archive::{Archive, Error, Included, Provenance, Settings, UploadPolicy};
+use volary_host::Cmd;
+
+/// An archive with its folder, gone at the end.
+pub struct Lab {
+    pub dir: tempfile::TempDir,
+    pub archive: Archive,
+}
+
+pub fn now() -> Timestamp {
+    volary_host::now()
+}
+
+pub fn settings() -> Settings {
+    Settings {
+        origin: "Test".to_owned(),
+        label: "Test archive".to_owned(),
+        architectures: vec!["amd64".parse().unwrap(), "arm64".parse().unwrap()],
+    }
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = Archive::create(&dir.path().join("archive"), &settings(), now()).unwrap();
+        Self { dir, archive }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("archive")
+    }
+
+    /// Makes a package and includes it.
+    pub fn add(&self, name: &str, version: &str, architecture: &str, more: &str) -> Included {
+        let deb = self.deb(name, version, architecture, more);
+        self.include(&[deb]).unwrap()
+    }
+
+    pub fn include(&self, files: &[PathBuf]) -> Result<Included, Error> {
+        self.archive.include(files, &Provenance::default(), &UploadPolicy::Refuse, now())
+    }
+
+    pub fn deb(&self, name: &str, version: &str, architecture: &str, more: &str) -> PathBuf {
+        deb(self.dir.path(), name, version, architecture, more)
+    }
+
+    /// The versions of rolling or a revision as `name version architecture` lines.
+    pub fn list(&self, suite: &str) -> Vec<String> {
+        let packages = self.archive.packages(&suite.parse().unwrap()).unwrap();
+        packages.iter().map(ToString::to_string).collect()
+    }
+}
+
+/// Makes a small package; `more` are further control fields, each line ended.
+pub fn deb(dir: &Path, name: &str, version: &str, architecture: &str, more: &str) -> PathBuf {
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let tree = dir.join(format!("tree-{}-{number}", std::process::id()));
+    fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+    fs::create_dir_all(tree.join(format!("usr/share/doc/{name}"))).unwrap();
+    let file_version = version.replace(':', "%3a");
+    let deb = dir.join(format!("{name}_{file_version}_{architecture}_{number}.deb"));
+    let control = format!(
+        "Package: {name}\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: A B <a@example.com>\n\
+         {more}Description: test package {name}\n It does nothing.\n"
+    );
+    volary_host::write_atomic(&tree.join("DEBIAN/control"), control.as_bytes(), 0o644).unwrap();
+    let text = format!("{name} {version}\n");
+    volary_host::write_atomic(&tree.join(format!("usr/share/doc/{name}/README")), text.as_bytes(), 0o644)
+        .unwrap();
+    Cmd::new("dpkg-deb").args(["--root-owner-group", "-Znone", "-b"]).args([&tree, &deb]).check().unwrap();
+    fs::remove_dir_all(tree).unwrap();
+    deb
+}
+
+/// A real apt that knows one suite and nothing of the machine.
+pub struct Apt {
+    dir: tempfile::TempDir,
+}
+
+impl Apt {
+    pub fn new(uri: &str, suite: &str, key: &str) -> Self {
+        Self::with(uri, suite, key, "")
+    }
+
+    pub fn with(uri: &str, suite: &str, key: &str, more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for below in [
+            "etc/sources.list.d",
+            "etc/preferences.d",
+            "etc/apt.conf.d",
+            "state/lists/partial",
+            "cache/archives/partial",
+        ] {
+            fs::create_dir_all(dir.path().join(below)).unwrap();
+        }
+        let write = |name: &str, text: &str| {
+            volary_host::write_atomic(&dir.path().join(name), text.as_bytes(), 0o644).unwrap();
+        };
+        let key_path = dir.path().join("key.asc");
+        write("key.asc", key);
+        write("status", "");
+        let source = format!(
+            "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nSigned-By: {}\n{more}",
+            key_path.display()
+        );
+        write("etc/sources.list.d/test.sources", &source);
+        Self { dir }
+    }
+
+    /// Runs an apt program with the private state.
+    pub fn run(&self, program: &str, args: &[&str]) -> volary_host::Output {
+        let dir = self.dir.path().display();
+        let options = [
+            format!("Dir::Etc={dir}/etc"),
+            format!("Dir::State={dir}/state"),
+            format!("Dir::State::status={dir}/status"),
+            format!("Dir::Cache={dir}/cache"),
+            "Dir::Etc::Trusted=/nowhere".to_owned(),
+            "Dir::Etc::TrustedParts=/nowhere".to_owned(),
+            // The private folders are not readable for the user _apt.
+            "APT::Sandbox::User=root".to_owned(),
+            "APT::Architecture=amd64".to_owned(),
+            "APT::Architectures::=amd64".to_owned(),
+        ];
+        let mut command = Cmd::new(program).cwd(self.dir.path()).env("LC_ALL", "C.UTF-8");
+        for option in options {
+            command = command.arg("-o").arg(option);
+        }
+        command.args(args).run().unwrap()
+    }
+
+    /// Updates; there must be neither an error nor a warning nor a notice.
+    pub fn update(&self) -> String {
+        let output = self.run("apt-get", &["update"]);
+        let text = output.text() + &String::from_utf8_lossy(&output.stderr);
+        let bad = text
+            .lines()
+            .find(|line| line.starts_with("W:") || line.starts_with("E:") || line.starts_with("N:"));
+        assert!(output.status.success() && bad.is_none(), "{text}");
+        text
+    }
+
+    /// The version that apt would install.
+    pub fn candidate(&self, package: &str) -> String {
+        let text = self.run("apt-cache", &["policy", package]).text();
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+        line.unwrap_or("nothing").to_owned()
+    }
+
+    /// Downloads a package and returns its bytes.
+    pub fn download(&self, package: &str) -> Vec<u8> {
+        let output = self.run("apt-get", &["download", package]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let find = fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let deb = find.into_iter().find(|path| path.extension().is_some_and(|e| e == "deb")).unwrap();
+        let bytes = volary_host::read(&deb).unwrap();
+        fs::remove_file(deb).unwrap();
+        bytes
+    }
+}
+
+/// A web server for a folder on the loopback interface, ended with this value.
+pub struct Http {
+    child: std::process::Child,
+    pub uri: String,
+}
+
+impl Http {
+    pub fn new(dir: &Path) -> Self {
+        use std::io::{BufRead, BufReader};
+        use std::process::Stdio;
+        let script = "import http.server,functools,sys\n\
+            H=functools.partial(http.server.SimpleHTTPRequestHandler,directory=sys.argv[1])\n\
+            s=http.server.ThreadingHTTPServer(('127.0.0.1',0),H)\n\
+            print(s.server_address[1],flush=True)\ns.serve_forever()";
+        let mut command = Cmd::new("python3").args(["-c", script]).arg(dir).into_std();
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut port = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        Self { child, uri: format!("http://127.0.0.1:{}/", port.trim()) }
+    }
+}
+
+impl Drop for Http {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The version of apt on this machine, for messages.
+pub fn apt_version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| {
+        Cmd::new("apt-get").arg("--version").run().unwrap().text().lines().next().unwrap_or("").to_owned()
+    })
+}
