@@ -1,27 +1,10 @@
 //! Real apt of Debian 12 and 13 reads a release: signature checked, no warning, and it refuses
 //! what another key signed.
 
-use std::path::Path;
+mod common;
 
-use volary_host::{Cmd, create_dir, write_atomic};
-use volary_testkit::chain::{Chain, Tools};
+use volary_testkit::chain::Chain;
 use volary_testkit::{Cache, Debian, Lab, Sandbox, roots};
-
-/// A package of one file, made without any of our own code.
-fn probe_deb(dir: &Path, version: &str) -> String {
-    let tree = dir.join(format!("probe-{version}"));
-    create_dir(&tree.join("DEBIAN")).unwrap();
-    create_dir(&tree.join("usr/share/probe")).unwrap();
-    write_atomic(&tree.join("usr/share/probe/version"), version.as_bytes(), 0o644).unwrap();
-    let control = format!(
-        "Package: volary-probe\nVersion: {version}\nArchitecture: all\n\
-         Maintainer: Volary tests <tests@volary.test>\nDescription: a file to be found again\n"
-    );
-    write_atomic(&tree.join("DEBIAN/control"), control.as_bytes(), 0o644).unwrap();
-    let deb = dir.join(format!("volary-probe_{version}_all.deb"));
-    Cmd::new("dpkg-deb").args(["--root-owner-group", "--build"]).args([&tree, &deb]).check().unwrap();
-    deb.display().to_string()
-}
 
 struct Client {
     sandbox: Sandbox,
@@ -54,23 +37,19 @@ impl Client {
 }
 
 fn check(debian: Debian) {
-    let tools = Tools::find().unwrap();
-    let cache = Cache::open().unwrap();
-    let logs = tempfile::tempdir().unwrap();
-    let client_lab = Lab::open(&cache).unwrap();
-    let client = Client::new(&client_lab, &cache, debian);
-    let chain = Chain::open(Lab::open(&cache).unwrap(), tools, logs.path()).unwrap();
+    let (chain, logs) = common::chain();
+    let client = Client::new(chain.lab(), &common::cache(), debian);
     let fleet = chain.clone_of("fleet").unwrap();
     let key = volary_host::read(&fleet.dir().join(".volary/archive.asc")).unwrap();
-    let authority = volary_host::read(&chain.folder().join("ca.pem")).unwrap();
+    let authority = volary_host::read(&fleet.dir().join(".volary/ca.pem")).unwrap();
     client.sandbox.write("/etc/apt/keyrings/volary.asc", &key).unwrap();
     client.sandbox.write("/etc/volary-ca.pem", &authority).unwrap();
     let options = "Acquire::https::CAInfo \"/etc/volary-ca.pem\";\n";
     client.sandbox.write("/etc/apt/apt.conf.d/90volary", options.as_bytes()).unwrap();
 
-    chain.volary(&["archive", "include", &probe_deb(logs.path(), "1.0")]).unwrap();
+    chain.volary(&["archive", "include", &common::probe_deb(logs.path(), "1.0")]).unwrap();
     chain.volary(&["release", "cut", "v1.0"]).unwrap();
-    chain.volary(&["archive", "include", &probe_deb(logs.path(), "1.1")]).unwrap();
+    chain.volary(&["archive", "include", &common::probe_deb(logs.path(), "1.1")]).unwrap();
     chain.volary(&["release", "pick", "v1.0", "volary-probe"]).unwrap();
 
     // The newest revision, then the older one, which stays installable.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use volary_testkit::chain::{Chain, Tools};
+use volary_testkit::chain::{Chain, Tools, inventory};
 use volary_testkit::roots::device_root;
 use volary_testkit::{Cache, Debian, Device, DeviceOptions, Lab};
 
@@ -26,11 +26,13 @@ pub fn run() -> anyhow::Result<()> {
     let logs = workspace.target.join("bench");
     let lab = Lab::open(&cache)?;
     let root = device_root(&cache, Debian::Bookworm, &mut |_| {})?;
-    // The template has this device in its inventory already.
     let device = lab.start_device("dev-1", &root, DeviceOptions::default())?;
     let chain = Chain::open(lab, tools, &logs)?;
+    let fleet = chain.clone_of("fleet")?;
+    fleet.write("inventory.yml", &inventory(&[("dev-1", "development")]))?;
+    let tip = fleet.commit("add dev-1")?;
+    fleet.push("master")?;
     chain.join(&device, "development")?;
-    let tip = chain.clone_of("fleet")?.head()?;
     chain.wait_for_good("dev-1", &tip, Duration::from_secs(300))?;
 
     let size: f64 = device.check(&["stat", "--format", "%s", "/usr/bin/volary-agent"])?.trim().parse()?;

@@ -53,14 +53,21 @@ impl Chain {
         let config = folder.join("client.toml");
         let desk = Desk::new(&home, &tools.volary, &config, &logs.join("commands.log"))?;
         let chain = Self { server: Mutex::new(None), tools, desk, folder, logs: logs.to_owned(), lab };
-        let dir = chain.folder.display().to_string();
-        let (address, port) = (chain.lab.host_address().to_string(), PORT.to_string());
-        let init =
-            ["init", &dir, "--fleet", "demo", "--host", &address, "--host", "volary.test", "--port", &port];
-        let init = chain.desk.volary(&init).args(["--operator", desk::EMAIL]);
-        chain.desk.check(&init)?;
+        chain.init_server()?;
         chain.start_server()?;
         Ok(chain)
+    }
+
+    /// Makes a new server where this chain's is, which is not there yet or was moved away.
+    ///
+    /// # Errors
+    /// What `volary init` said.
+    pub fn init_server(&self) -> Result<(), LabError> {
+        let dir = self.folder.display().to_string();
+        let (address, port) = (self.lab.host_address().to_string(), PORT.to_string());
+        let init =
+            ["init", &dir, "--fleet", "demo", "--host", &address, "--host", "volary.test", "--port", &port];
+        self.desk.check(&self.desk.volary(&init).args(["--operator", desk::EMAIL])).map(drop)
     }
 
     /// The lab that the devices are in.
@@ -331,4 +338,16 @@ pub fn installed(device: &Device, package: &str) -> Result<Option<String>, LabEr
 /// That the device does not run.
 pub fn unit_state(device: &Device, unit: &str) -> Result<String, LabError> {
     Ok(device.exec(&["systemctl", "is-active", unit])?.text().trim().to_owned())
+}
+
+/// An inventory with these devices, each with its stage: the template's form.
+pub fn inventory(devices: &[(&str, &str)]) -> String {
+    let mut text = String::from("---\nall:\n  children:\n");
+    for stage in ["development", "canary", "production"] {
+        text.push_str(&format!("    {stage}:\n      hosts:\n"));
+        for (name, _) in devices.iter().filter(|(_, of)| *of == stage) {
+            text.push_str(&format!("        {name}:\n"));
+        }
+    }
+    text
 }

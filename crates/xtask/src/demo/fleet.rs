@@ -1,6 +1,6 @@
 //! What the demo's fleet repository says beyond the template: devices, gates, packages.
 
-use volary_testkit::chain::{Chain, Clone};
+use volary_testkit::chain::{Clone, inventory};
 
 use super::sources;
 
@@ -40,15 +40,8 @@ gates:
 
 /// Puts the six devices into the inventory, merges that up to production, then sets the gates:
 /// they judge by releases and by devices, and there are none before.
-pub fn describe(_chain: &Chain, fleet: &Clone) -> anyhow::Result<()> {
-    let mut inventory = String::from("all:\n  children:\n");
-    for stage in ["development", "canary", "production"] {
-        inventory.push_str(&format!("    {stage}:\n      vars: {{ volary_stage: {stage} }}\n      hosts:\n"));
-        for (name, _) in DEVICES.iter().filter(|(_, of)| *of == stage) {
-            inventory.push_str(&format!("        {name}:\n"));
-        }
-    }
-    fleet.write("inventory.yml", &inventory)?;
+pub fn describe(fleet: &Clone) -> anyhow::Result<()> {
+    fleet.write("inventory.yml", &inventory(DEVICES))?;
     fleet.write("volary.yml", STAGES)?;
     fleet.run_volary(&["check"])?;
     fleet.commit("describe six devices")?;
@@ -64,8 +57,12 @@ pub fn describe(_chain: &Chain, fleet: &Clone) -> anyhow::Result<()> {
 
 /// Asks for both packages on every device.
 pub fn want_packages(fleet: &Clone) -> anyhow::Result<()> {
-    let vars = format!("---\nvolary_packages:\n  - {}\n  - {}\n", sources::PULSE, sources::HELLO);
-    fleet.write("group_vars/all.yml", &vars)?;
+    let path = "group_vars/all.yml";
+    let vars = volary_host::read_to_string(&fleet.dir().join(path))?;
+    let vars = vars
+        .replace("volary_packages: []", &format!("volary_packages: [{}, {}]", sources::PULSE, sources::HELLO))
+        .replace("volary_services: []", &format!("volary_services: [{}]", sources::UNIT));
+    fleet.write(path, &vars)?;
     fleet.run_volary(&["check"])?;
     fleet.commit("install volary-pulse and hello")?;
     Ok(fleet.push("master")?)

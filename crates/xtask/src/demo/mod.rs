@@ -122,7 +122,7 @@ impl<'a> Demo<'a> {
         let fleet =
             story.step("the fleet repository: six devices, three stages, merged up to production", || {
                 let fleet = chain.clone_of("fleet")?;
-                fleet::describe(&chain, &fleet)?;
+                fleet::describe(&fleet)?;
                 Ok(fleet)
             })?;
         let names: Vec<&str> = DEVICES.iter().map(|(name, _)| *name).collect();

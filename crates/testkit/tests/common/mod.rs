@@ -1,0 +1,47 @@
+//! What the system tests share: a chain without devices, a package made without our own code.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::path::Path;
+
+use tempfile::TempDir;
+use volary_host::{Cmd, create_dir, write_atomic};
+use volary_testkit::chain::{Chain, Clone, Tools};
+use volary_testkit::{Cache, Lab};
+
+/// The cache of roots.
+pub fn cache() -> Cache {
+    Cache::open().unwrap()
+}
+
+/// A running server in a lab of its own, and the folder with its logs.
+pub fn chain() -> (Chain, TempDir) {
+    let logs = tempfile::tempdir().unwrap();
+    let lab = Lab::open(&cache()).unwrap();
+    (Chain::open(lab, Tools::find().unwrap(), logs.path()).unwrap(), logs)
+}
+
+/// Adds a package to those that the template installs nowhere yet.
+pub fn want(fleet: &Clone, package: &str) {
+    let path = "group_vars/all.yml";
+    let vars = volary_host::read_to_string(&fleet.dir().join(path)).unwrap();
+    let changed = vars.replace("volary_packages: []", &format!("volary_packages: [{package}]"));
+    assert_ne!(vars, changed, "the template has an empty list");
+    fleet.write(path, &changed).unwrap();
+}
+
+/// A package of one file, `volary-probe`; gives the path of the .deb.
+pub fn probe_deb(dir: &Path, version: &str) -> String {
+    let tree = dir.join(format!("probe-{version}"));
+    create_dir(&tree.join("DEBIAN")).unwrap();
+    create_dir(&tree.join("usr/share/probe")).unwrap();
+    write_atomic(&tree.join("usr/share/probe/version"), version.as_bytes(), 0o644).unwrap();
+    let control = format!(
+        "Package: volary-probe\nVersion: {version}\nArchitecture: all\n\
+         Maintainer: Volary tests <tests@volary.test>\nDescription: a file to be found again\n"
+    );
+    write_atomic(&tree.join("DEBIAN/control"), control.as_bytes(), 0o644).unwrap();
+    let deb = dir.join(format!("volary-probe_{version}_all.deb"));
+    Cmd::new("dpkg-deb").args(["--root-owner-group", "--build"]).args([&tree, &deb]).check().unwrap();
+    deb.display().to_string()
+}
