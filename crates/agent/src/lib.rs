@@ -1,1 +1,28 @@
-//! placeholder
+//! The agent of a device: real effects on Debian around the pure machine of `volary-device`.
+//!
+//! It trusts signatures, not its server; it runs the real Ansible and the real apt; it goes on
+//! after any crash. Entry points: `main.rs` for the commands, [`agent`] for a turn of the
+//! machine, [`work`] for what a convergence does. Not here: the rules of the fleet repository
+//! (`volary-fleet`) and every decision about when and what (`volary-device`).
+
+#![warn(missing_docs)]
+
+pub mod agent;
+pub mod ansible;
+pub mod apt;
+pub mod config;
+pub mod daemon;
+pub mod enroll;
+pub mod facts;
+pub mod health;
+pub mod http;
+pub mod ledger;
+pub mod log;
+pub mod paths;
+pub mod pin;
+pub mod repo;
+pub mod report;
+pub mod spool;
+pub mod status;
+pub mod units;
+pub mod work;

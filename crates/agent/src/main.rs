@@ -1,2 +1,263 @@
-//! placeholder
-fn main() {}
+//! `volary-agent`: reads the command line, calls the library, turns errors into exit codes.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lexopt::prelude::{Long, Short, Value};
+use volary_agent::agent::{Agent, AgentError};
+use volary_agent::config::{Config, ConfigError};
+use volary_agent::enroll::{self, Ending, EnrollError, Wanted};
+use volary_agent::ledger::Ledger;
+use volary_agent::paths::Paths;
+use volary_agent::spool::Spool;
+use volary_agent::status::Status;
+use volary_agent::{daemon, log, work};
+use volary_api::join::JoinToken;
+use volary_device::{Event, Rest};
+use volary_model::DeviceName;
+
+const HELP: &str = "\
+volary-agent: follows a branch of a fleet repository
+
+  volary-agent enroll --token TOKEN [--name NAME]
+  volary-agent enroll --server URL --ca FILE --signers FILE --stage STAGE [--name NAME]
+                      [--wait SECONDS | --no-wait]
+      gets an identity; without a token it waits for: volary device accept NAME
+      run again, it goes on where it was cut off
+  volary-agent daemon           asks, converges and reports until it is told to end
+  volary-agent run              one convergence now; says how it ended
+  volary-agent status [--json]  what this device is and how its last convergence ended
+  volary-agent version
+
+SIGHUP makes the daemon converge now.
+
+Exit status: 0 good; 1 it failed; 2 wrong use; 3 what was offered was refused;
+4 waiting to be accepted; 5 another volary-agent is at work; 6 not enrolled; 7 server away.";
+
+/// How a command ended, as its exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Good = 0,
+    Failed = 1,
+    Usage = 2,
+    Refused = 3,
+    Waiting = 4,
+    Busy = 5,
+    NotEnrolled = 6,
+    Away = 7,
+}
+
+/// Why a command did not do its work.
+#[derive(Debug, thiserror::Error)]
+enum MainError {
+    #[error(transparent)]
+    Usage(#[from] lexopt::Error),
+    #[error("{0}")]
+    Wrong(String),
+    #[error(transparent)]
+    Enroll(#[from] EnrollError),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+}
+
+fn main() -> ExitCode {
+    // Only fails if there is a provider already, and there is none this early.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let exit = match run() {
+        Ok(exit) => exit,
+        Err(error) => {
+            log::say(format!("error: {error}"));
+            match error {
+                MainError::Usage(_) | MainError::Wrong(_) => {
+                    log::say("help: volary-agent --help");
+                    Exit::Usage
+                }
+                MainError::Agent(AgentError::Config(ConfigError::NotEnrolled)) => Exit::NotEnrolled,
+                MainError::Agent(AgentError::Busy(_)) => Exit::Busy,
+                MainError::Enroll(_) | MainError::Agent(_) => Exit::Failed,
+            }
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn run() -> Result<Exit, MainError> {
+    // A folder of its own instead of / is for tests.
+    let root = std::env::var_os("VOLARY_AGENT_ROOT").unwrap_or_else(|| OsString::from("/"));
+    let paths = Paths::below(Path::new(&root));
+    let mut parser = lexopt::Parser::from_env();
+    let command = match parser.next()? {
+        Some(Value(command)) => command.to_string_lossy().into_owned(),
+        Some(Long("help") | Short('h')) => "help".to_owned(),
+        Some(Long("version") | Short('V')) => "version".to_owned(),
+        Some(other) => return Err(other.unexpected().into()),
+        None => "help".to_owned(),
+    };
+    match command.as_str() {
+        "enroll" => enroll(&paths, parser),
+        "daemon" => {
+            nothing_more(parser)?;
+            daemon::run(&paths)?;
+            Ok(Exit::Good)
+        }
+        "run" => {
+            nothing_more(parser)?;
+            converge(&paths)
+        }
+        "status" => status(&paths, parser),
+        "version" => {
+            nothing_more(parser)?;
+            log::print(format!("volary-agent {}", env!("CARGO_PKG_VERSION")));
+            if let Some(ansible) = work::ansible_version() {
+                log::print(ansible);
+            }
+            Ok(Exit::Good)
+        }
+        "help" => {
+            log::print(HELP);
+            Ok(Exit::Good)
+        }
+        other => Err(MainError::Wrong(format!("there is no command {other:?}"))),
+    }
+}
+
+fn nothing_more(mut parser: lexopt::Parser) -> Result<(), MainError> {
+    match parser.next()? {
+        None => Ok(()),
+        Some(other) => Err(other.unexpected().into()),
+    }
+}
+
+/// The options of `enroll`.
+#[derive(Default)]
+struct Options {
+    token: Option<String>,
+    name: Option<DeviceName>,
+    server: Option<String>,
+    ca: Option<PathBuf>,
+    signers: Option<PathBuf>,
+    stage: Option<String>,
+    patience: Option<Duration>,
+}
+
+fn enroll(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let mut options = Options::default();
+    let wrong = |error: String| MainError::Wrong(error);
+    while let Some(option) = parser.next()? {
+        match option {
+            Long("token") => options.token = Some(text(&mut parser)?),
+            Long("name") => {
+                options.name = Some(text(&mut parser)?.parse().map_err(|error| wrong(format!("{error}")))?);
+            }
+            Long("server") => options.server = Some(text(&mut parser)?),
+            Long("ca") => options.ca = Some(parser.value()?.into()),
+            Long("signers") => options.signers = Some(parser.value()?.into()),
+            Long("stage") => options.stage = Some(text(&mut parser)?),
+            Long("wait") => {
+                let seconds = text(&mut parser)?;
+                let seconds = seconds
+                    .parse()
+                    .map_err(|_| wrong(format!("--wait {seconds:?} is no number of seconds")))?;
+                options.patience = Some(Duration::from_secs(seconds));
+            }
+            Long("no-wait") => options.patience = Some(Duration::ZERO),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    // Without a limit it waits for a person for as long as that takes: a year stands for "always".
+    let patience = options.patience.unwrap_or(Duration::from_secs(366 * 24 * 3600));
+    let wanted = wanted(paths, options)?;
+    match enroll::enroll(paths, &wanted, patience)? {
+        Ending::Enrolled(config) => {
+            log::say(format!(
+                "{} belongs to the fleet of {} and begins in {}",
+                config.name, config.server, config.stage
+            ));
+            Ok(Exit::Good)
+        }
+        Ending::Waiting(name) => {
+            log::say(format!("not accepted yet; say: volary device accept {name}, then run this again"));
+            Ok(Exit::Waiting)
+        }
+    }
+}
+
+fn text(parser: &mut lexopt::Parser) -> Result<String, MainError> {
+    let value = parser.value()?;
+    value.into_string().map_err(|value| MainError::Wrong(format!("{value:?} is not UTF-8")))
+}
+
+/// What the options ask for, or what an enrolment that was cut off wanted.
+fn wanted(paths: &Paths, options: Options) -> Result<Wanted, MainError> {
+    let file = |path: &Path| {
+        volary_host::read_to_string(path).map_err(|error| MainError::Enroll(EnrollError::File(error)))
+    };
+    let before = enroll::unfinished(paths).map_err(EnrollError::File)?;
+    let name = |given: Option<DeviceName>| match (given, &before) {
+        (Some(name), _) => Ok(name),
+        (None, Some(before)) => Ok(before.name.clone()),
+        (None, None) => enroll::host_name().map_err(EnrollError::Name),
+    };
+    match (options.token, options.server) {
+        (Some(token), None) => {
+            let token = JoinToken::decode(&token).map_err(|error| MainError::Wrong(error.to_string()))?;
+            Ok(Wanted::from_token(token, name(options.name)?))
+        }
+        (None, Some(server)) => {
+            let needs = |what: &str| MainError::Wrong(format!("--server needs {what} too"));
+            let stage = options.stage.ok_or_else(|| needs("--stage STAGE"))?;
+            Ok(Wanted {
+                version: 1,
+                server: server.trim_end_matches('/').to_owned(),
+                ca: file(&options.ca.ok_or_else(|| needs("--ca FILE"))?)?,
+                signers: file(&options.signers.ok_or_else(|| needs("--signers FILE"))?)?,
+                stage: stage.parse().map_err(|error| MainError::Wrong(format!("{error}")))?,
+                secret: None,
+                name: name(options.name)?,
+            })
+        }
+        (None, None) => before.clone().ok_or_else(|| {
+            MainError::Wrong("give --token TOKEN, or --server, --ca, --signers and --stage".to_owned())
+        }),
+        (Some(_), Some(_)) => Err(MainError::Wrong("give --token or --server, not both".to_owned())),
+    }
+}
+
+fn converge(paths: &Paths) -> Result<Exit, MainError> {
+    let mut agent = Agent::open(paths)?;
+    // A daemon that converges right now is waited for: then this run looks at the newest.
+    agent.turn(Event::Nudged, Duration::from_secs(2 * 3600))?;
+    let state = agent.state();
+    if state.unanswered > 0 {
+        return Ok(Exit::Away);
+    }
+    Ok(match &state.phase {
+        volary_device::Phase::Idle(Rest::Failed(_)) => Exit::Failed,
+        volary_device::Phase::Idle(Rest::Refused(_)) => Exit::Refused,
+        _ if state.good.is_some() => Exit::Good,
+        _ => Exit::Failed,
+    })
+}
+
+fn status(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let json = match parser.next()? {
+        None => false,
+        Some(Long("json")) => {
+            nothing_more(parser)?;
+            true
+        }
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    let config = Config::load(paths).map_err(AgentError::Config)?;
+    let (_, state) = Ledger::open(paths, &config).map_err(AgentError::Ledger)?;
+    let status = Status::new(&config, &state, Spool::new(paths.spool()).count());
+    if json {
+        log::print(serde_json::to_string_pretty(&status).expect("a status is text"));
+    } else {
+        log::print(status.text());
+    }
+    Ok(Exit::Good)
+}

@@ -1,0 +1,231 @@
+//! The agent: carries out what the machine of `volary-device` decides, one turn at a time.
+//!
+//! A turn begins with an event and ends when the machine wants to wait. It holds the lock, so
+//! that the daemon and `volary-agent run` never work at once; each reads the ledger anew, so
+//! each knows what the other did.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use volary_api::v1::device::{CheckResult, Desired};
+use volary_device::{Effect, Event, Outcome, Phase, State, Target, step};
+use volary_host::{FileError, Lock, LockError, now, read};
+use volary_model::Architecture;
+
+use crate::config::{Config, ConfigError};
+use crate::facts::{self, FactsError};
+use crate::http::{Answer, HttpError, Identity, Server};
+use crate::ledger::{Ledger, LoadError};
+use crate::log;
+use crate::paths::Paths;
+use crate::report::{self, Look};
+use crate::spool::Spool;
+use crate::work;
+
+/// One enrolled device.
+pub struct Agent {
+    pub(crate) paths: Paths,
+    pub(crate) config: Config,
+    pub(crate) server: Server,
+    pub(crate) architecture: Architecture,
+    pub(crate) state: State,
+    /// What the last run of the fleet's checks said.
+    pub(crate) checks: Vec<CheckResult>,
+    etag: Option<String>,
+    spool: Spool,
+}
+
+/// Why the agent cannot work at all.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file, as on a full disk.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LoadError),
+    /// The machine.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    /// A certificate or the key.
+    #[error(transparent)]
+    Identity(#[from] HttpError),
+    /// Another agent works.
+    #[error("another volary-agent is at work on this device: {0}")]
+    Busy(#[from] LockError),
+}
+
+impl Agent {
+    /// The agent of the device that is enrolled here.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub fn open(paths: &Paths) -> Result<Self, AgentError> {
+        let config = Config::load(paths)?;
+        paths.prepare()?;
+        let (certificate, key) = (read(&paths.certificate())?, read(&paths.key())?);
+        let identity = Identity { certificate: &certificate, key: &key };
+        let server = Server::new(&config.server, &read(&paths.ca())?, Some(&identity))?;
+        let (_, state) = Ledger::open(paths, &config)?;
+        Ok(Self {
+            spool: Spool::new(paths.spool()),
+            paths: paths.clone(),
+            config,
+            server,
+            architecture: facts::architecture()?,
+            state,
+            checks: Vec::new(),
+            etag: None,
+        })
+    }
+
+    /// What the device remembers.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// From an event to the next time to wait for. Waits up to `patience` for another agent.
+    ///
+    /// # Errors
+    /// [`AgentError`]; the turn can be taken again.
+    pub fn turn(&mut self, event: Event, patience: Duration) -> Result<Timestamp, AgentError> {
+        let _lock = Lock::acquire(&self.paths.lock(), patience)?;
+        let mut ledger = self.remember()?;
+        // With the lock in our hand, a convergence under way is one whose process died.
+        let mut event = if self.state.is_idle() {
+            event
+        } else {
+            self.state.forced |= event == Event::Nudged;
+            Event::Started
+        };
+        loop {
+            let (state, effects) = step(self.state.clone(), event, now());
+            self.state = state;
+            let mut reply = None;
+            for effect in effects {
+                match effect {
+                    Effect::Record => ledger.save(&self.state)?,
+                    Effect::Wait(until) => return Ok(until),
+                    Effect::Tell => self.tell(),
+                    Effect::Ask => reply = Some(self.ask()),
+                    Effect::Fetch(target) => reply = Some(work::fetch(self, &target)),
+                    Effect::Verify(work) => reply = Some(work::verify(self, &work)),
+                    Effect::Apply(work, step) => reply = Some(work::apply(self, &work, step)),
+                    Effect::Report => reply = Some(self.report()?),
+                }
+            }
+            event = reply.expect("the machine ends each step with a wait or a question");
+        }
+    }
+
+    /// Reads the ledger; what only this process knows stays.
+    fn remember(&mut self) -> Result<Ledger, AgentError> {
+        let (ledger, stored) = Ledger::open(&self.paths, &self.config)?;
+        let known = &self.state;
+        self.state = State {
+            offered: known.offered.clone().filter(|offered| offered.stage == stored.stage),
+            poll: known.poll,
+            unanswered: known.unanswered,
+            cut_short: known.cut_short,
+            strays: known.strays,
+            forced: known.forced,
+            last_report: known.last_report.max(stored.last_report),
+            ..stored
+        };
+        Ok(ledger)
+    }
+
+    fn ask(&mut self) -> Event {
+        // Without a known offer, "nothing changed" would say nothing.
+        let etag = self.state.offered.as_ref().and(self.etag.as_deref());
+        match self.server.desired(etag) {
+            Ok(answer) => {
+                if self.state.unanswered > 0 {
+                    log::say("the server answers again");
+                }
+                self.send();
+                match answer {
+                    Answer::Unchanged => Event::Unchanged,
+                    Answer::Desired(desired, etag) => {
+                        self.etag = etag;
+                        self.offered(desired)
+                    }
+                }
+            }
+            Err(error) => {
+                if self.state.unanswered == 0 {
+                    log::say(error.to_string());
+                }
+                Event::Unreachable(error.to_string())
+            }
+        }
+    }
+
+    fn offered(&self, desired: Desired) -> Event {
+        let Desired { stage, commit, rolling, poll, branch: _ } = desired;
+        let target = Target { stage, commit, rolling };
+        let known = [self.state.good.as_ref(), self.state.offered.as_ref()];
+        if !known.contains(&Some(&target)) {
+            log::say(format!("{} is to be at commit {}", target.stage, target.commit.short()));
+        }
+        Event::Offered { target, poll }
+    }
+
+    /// Stores and sends the report of the convergence that ended. That it cannot be stored (a full
+    /// disk) must not make the device repeat the convergence at once, so it is sent anyway.
+    fn report(&mut self) -> Result<Event, AgentError> {
+        if let Phase::Report { work, outcome, failure, .. } = &self.state.phase {
+            let commit = work.target.commit.short();
+            let suite = work.suite.as_deref().map(|suite| format!(", suite {suite}")).unwrap_or_default();
+            log::say(match (outcome, failure) {
+                (Outcome::Good, _) => format!(
+                    "good: commit {commit}{suite}, {} tasks and {} packages changed",
+                    work.changed_tasks,
+                    work.packages.len()
+                ),
+                (Outcome::Failed, Some(failure)) => format!("failed: commit {commit}{suite}: {failure}"),
+                (Outcome::Refused, Some(failure)) => format!("refused: commit {commit}: {}", failure.message),
+                (Outcome::Failed | Outcome::Refused, None) => format!("commit {commit} did not end well"),
+            });
+        }
+        let report = self.store_report()?;
+        self.send();
+        if matches!(&self.state.phase, Phase::Report { outcome: Outcome::Good, .. }) {
+            work::tidy(self);
+        }
+        Ok(Event::Stored { report })
+    }
+
+    /// Tells the server how the device is.
+    pub fn tell(&mut self) {
+        self.checks = work::checks(self);
+        if let Err(error) = self.store_report() {
+            log::say(error.to_string());
+        }
+        self.send();
+    }
+
+    fn store_report(&mut self) -> Result<u64, AgentError> {
+        let at = now();
+        let number = report::next_number(self.state.last_report, at);
+        let look = Look { source: work::source(self), checks: std::mem::take(&mut self.checks) };
+        let report = report::build(&self.state, look, &self.architecture, number, at);
+        self.state.last_report = number;
+        self.spool.keep(&report)?;
+        Ok(number)
+    }
+
+    fn send(&self) {
+        if let Err(error) = self.spool.send(&self.server) {
+            log::say(format!("reports wait until the server takes them: {error}"));
+        }
+    }
+
+    /// How many reports wait to be sent.
+    pub fn waiting_reports(&self) -> usize {
+        self.spool.count()
+    }
+}

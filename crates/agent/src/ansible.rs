@@ -1,0 +1,259 @@
+//! The real Ansible: which stage the variables name, and one run of the playbook for this host.
+//!
+//! What a run did comes from a callback plugin of ours that appends lines of JSON to a file:
+//! neither Debian 12 nor 13 ships a callback with results for machines outside of the collections,
+//! and text for people is not parsed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use volary_host::{
+    Cmd, CmdError, FileError, create_dir, read_to_string, remove_if_exists, tail, write_atomic,
+};
+use volary_model::{CommitId, DeviceName, InvalidName, StageName};
+
+use crate::paths::Paths;
+
+/// How long a playbook may take: an hour, as some install a lot on a slow card.
+const PLAYBOOK: Duration = Duration::from_secs(3600);
+
+/// How long reading the inventory may take: 100,000 hosts in one file take half a minute of
+/// a fast core.
+const INVENTORY: Duration = Duration::from_secs(600);
+
+/// The callback plugin.
+const PLUGIN: &str = include_str!("ansible/volary.py");
+
+/// Where an inventory may stand in the repository, in the order of looking.
+const INVENTORIES: [&str; 6] =
+    ["inventory.yml", "inventory.yaml", "inventory.ini", "inventory", "hosts.yml", "hosts"];
+
+/// The playbooks, in the order of looking; the second is ansible-pull's.
+const PLAYBOOKS: [&str; 2] = ["site.yml", "local.yml"];
+
+/// `ansible-inventory` ends with this status if the host it is asked for is not there.
+const NO_SUCH_HOST: i32 = 5;
+
+/// Variables that every run gets.
+#[derive(Debug, Clone, Serialize)]
+pub struct Variables {
+    /// Always true: lets roles tell the agent from a plain `ansible-pull`.
+    pub volary_agent: bool,
+    /// The stage.
+    pub volary_stage: StageName,
+    /// The suite: `rolling`, `v1.0/r2`; empty without a release.
+    pub volary_suite: String,
+    /// The release: `v1.0`; empty for rolling and without a release.
+    pub volary_release: String,
+    /// The archive: `https://server/archive`.
+    pub volary_archive_url: String,
+    /// The certificate of the server's authority, as a file on the device.
+    pub volary_ca_file: PathBuf,
+    /// The commit.
+    pub volary_commit: CommitId,
+}
+
+/// Why a run did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum AnsibleError {
+    /// A program could not run, or ran too long.
+    #[error(transparent)]
+    Cmd(#[from] CmdError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// No inventory.
+    #[error("there is no inventory at commit {}: one of {} is needed", .0.short(), INVENTORIES.join(", "))]
+    NoInventory(CommitId),
+    /// No playbook.
+    #[error("there is no playbook at commit {}: site.yml or local.yml is needed", .0.short())]
+    NoPlaybook(CommitId),
+    /// The device is not there.
+    #[error("device {name} is not in the inventory at commit {}", .commit.short())]
+    NotInInventory {
+        /// The device.
+        name: DeviceName,
+        /// The commit.
+        commit: CommitId,
+    },
+    /// Ansible says that it cannot read the inventory.
+    #[error("the inventory at commit {} cannot be read: {said}", .commit.short())]
+    BadInventory {
+        /// The commit.
+        commit: CommitId,
+        /// Ansible's own words.
+        said: String,
+    },
+    /// `volary_stage` is no stage name.
+    #[error("volary_stage: {0}")]
+    Stage(#[from] InvalidName),
+    /// A task failed.
+    #[error("{message}")]
+    Task {
+        /// Its name.
+        task: String,
+        /// What it said.
+        message: String,
+    },
+    /// It failed before or outside of a task: a syntax error, a missing role or collection.
+    #[error("{0}")]
+    Playbook(String),
+}
+
+impl AnsibleError {
+    /// What failed: the task's name, if it was one.
+    pub fn what(&self) -> &str {
+        match self {
+            Self::Task { task, .. } => task,
+            _ => "",
+        }
+    }
+}
+
+/// What happens while a playbook runs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Event {
+    Start,
+    Task { task: String },
+    Changed {},
+    Failed { task: String, message: String },
+    Unreachable { task: String, message: String },
+    NoHosts,
+    Stats { hosts: Vec<String> },
+}
+
+/// Ansible on the checkout of one commit.
+pub struct Ansible<'a> {
+    /// Where the agent's files are.
+    pub paths: &'a Paths,
+    /// The files of the commit.
+    pub checkout: &'a Path,
+    /// The commit.
+    pub commit: &'a CommitId,
+    /// The device.
+    pub name: &'a DeviceName,
+}
+
+impl Ansible<'_> {
+    /// The stage that the device's variables name, if they do.
+    ///
+    /// # Errors
+    /// [`AnsibleError`].
+    pub fn stage(&self) -> Result<Option<StageName>, AnsibleError> {
+        #[derive(Deserialize)]
+        struct Host {
+            volary_stage: Option<String>,
+        }
+        let ended = self
+            .command("ansible-inventory")
+            .args(["--inventory", self.inventory()?, "--host", self.name.as_str()])
+            .env("ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED", "True")
+            .timeout(INVENTORY)
+            .run()?;
+        if ended.status.code() == Some(NO_SUCH_HOST) {
+            return Err(AnsibleError::NotInInventory {
+                name: self.name.clone(),
+                commit: self.commit.clone(),
+            });
+        }
+        let bad = |said: String| AnsibleError::BadInventory { commit: self.commit.clone(), said };
+        if !ended.status.success() {
+            return Err(bad(tail(&ended.stderr, 10)));
+        }
+        let host: Host = serde_json::from_slice(&ended.stdout).map_err(|error| bad(error.to_string()))?;
+        Ok(host.volary_stage.map(|stage| stage.parse()).transpose()?)
+    }
+
+    /// Runs the playbook for this host alone. Returns how many tasks changed something. `progress`
+    /// is given each line that Ansible prints.
+    ///
+    /// # Errors
+    /// [`AnsibleError`].
+    pub fn playbook(
+        &self,
+        variables: &Variables,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<u32, AnsibleError> {
+        let playbook = PLAYBOOKS.into_iter().find(|name| self.checkout.join(name).is_file());
+        let playbook = playbook.ok_or_else(|| AnsibleError::NoPlaybook(self.commit.clone()))?;
+        let plugins = self.paths.ansible();
+        create_dir(&plugins)?;
+        write_atomic(&plugins.join("volary.py"), PLUGIN.as_bytes(), 0o644)?;
+        let file = self.paths.variables();
+        let text = serde_json::to_vec(variables).expect("variables are text");
+        write_atomic(&file, &text, 0o600)?;
+        remove_if_exists(&self.paths.events())?;
+        let ended = self
+            .command("ansible-playbook")
+            .args(["--inventory", self.inventory()?, "--connection", "local", "--limit", self.name.as_str()])
+            .args(["--extra-vars", &format!("@{}", file.display()), "--diff", playbook])
+            .env("ANSIBLE_CALLBACK_PLUGINS", &plugins)
+            .env("ANSIBLE_RETRY_FILES_ENABLED", "False")
+            .env("VOLARY_EVENTS", self.paths.events())
+            .timeout(PLAYBOOK)
+            .check_lines(progress);
+        let events = events(&read_to_string(&self.paths.events()).unwrap_or_default());
+        remove_if_exists(&self.paths.events())?;
+        remove_if_exists(&file)?;
+        self.judge(ended.err(), &events)
+    }
+
+    /// Brings together how the program ended and what the plugin heard.
+    fn judge(&self, ended: Option<CmdError>, events: &[Event]) -> Result<u32, AnsibleError> {
+        let failed = events.iter().find_map(|event| match event {
+            Event::Failed { task, message } => Some((task.clone(), message.clone())),
+            Event::Unreachable { task, message } => Some((task.clone(), format!("unreachable: {message}"))),
+            _ => None,
+        });
+        let running = events.iter().rev().find_map(|event| match event {
+            Event::Task { task } => Some(task.clone()),
+            _ => None,
+        });
+        match ended {
+            None => {}
+            // A task that failed and was rescued ends well; one that was not does not.
+            Some(CmdError::Failed { tail, .. }) => {
+                let (task, message) = failed.ok_or_else(|| AnsibleError::Playbook(tail.clone()))?;
+                let message = if message.is_empty() { tail } else { message };
+                return Err(AnsibleError::Task { task, message });
+            }
+            Some(error @ CmdError::TimedOut { .. }) => {
+                let message = error.to_string();
+                return Err(match running {
+                    Some(task) => AnsibleError::Task { task, message },
+                    None => AnsibleError::Playbook(message),
+                });
+            }
+            Some(error) => return Err(error.into()),
+        }
+        let ours = |event: &Event| matches!(event, Event::Stats { hosts } if hosts.iter().any(|host| host == self.name.as_str()));
+        if !events.iter().any(ours) {
+            let played = "the playbook has no play for this device: no task was run";
+            return Err(AnsibleError::Playbook(played.to_owned()));
+        }
+        let changed = events.iter().filter(|event| matches!(event, Event::Changed {})).count();
+        Ok(u32::try_from(changed).unwrap_or(u32::MAX))
+    }
+
+    fn inventory(&self) -> Result<&'static str, AnsibleError> {
+        let found = INVENTORIES.into_iter().find(|name| self.checkout.join(name).exists());
+        found.ok_or_else(|| AnsibleError::NoInventory(self.commit.clone()))
+    }
+
+    fn command(&self, program: &str) -> Cmd {
+        Cmd::new(program)
+            .cwd(self.checkout)
+            .env("ANSIBLE_NOCOLOR", "1")
+            .env("ANSIBLE_DEPRECATION_WARNINGS", "False")
+            // The checkout stays exactly the commit's files.
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("HOME", "/root")
+            .env("LC_ALL", "C.UTF-8")
+    }
+}
+
+fn events(text: &str) -> Vec<Event> {
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}

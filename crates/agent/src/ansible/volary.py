@@ -1,0 +1,93 @@
+# The agent's ear in ansible-playbook: appends one line of JSON for each task that failed or
+# changed something to the file named by VOLARY_EVENTS. It works with the plugin interface of
+# ansible-core 2.14 (Debian 12) and 2.19 (Debian 13). It never changes what Ansible prints.
+from __future__ import annotations
+
+DOCUMENTATION = """
+    name: volary
+    type: notification
+    short_description: tells the Volary agent what a playbook did
+    description:
+      - Appends one line of JSON for each failed or changed task to the file in VOLARY_EVENTS.
+"""
+
+import json
+import os
+
+from ansible.plugins.callback import CallbackBase
+
+LIMIT = 4000
+
+
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "notification"
+    CALLBACK_NAME = "volary"
+    CALLBACK_NEEDS_ENABLED = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        path = os.environ.get("VOLARY_EVENTS")
+        self.file = open(path, "a", encoding="utf-8") if path else None
+
+    def tell(self, event, **fields):
+        if self.file:
+            fields["event"] = event
+            self.file.write(json.dumps(fields, default=str) + "\n")
+            self.file.flush()
+
+    def task(self, event, result, **fields):
+        task = getattr(result, "task", None) or result._task
+        fields["task"] = task.get_name()
+        fields["message"] = message_of(result)[:LIMIT]
+        self.tell(event, **fields)
+
+    def v2_playbook_on_start(self, playbook):
+        self.tell("start")
+
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        self.tell("task", task=task.get_name())
+
+    def v2_playbook_on_handler_task_start(self, task):
+        self.tell("task", task=task.get_name())
+
+    def v2_playbook_on_no_hosts_matched(self):
+        self.tell("no-hosts")
+
+    def v2_runner_on_ok(self, result):
+        if answer(result).get("changed"):
+            self.task("changed", result)
+
+    def v2_runner_on_failed(self, result, ignore_errors=False):
+        if not ignore_errors:
+            self.task("failed", result)
+
+    def v2_runner_on_unreachable(self, result):
+        self.task("unreachable", result)
+
+    def v2_playbook_on_stats(self, stats):
+        hosts = sorted(stats.processed)
+        self.tell("stats", hosts=hosts)
+
+
+def answer(result):
+    found = getattr(result, "result", None)
+    return found if isinstance(found, dict) else result._result
+
+
+def message_of(result):
+    found = answer(result)
+    if found.get("_ansible_no_log") or found.get("censored"):
+        return "its output is hidden, since the task has no_log"
+    for item in found.get("results") or []:
+        if isinstance(item, dict) and (item.get("failed") or item.get("unreachable")):
+            name = item.get("_ansible_item_label", item.get("item"))
+            return f"item {name}: {text_of(item)}"
+    return text_of(found)
+
+
+def text_of(found):
+    parts = [str(found[key]).strip() for key in ("msg", "module_stderr", "stderr") if found.get(key)]
+    if not parts and found.get("stdout"):
+        parts = [str(found["stdout"]).strip()[-1000:]]
+    return "\n".join(dict.fromkeys(part for part in parts if part))

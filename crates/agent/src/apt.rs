@@ -1,0 +1,313 @@
+//! Packages by the real dpkg and apt: what is installed, what the suite offers, and the move.
+//! Which packages move is decided in `volary-device`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use volary_debian::Version;
+use volary_debian::packages::{PackagesError, iterate};
+use volary_device::{Installed, Offer, plan_upgrade};
+use volary_host::{Cmd, CmdError, FileError, read, read_to_string};
+use volary_model::{Architecture, Digest};
+
+/// How long apt may take: a large upgrade on a slow card.
+const INSTALL: Duration = Duration::from_secs(3600);
+
+/// How long fetching one suite's indexes may take.
+const UPDATE: Duration = Duration::from_secs(600);
+
+/// apt waits this many seconds for another apt or dpkg to end.
+const LOCK: &str = "DPkg::Lock::Timeout=120";
+
+/// All packages that are installed on the device.
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    /// Those that may move.
+    pub packages: Vec<Installed<Version>>,
+    /// Those that somebody put on hold; they stay.
+    pub held: BTreeSet<String>,
+    /// True if dpkg was interrupted and must be let finish first.
+    pub interrupted: bool,
+}
+
+/// The suite as apt holds it on this device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The index of packages, as a file.
+    pub index: PathBuf,
+    /// The file of `/etc/apt` that names the suite.
+    pub entry: PathBuf,
+}
+
+/// Why packages did not get where they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum AptError {
+    /// A program failed.
+    #[error(transparent)]
+    Cmd(#[from] CmdError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// No source of apt is our suite.
+    #[error(
+        "no source of apt is {url} with suite {suite}; let the playbook use the role volary.fleet.apt_source, \
+         or write the source itself with volary_archive_url and volary_suite"
+    )]
+    NoSource {
+        /// The archive.
+        url: String,
+        /// The suite.
+        suite: String,
+    },
+    /// What apt holds is not what the signed lock names.
+    #[error(
+        "the archive serves other content than the signed lock: apt's index of {suite} is {found}, the lock \
+         says {locked}"
+    )]
+    OtherContent {
+        /// The suite.
+        suite: String,
+        /// What apt holds.
+        found: Digest,
+        /// What the lock says.
+        locked: Digest,
+    },
+    /// The index cannot be understood.
+    #[error("the index {path} is not valid: {source}")]
+    Index {
+        /// Its file.
+        path: String,
+        /// What is wrong.
+        source: PackagesError,
+    },
+}
+
+/// What dpkg has.
+///
+/// # Errors
+/// [`CmdError`] if dpkg-query fails.
+pub fn installed() -> Result<Inventory, CmdError> {
+    let format = "${db:Status-Abbrev}\\t${Package}\\t${Architecture}\\t${Version}\\n";
+    let listed = Cmd::new("dpkg-query").args(["--show", "--showformat", format]).check()?;
+    let mut inventory = inventory(&listed.text());
+    let journal = std::fs::read_dir("/var/lib/dpkg/updates");
+    inventory.interrupted |= journal.is_ok_and(|mut entries| entries.next().is_some());
+    Ok(inventory)
+}
+
+fn inventory(listed: &str) -> Inventory {
+    let mut inventory = Inventory::default();
+    for line in listed.lines() {
+        let mut fields = line.split('\t');
+        let (Some(status), Some(name), Some(architecture), Some(version)) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let mut letters = status.chars();
+        let (wanted, is) = (letters.next(), letters.next());
+        // U: unpacked, F: half-configured, H: half-installed, W and t: triggers are due.
+        inventory.interrupted |= matches!(is, Some('U' | 'F' | 'H'));
+        let Ok(version) = version.parse() else { continue };
+        if !matches!(is, Some('i' | 'U' | 'F' | 'W' | 't')) {
+            continue;
+        }
+        if wanted == Some('h') {
+            inventory.held.insert(name.to_owned());
+        }
+        let (name, architecture) = (name.to_owned(), architecture.to_owned());
+        inventory.packages.push(Installed { name, architecture, version });
+    }
+    inventory
+}
+
+impl Inventory {
+    /// Name → version as text.
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        self.packages.iter().map(|package| (package.name.clone(), package.version.to_string())).collect()
+    }
+}
+
+/// The packages that differ: name → (before, after), empty text for "not there".
+pub fn changes(
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+) -> BTreeMap<String, (String, String)> {
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names
+        .into_iter()
+        .filter_map(|name| {
+            let side = |map: &BTreeMap<String, String>| map.get(name).cloned().unwrap_or_default();
+            let (before, after) = (side(before), side(after));
+            (before != after).then(|| (name.clone(), (before, after)))
+        })
+        .collect()
+}
+
+/// Lets dpkg finish what a power cut interrupted.
+///
+/// # Errors
+/// [`CmdError`].
+pub fn repair() -> Result<(), CmdError> {
+    // dpkg has no option to wait for its lock; apt's fix-broken has, and runs it.
+    noninteractive(Cmd::new("dpkg").args(["--force-confold", "--configure", "-a"]))
+        .timeout(INSTALL)
+        .check()
+        .map(drop)
+}
+
+/// The suite at `url` as apt knows it, whether its indexes were fetched already or not.
+///
+/// # Errors
+/// [`AptError::NoSource`] if no source of apt names it.
+pub fn source(url: &str, suite: &str, architecture: &Architecture) -> Result<Source, AptError> {
+    let format = "$(CREATED_BY)|$(SITE)|$(REPO_URI)|$(RELEASE)|$(ARCHITECTURE)|$(FILENAME)|$(SOURCESENTRY)";
+    let listed =
+        Cmd::new("apt-get").args(["indextargets", "--no-release-info", "--format", format]).check()?;
+    find_source(&listed.text(), url, suite, architecture)
+        .ok_or_else(|| AptError::NoSource { url: url.to_owned(), suite: suite.to_owned() })
+}
+
+fn find_source(listed: &str, url: &str, suite: &str, architecture: &Architecture) -> Option<Source> {
+    listed.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split('|').collect();
+        let [by, _, repository, release, arch, file, entry] = fields[..] else { return None };
+        let ours = repository.trim_end_matches('/') == url.trim_end_matches('/') && release == suite;
+        (by == "Packages" && ours && arch == architecture.as_str()).then(|| Source {
+            index: PathBuf::from(file),
+            entry: PathBuf::from(entry.rsplit_once(':').map_or(entry, |(path, _)| path)),
+        })
+    })
+}
+
+/// Fetches the indexes of this one source. Others (a mirror of Debian that is away, say) have no
+/// say in whether our packages can be installed.
+///
+/// # Errors
+/// [`CmdError`] with apt's own words.
+pub fn update(source: &Source) -> Result<(), CmdError> {
+    let list = format!("Dir::Etc::sourcelist={}", source.entry.display());
+    noninteractive(Cmd::new("apt-get").args(["update", "-q", "--error-on=any"]))
+        .args(["-o", &list, "-o", "Dir::Etc::sourceparts=-", "-o", "APT::Get::List-Cleanup=0"])
+        .args(["-o", LOCK])
+        .timeout(UPDATE)
+        .check()
+        .map(drop)
+}
+
+/// The packages that the index offers. With `locked`, only if it is the one that the lock names.
+///
+/// # Errors
+/// [`AptError`].
+pub fn offers(
+    source: &Source,
+    suite: &str,
+    locked: Option<&Digest>,
+) -> Result<Vec<Offer<Version>>, AptError> {
+    let bytes = read(&source.index)?;
+    let found = Digest::from_bytes(Sha256::digest(&bytes).into());
+    if let Some(locked) = locked.filter(|locked| **locked != found) {
+        return Err(AptError::OtherContent { suite: suite.to_owned(), found, locked: *locked });
+    }
+    let invalid =
+        |source_error| AptError::Index { path: source.index.display().to_string(), source: source_error };
+    iterate(&String::from_utf8_lossy(&bytes))
+        .map(|package| {
+            let package = package.map_err(invalid)?;
+            Ok(Offer { name: package.name, architecture: package.architecture, version: package.version })
+        })
+        .collect()
+}
+
+/// What apt is asked for: `name=version` of each package that must move.
+pub fn plan(inventory: &Inventory, offers: &[Offer<Version>]) -> Vec<String> {
+    plan_upgrade(&inventory.packages, offers)
+        .iter()
+        .filter(|change| !inventory.held.contains(&change.name))
+        .map(volary_device::Change::argument)
+        .collect()
+}
+
+/// Moves packages to these versions, up or down. Nothing is removed for it: a suite that needs
+/// that must say so in its playbook.
+///
+/// # Errors
+/// [`CmdError`] with apt's own words.
+pub fn install(arguments: &[String]) -> Result<(), CmdError> {
+    noninteractive(Cmd::new("apt-get").args(["install", "-q", "-y", "--allow-downgrades", "--no-remove"]))
+        .arg("--no-install-recommends")
+        .args(["-o", "Dpkg::Options::=--force-confold", "-o", "Dpkg::Options::=--force-confdef"])
+        .args(["-o", "Dpkg::Use-Pty=0", "-o", LOCK])
+        .args(arguments)
+        .timeout(INSTALL)
+        .check()
+        .map(drop)
+}
+
+fn noninteractive(cmd: Cmd) -> Cmd {
+    cmd.env("DEBIAN_FRONTEND", "noninteractive")
+        .env("APT_LISTCHANGES_FRONTEND", "none")
+        .env("NEEDRESTART_SUSPEND", "1")
+        .env("LC_ALL", "C.UTF-8")
+}
+
+/// Seconds since the suite's `InRelease` that apt holds was made; `None` if there is none.
+pub fn suite_age(source: &Source, now: jiff::Timestamp) -> Option<u64> {
+    let name = source.index.to_str()?;
+    let (base, _) = name.rsplit_once("_main_binary-")?;
+    let text = read_to_string(Path::new(&format!("{base}_InRelease"))).ok()?;
+    let date = volary_debian::release::Release::parse(&text).ok()?.date().ok()??;
+    u64::try_from(now.duration_since(date).as_secs()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dpkg_is_understood() {
+        let listed = "ii \tlibc6\tamd64\t2.36-9\nrc \tgone\tamd64\t1\nhi \tkept\tall\t1.0\nun \tnever\t\t\n\
+                      iF \thalf\tamd64\t2\n";
+        let found = inventory(listed);
+        let names: Vec<_> = found.packages.iter().map(|package| package.name.as_str()).collect();
+        assert_eq!(names, ["libc6", "kept", "half"]);
+        assert_eq!(found.held, BTreeSet::from(["kept".to_owned()]));
+        assert!(found.interrupted && !inventory("ii \ta1\tall\t1\n").interrupted);
+    }
+
+    #[test]
+    fn held_packages_stay() {
+        let offer = |name: &str| Offer {
+            name: name.into(),
+            architecture: "all".into(),
+            version: "2".parse().unwrap(),
+        };
+        let have = inventory("ii \tmoves\tamd64\t1\nhi \tkept\tall\t1.0\n");
+        assert_eq!(plan(&have, &[offer("moves"), offer("kept"), offer("other")]), ["moves=2"]);
+    }
+
+    #[test]
+    fn our_suite_is_found_among_the_sources() {
+        let listed = "Packages|https://d|https://d/debian/|bookworm|amd64|/l/a|/etc/apt/sources.list:1\n\
+                      Translations|s|https://v:1/archive/|v1.0/r2||/l/t|/etc/apt/x:1\n\
+                      Packages|s|https://v:1/archive/|v1.0/r2|arm64|/l/x|/etc/apt/x:1\n\
+                      Packages|s|https://v:1/archive/|v1.0/r2|amd64|/l/b|/etc/apt/sources.list.d/v.sources:3\n";
+        let found = find_source(listed, "https://v:1/archive", "v1.0/r2", &"amd64".parse().unwrap());
+        let expected = Source { index: "/l/b".into(), entry: "/etc/apt/sources.list.d/v.sources".into() };
+        assert_eq!(found, Some(expected));
+    }
+
+    #[test]
+    fn changes_name_both_sides() {
+        let map = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned())).collect()
+        };
+        let found =
+            changes(&map(&[("a", "1"), ("b", "1"), ("c", "1")]), &map(&[("a", "1"), ("b", "2"), ("d", "1")]));
+        let text: Vec<_> =
+            found.iter().map(|(name, (before, after))| format!("{name}:{before}>{after}")).collect();
+        assert_eq!(text, ["b:1>2", "c:1>", "d:>1"]);
+    }
+}

@@ -1,0 +1,109 @@
+//! The idle loop: asks, converges, reports, waits. One thread waits for signals, the other for
+//! time; nothing else is awake.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use volary_device::Event;
+use volary_host::{Cmd, now};
+
+use crate::agent::{Agent, AgentError};
+use crate::log;
+use crate::paths::Paths;
+
+/// How often the device tells how it is when nothing happens.
+const HEALTH: Duration = Duration::from_secs(300);
+
+/// How long to wait after an error of the machine itself, as a full disk.
+const AFTER_ERROR: Duration = Duration::from_secs(60);
+
+/// How long the daemon waits for a `volary-agent run` that a person started.
+const OTHER: Duration = Duration::from_secs(2 * 3600);
+
+/// What woke the daemon.
+enum Wake {
+    Nudge,
+    End,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`AgentError`] if the device is not enrolled or its files are damaged.
+pub fn run(paths: &Paths) -> Result<(), AgentError> {
+    let mut agent = Agent::open(paths)?;
+    let wakes = listen();
+    log::say(format!(
+        "volary-agent {} of {} follows {} at {}",
+        env!("CARGO_PKG_VERSION"),
+        agent.config.name,
+        agent.state().stage,
+        agent.config.server
+    ));
+    let mut event = Event::Started;
+    let mut told = Instant::now();
+    loop {
+        let wait = match agent.turn(event, OTHER) {
+            Ok(until) => Duration::try_from(until.duration_since(now())).unwrap_or_default(),
+            Err(error) => {
+                log::say(format!("error: {error}"));
+                AFTER_ERROR
+            }
+        };
+        become_the_new_version();
+        if told.elapsed() >= HEALTH {
+            agent.tell();
+            told = Instant::now();
+        }
+        // A clock that jumped must not put the device to sleep for a year.
+        match wakes.recv_timeout(wait.min(Duration::from_secs(24 * 3600))) {
+            Ok(Wake::End) | Err(RecvTimeoutError::Disconnected) => break,
+            Ok(Wake::Nudge) => event = Event::Nudged,
+            Err(RecvTimeoutError::Timeout) => event = Event::Due,
+        }
+    }
+    log::say("ends, as asked");
+    Ok(())
+}
+
+fn listen() -> Receiver<Wake> {
+    let (sender, wakes) = mpsc::channel();
+    match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
+        Ok(mut signals) => {
+            std::thread::spawn(move || {
+                for signal in signals.forever() {
+                    let wake = if signal == SIGHUP { Wake::Nudge } else { Wake::End };
+                    if sender.send(wake).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Err(error) => {
+            // Without a handler a signal ends the process at once, which is safe at any point.
+            log::say(format!("cannot listen to signals: {error}"));
+            std::mem::forget(sender);
+        }
+    }
+    wakes
+}
+
+/// If the package was upgraded, goes on as the new program. The package's scripts do not restart
+/// the service, since that would end the apt that a convergence is running.
+fn become_the_new_version() {
+    let Some(program) = replaced_program() else { return };
+    log::say(format!("{} is new: going on with it", program.display()));
+    let error = Cmd::new(&program).arg("daemon").into_std().exec();
+    log::say(format!("cannot run {}: {error}; going on with the old one", program.display()));
+}
+
+/// The path of our own program, if another file is there now.
+fn replaced_program() -> Option<PathBuf> {
+    let link = std::fs::read_link("/proc/self/exe").ok()?;
+    let path = PathBuf::from(link.to_str()?.strip_suffix(" (deleted)")?);
+    Path::new(&path).is_file().then_some(path)
+}

@@ -1,0 +1,314 @@
+//! The agent's side of HTTPS: its own authority only, its client certificate, limits on time and
+//! size for everything, and a kept connection while it is idle.
+
+use std::io::Read;
+use std::time::Duration;
+
+use ureq::http::{Response, StatusCode, header};
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsProvider};
+use volary_api::v1::Problem;
+use volary_api::v1::device::{Desired, Enroll, Enrolled, WantObjects};
+
+/// A server that sends nothing for this long is away. Long enough for a satellite link.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// A small exchange ends within this time, however the bytes trickle.
+const SMALL: Duration = Duration::from_secs(90);
+
+/// The objects of a commit, or an index of the archive, arrive within this time: 50 MB on a
+/// link of half a megabit.
+const LARGE: Duration = Duration::from_secs(15 * 60);
+
+/// The longest JSON answer to a device. The true ones have a few kilobytes.
+const ANSWER: u64 = 256 << 10;
+
+/// Idle connections are kept for two of the usual polls.
+const KEEP: Duration = Duration::from_secs(150);
+
+/// The server, as one device sees it.
+pub struct Server {
+    agent: ureq::Agent,
+    url: String,
+}
+
+/// Why a request brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The network, or TLS, or time.
+    #[error("cannot reach {server}: {source}")]
+    Unreachable {
+        /// Its address.
+        server: String,
+        /// What happened.
+        source: Box<ureq::Error>,
+    },
+    /// The server is there and in trouble, or tells the device to go away for now.
+    #[error("{server} answered {status}: {problem}")]
+    InTrouble {
+        /// Its address.
+        server: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it said.
+        problem: String,
+    },
+    /// The server understood and said no.
+    #[error("{server} refused {path}: {problem}{}", .help.as_deref().map(|help| format!("; {help}")).unwrap_or_default())]
+    Refused {
+        /// Its address.
+        server: String,
+        /// The route.
+        path: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it said.
+        problem: String,
+        /// What it advises.
+        help: Option<String>,
+    },
+    /// The answer is longer than anything true.
+    #[error("{server} sends more than {limit} bytes for {path}; the rest was not read")]
+    TooLong {
+        /// Its address.
+        server: String,
+        /// The route.
+        path: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// The answer is not understood.
+    #[error("{server} answered {path} with something that is not understood: {detail}")]
+    Strange {
+        /// Its address.
+        server: String,
+        /// The route.
+        path: String,
+        /// What the parser said.
+        detail: String,
+    },
+    /// A certificate or key of this device is damaged.
+    #[error("{0} is not valid PEM; enrol again with volary-agent enroll")]
+    BadPem(&'static str),
+}
+
+/// What a device shows to prove who it is.
+pub struct Identity<'a> {
+    /// Its certificate, PEM.
+    pub certificate: &'a [u8],
+    /// Its private key, PEM.
+    pub key: &'a [u8],
+}
+
+/// The answer to the question what is desired.
+#[derive(Debug)]
+pub enum Answer {
+    /// The same as last time.
+    Unchanged,
+    /// This, with the tag to ask with next time.
+    Desired(Desired, Option<String>),
+}
+
+impl Server {
+    /// The server at `url`, whose certificate must come from the authority `ca` (PEM).
+    ///
+    /// # Errors
+    /// [`HttpError::BadPem`].
+    pub fn new(url: &str, ca: &[u8], identity: Option<&Identity<'_>>) -> Result<Self, HttpError> {
+        let ca = Certificate::from_pem(ca).map_err(|_| HttpError::BadPem("the server's CA certificate"))?;
+        let client = match identity {
+            None => None,
+            Some(identity) => {
+                let certificate = Certificate::from_pem(identity.certificate)
+                    .map_err(|_| HttpError::BadPem("the device's certificate"))?;
+                let key = PrivateKey::from_pem(identity.key)
+                    .map_err(|_| HttpError::BadPem("the device's private key"))?;
+                Some(ClientCert::new_with_certs(&[certificate], key))
+            }
+        };
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .root_certs(RootCerts::new_with_certs(&[ca]))
+            .client_cert(client)
+            .build();
+        let agent = ureq::Agent::config_builder()
+            .tls_config(tls)
+            .https_only(true)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .user_agent(concat!("volary-agent/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE))
+            .timeout_per_write(Some(SILENCE))
+            .timeout_global(Some(SMALL))
+            .max_idle_connections(1)
+            .max_idle_age(KEEP)
+            .input_buffer_size(16 << 10)
+            .output_buffer_size(16 << 10)
+            .max_response_header_size(16 << 10)
+            .build()
+            .new_agent();
+        Ok(Self { agent, url: url.trim_end_matches('/').to_owned() })
+    }
+
+    /// Its address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Asks for an identity.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn enroll(&self, request: &Enroll) -> Result<Enrolled, HttpError> {
+        let path = "/device/v1/enroll";
+        let body = serde_json::to_vec(request).expect("a wire type is JSON");
+        let sent =
+            self.agent.post(self.at(path)).header(header::CONTENT_TYPE, "application/json").send(&body);
+        self.json(path, sent)
+    }
+
+    /// Asks what is desired, unless it is what had the tag `etag`.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn desired(&self, etag: Option<&str>) -> Result<Answer, HttpError> {
+        let path = "/device/v1/desired";
+        let ask = || {
+            let mut request = self.agent.get(self.at(path));
+            if let Some(etag) = etag {
+                request = request.header(header::IF_NONE_MATCH, etag);
+            }
+            request.call()
+        };
+        // A kept connection may have been closed just now; a question can be asked twice.
+        let answer = match ask() {
+            Err(ureq::Error::Io(_) | ureq::Error::ConnectionFailed) => ask(),
+            answer => answer,
+        };
+        let tag = match &answer {
+            Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED => return Ok(Answer::Unchanged),
+            Ok(answer) => answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()),
+            Err(_) => None,
+        };
+        let tag = tag.map(str::to_owned);
+        Ok(Answer::Desired(self.json(path, answer)?, tag))
+    }
+
+    /// Asks for objects; `read` gets the pack as it comes, at most `limit` bytes of it.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn objects<T>(
+        &self,
+        want: &WantObjects,
+        limit: u64,
+        read: impl FnOnce(&mut dyn Read) -> T,
+    ) -> Result<T, HttpError> {
+        let path = "/device/v1/objects";
+        let body = serde_json::to_vec(want).expect("a wire type is JSON");
+        let sent = self
+            .agent
+            .post(self.at(path))
+            .config()
+            .timeout_global(Some(LARGE))
+            .build()
+            .header(header::CONTENT_TYPE, "application/json")
+            .send(&body);
+        let mut answer = self.success(path, sent)?;
+        Ok(read(&mut answer.body_mut().as_reader().take(limit)))
+    }
+
+    /// Sends a report that is JSON already, packed if that is worth it.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn report(&self, json: &[u8]) -> Result<(), HttpError> {
+        let path = "/device/v1/reports";
+        let request = self.agent.post(self.at(path)).header(header::CONTENT_TYPE, "application/json");
+        let sent = if json.len() > 1000 {
+            request.header(header::CONTENT_ENCODING, "gzip").send(&gzip(json))
+        } else {
+            request.send(json)
+        };
+        self.body(path, sent, ANSWER).map(drop)
+    }
+
+    /// Fetches a file of the archive, at most `limit` bytes; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn file(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, HttpError> {
+        let answer = self.agent.get(self.at(path)).config().timeout_global(Some(LARGE)).build().call();
+        match self.body(path, answer, limit) {
+            Ok(body) => Ok(Some(body)),
+            Err(HttpError::Refused { status: 404 | 410, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&self, path: &str, answer: Received) -> Result<T, HttpError> {
+        let body = self.body(path, answer, ANSWER)?;
+        serde_json::from_slice(&body).map_err(|error| HttpError::Strange {
+            server: self.url.clone(),
+            path: path.to_owned(),
+            detail: error.to_string(),
+        })
+    }
+
+    fn body(&self, path: &str, answer: Received, limit: u64) -> Result<Vec<u8>, HttpError> {
+        let mut answer = self.success(path, answer)?;
+        self.read(path, &mut answer, limit)
+    }
+
+    fn read(&self, path: &str, answer: &mut Response<ureq::Body>, limit: u64) -> Result<Vec<u8>, HttpError> {
+        let mut body = Vec::new();
+        answer
+            .body_mut()
+            .as_reader()
+            .take(limit + 1)
+            .read_to_end(&mut body)
+            .map_err(|error| self.unreachable(ureq::Error::Io(error)))?;
+        if body.len() as u64 > limit {
+            return Err(HttpError::TooLong { server: self.url.clone(), path: path.to_owned(), limit });
+        }
+        Ok(body)
+    }
+
+    fn success(&self, path: &str, answer: Received) -> Result<Response<ureq::Body>, HttpError> {
+        let mut answer = answer.map_err(|error| self.unreachable(error))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let body = self.read(path, &mut answer, ANSWER).unwrap_or_default();
+        let said: Problem = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
+            error: String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned(),
+            help: None,
+        });
+        let server = self.url.clone();
+        let (path, status) = (path.to_owned(), status.as_u16());
+        Err(match status {
+            408 | 425 | 429 | 500.. => HttpError::InTrouble { server, status, problem: said.error },
+            _ => HttpError::Refused { server, path, status, problem: said.error, help: said.help },
+        })
+    }
+
+    fn unreachable(&self, source: ureq::Error) -> HttpError {
+        HttpError::Unreachable { server: self.url.clone(), source: Box::new(source) }
+    }
+}
+
+type Received = Result<Response<ureq::Body>, ureq::Error>;
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).expect("a Vec takes any write");
+    encoder.finish().expect("a Vec takes any write")
+}

@@ -1,0 +1,119 @@
+//! Where everything lies on a device. One root for all of it, so that a test has its own device.
+
+use std::path::{Path, PathBuf};
+
+use volary_host::{FileError, create_dir};
+use volary_model::CommitId;
+
+/// The folders and files of the agent.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    etc: PathBuf,
+    state: PathBuf,
+    run: PathBuf,
+}
+
+impl Paths {
+    /// The paths below `root`, which is `/` on a device.
+    pub fn below(root: &Path) -> Self {
+        Self {
+            etc: root.join("etc/volary"),
+            state: root.join("var/lib/volary"),
+            run: root.join("run/volary"),
+        }
+    }
+
+    /// Makes the folders. The state is for root alone: fleet variables may be secret.
+    ///
+    /// # Errors
+    /// [`FileError`] if one cannot be made.
+    pub fn prepare(&self) -> Result<(), FileError> {
+        use std::os::unix::fs::PermissionsExt;
+        for dir in [&self.etc, &self.state, &self.run, &self.spool()] {
+            create_dir(dir)?;
+        }
+        std::fs::set_permissions(&self.state, std::fs::Permissions::from_mode(0o700))
+            .map_err(FileError::at("protect", &self.state))
+    }
+
+    /// Who the device is and whom it asks; written by `enroll`, last of all.
+    pub fn config(&self) -> PathBuf {
+        self.etc.join("agent.json")
+    }
+
+    /// What an enrolment that is not finished wants; it goes on from here.
+    pub fn enrolling(&self) -> PathBuf {
+        self.etc.join("enrolling.json")
+    }
+
+    /// The private key, for root alone.
+    pub fn key(&self) -> PathBuf {
+        self.etc.join("device.key")
+    }
+
+    /// The client certificate.
+    pub fn certificate(&self) -> PathBuf {
+        self.etc.join("device.crt")
+    }
+
+    /// The certificate of the server's authority.
+    pub fn ca(&self) -> PathBuf {
+        self.etc.join("ca.pem")
+    }
+
+    /// The `allowed_signers` that the device began with.
+    pub fn signers(&self) -> PathBuf {
+        self.etc.join("allowed_signers")
+    }
+
+    /// The accepted commits once more, beside the key: whoever empties the state folder does not
+    /// make the device forget how far it went.
+    pub fn accepted(&self) -> PathBuf {
+        self.etc.join("accepted.json")
+    }
+
+    /// One of the two copies of the ledger.
+    pub fn ledger(&self, slot: usize) -> PathBuf {
+        self.state.join(format!("ledger.{slot}"))
+    }
+
+    /// git objects.
+    pub fn objects(&self) -> PathBuf {
+        self.state.join("objects")
+    }
+
+    /// The folder of checkouts.
+    pub fn checkouts(&self) -> PathBuf {
+        self.state.join("checkout")
+    }
+
+    /// The checkout of one commit.
+    pub fn checkout(&self, commit: &CommitId) -> PathBuf {
+        self.checkouts().join(commit.as_str())
+    }
+
+    /// Reports that wait to be sent.
+    pub fn spool(&self) -> PathBuf {
+        self.state.join("spool")
+    }
+
+    /// What the agent gives to Ansible: its callback plugin.
+    pub fn ansible(&self) -> PathBuf {
+        self.state.join("ansible")
+    }
+
+    /// Held by whoever converges.
+    pub fn lock(&self) -> PathBuf {
+        self.run.join("lock")
+    }
+
+    /// Variables for the playbook that runs.
+    pub fn variables(&self) -> PathBuf {
+        self.run.join("variables.json")
+    }
+
+    /// What the playbook that runs did so far, as lines of JSON.
+    pub fn events(&self) -> PathBuf {
+        self.run.join("events.jsonl")
+    }
+}

@@ -1,0 +1,122 @@
+//! What the device tells: a convergence that ended, and how the machine is.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use volary_api::v1::device::{self as wire, CheckResult, Report};
+use volary_device::{Failure, Outcome, Phase, State};
+use volary_model::Architecture;
+
+use crate::apt::{self, Inventory, Source};
+use crate::{facts, units};
+
+/// What is looked up for each report. What cannot be found out is left out: a report with holes
+/// is better than none.
+#[derive(Debug, Clone, Default)]
+pub struct Look {
+    /// The suite as apt holds it, if it does.
+    pub source: Option<Source>,
+    /// The checks of the fleet.
+    pub checks: Vec<CheckResult>,
+}
+
+/// The number of the next report: the clock in milliseconds, or one more than the last.
+pub fn next_number(last: u64, now: Timestamp) -> u64 {
+    u64::try_from(now.as_millisecond()).unwrap_or(0).max(last + 1)
+}
+
+/// Puts a report together. It is about the convergence that ended, if the state is there.
+pub fn build(state: &State, look: Look, architecture: &Architecture, number: u64, now: Timestamp) -> Report {
+    let inventory = apt::installed().unwrap_or_default();
+    let offers =
+        look.source.as_ref().and_then(|source| apt::offers(source, "", None).ok()).unwrap_or_default();
+    let offered: Vec<_> = inventory
+        .packages
+        .iter()
+        .filter(|package| offers.iter().any(|offer| offer.name == package.name))
+        .collect();
+    let watched = units::of_packages(
+        offered.iter().map(|package| (package.name.as_str(), package.architecture.as_str())),
+    );
+    let (memory, disk) = (facts::memory(), facts::disk());
+    Report {
+        // Of fixed length, so that the order of names is the order of numbers.
+        id: format!("{number:016}"),
+        at: now,
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: facts::boot_id(),
+        uptime: facts::uptime(),
+        stage: state.stage.clone(),
+        good_commit: good_commit(state),
+        convergence: convergence(state),
+        packages: offered.iter().map(|package| (package.name.clone(), package.version.to_string())).collect(),
+        packages_total: total(&inventory),
+        failed_units: units::failed().unwrap_or_default().into_iter().collect(),
+        units: active(&watched),
+        checks: look.checks,
+        memory_total: memory.total,
+        memory_available: memory.free,
+        disk_total: disk.total,
+        disk_free: disk.free,
+        facts: facts::facts(architecture),
+        suite_age: look.source.as_ref().and_then(|source| apt::suite_age(source, now)),
+    }
+}
+
+fn total(inventory: &Inventory) -> u32 {
+    u32::try_from(inventory.packages.len()).unwrap_or(u32::MAX)
+}
+
+fn active(watched: &std::collections::BTreeSet<String>) -> BTreeMap<String, String> {
+    let looked = units::look(watched).unwrap_or_default();
+    // A unit that nobody enabled and that does not run is not expected to.
+    let dormant = |unit: &units::Unit| unit.active == "inactive" && unit.file != "enabled";
+    looked.into_iter().filter(|(_, unit)| !dormant(unit)).map(|(name, unit)| (name, unit.active)).collect()
+}
+
+/// The commit that holds, counting the convergence that just ended well.
+fn good_commit(state: &State) -> Option<volary_model::CommitId> {
+    match &state.phase {
+        Phase::Report { work, outcome: Outcome::Good, .. } => Some(work.target.commit.clone()),
+        _ => state.good.as_ref().map(|good| good.commit.clone()),
+    }
+}
+
+fn convergence(state: &State) -> Option<wire::Convergence> {
+    let Phase::Report { work, outcome, failure, ended_at } = &state.phase else { return None };
+    Some(wire::Convergence {
+        commit: work.target.commit.clone(),
+        suite: work.suite.clone(),
+        outcome: match outcome {
+            Outcome::Good => wire::Outcome::Good,
+            Outcome::Failed => wire::Outcome::Failed,
+            Outcome::Refused => wire::Outcome::Refused,
+        },
+        failure: failure.as_ref().map(wire_failure),
+        started_at: work.started_at,
+        ended_at: *ended_at,
+        changed_tasks: work.changed_tasks,
+        packages: work.packages.clone(),
+    })
+}
+
+fn wire_failure(failure: &Failure) -> wire::Failure {
+    wire::Failure {
+        step: failure.step.name().to_owned(),
+        what: failure.what.clone(),
+        message: failure.message.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_rise_also_if_the_clock_does_not() {
+        let at = |ms| Timestamp::from_millisecond(ms).unwrap();
+        assert_eq!(next_number(0, at(5000)), 5000);
+        assert_eq!(next_number(9000, at(5000)), 9001);
+        assert_eq!(next_number(0, at(-5)), 1);
+    }
+}

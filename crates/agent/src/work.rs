@@ -1,0 +1,309 @@
+//! The effects of a convergence on a real Debian: fetch, verify, apply. Each ends with an event
+//! for the machine; nothing is decided here that the machine could decide.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use volary_api::v1::device::CheckResult;
+use volary_device::{Event, Failure, Gains, Passed, Scope, Step, Target, Work};
+use volary_fleet::LockedRelease;
+use volary_host::{Cmd, CmdError};
+use volary_model::{Digest, Suite};
+
+use crate::agent::Agent;
+use crate::ansible::{Ansible, AnsibleError, Variables};
+use crate::apt::{self, AptError, Inventory, Source};
+use crate::health;
+use crate::http::HttpError;
+use crate::log;
+use crate::pin::{self, PinError};
+use crate::repo::{Blame, Repo, RepoError, Wishes};
+use crate::units;
+
+/// An upper bound for a message in a report.
+const MESSAGE: usize = 4000;
+
+/// Gets the objects of the target.
+pub fn fetch(agent: &Agent, target: &Target) -> Event {
+    log::say(format!("fetching commit {}", target.commit.short()));
+    let fetched = Repo::open(&agent.paths, &agent.config.name)
+        .map_err(RepoError::from)
+        .and_then(|repo| repo.fetch(&agent.server, &agent.state, target));
+    match fetched {
+        Ok(()) => Event::Fetched,
+        Err(error) => from_repo(Step::Fetch, &error),
+    }
+}
+
+/// Decides whether the target may be applied, and prepares that.
+pub fn verify(agent: &Agent, work: &Work) -> Event {
+    log::say(format!("verifying commit {}", work.target.commit.short()));
+    match try_verify(agent, work) {
+        Ok(passed) => Event::Verified(passed),
+        Err(event) => *event,
+    }
+}
+
+fn try_verify(agent: &Agent, work: &Work) -> Result<Passed, Box<Event>> {
+    let target = &work.target;
+    let repo_failed = |error: RepoError| Box::new(from_repo(Step::Verify, &error));
+    let repo =
+        Repo::open(&agent.paths, &agent.config.name).map_err(|error| repo_failed(RepoError::from(error)))?;
+    let advance = match repo.verify(&agent.state, target) {
+        // A hole in the store: once more with everything.
+        Err(error) if error.is_missing() => {
+            repo.fetch_all(&agent.server, &target.commit).map_err(repo_failed)?;
+            repo.verify(&agent.state, target).map_err(repo_failed)?
+        }
+        other => other.map_err(repo_failed)?,
+    };
+    for step in &advance.steps {
+        log::say(format!("commit {} is signed by {}", step.commit.short(), step.signer.name()));
+    }
+    let wishes = repo.wishes(target).map_err(repo_failed)?;
+    let suite = wishes.lock.suite_for(&wishes.stage);
+    if let Some(locked) = locked(&wishes, suite.as_ref()) {
+        pin::check(&agent.server, locked, &agent.architecture).map_err(|error| Box::new(from_pin(&error)))?;
+    }
+    let checkout = repo.checkout(&target.commit).map_err(repo_failed)?;
+    let stage = match work.scope {
+        Scope::Packages => None,
+        Scope::Full => {
+            let ansible = ansible(agent, &checkout, target);
+            ansible.stage().map_err(|error| Box::new(from_ansible(&error)))?
+        }
+    };
+    if let Some(stage) = stage.as_ref().filter(|stage| wishes.rules.config.stage(stage).is_none()) {
+        let message = format!("volary_stage of this device is {stage}, and volary.yml has no such stage");
+        return Err(Box::new(failed(Step::Verify, "", message)));
+    }
+    let failed_units =
+        units::failed().map_err(|error| Box::new(failed(Step::Units, "", error.to_string())))?;
+    Ok(Passed { suite: suite.map(|suite| suite.to_string()), stage, failed_units })
+}
+
+/// The locked release, if the suite is pinned.
+fn locked<'a>(wishes: &'a Wishes, suite: Option<&Suite>) -> Option<&'a LockedRelease> {
+    match suite? {
+        Suite::Rolling => None,
+        Suite::Release(_) => wishes.lock.release.as_ref(),
+    }
+}
+
+/// Carries out one step.
+pub fn apply(agent: &mut Agent, work: &Work, step: Step) -> Event {
+    match step {
+        Step::Playbook => playbook(agent, work),
+        Step::Packages => packages(agent, work),
+        Step::Units => watch_units(agent, work),
+        Step::Check => check(agent, work),
+        // The machine has effects of their own for these.
+        Step::Fetch | Step::Verify => Event::Done(Gains::default()),
+    }
+}
+
+fn playbook(agent: &Agent, work: &Work) -> Event {
+    log::say("running the playbook");
+    let run = || -> Result<Event, AnsibleError> {
+        let before = mended()?.versions();
+        let checkout = agent.paths.checkout(&work.target.commit);
+        let watched = log::is_watched();
+        let mut progress = |line: &str| {
+            if watched && !line.is_empty() {
+                log::say(format!("  {line}"));
+            }
+        };
+        let changed_tasks =
+            ansible(agent, &checkout, &work.target).playbook(&variables(agent, work), &mut progress)?;
+        let after = apt::installed()?.versions();
+        Ok(Event::Done(Gains { changed_tasks, packages: apt::changes(&before, &after) }))
+    };
+    run().unwrap_or_else(|error| from_ansible(&error))
+}
+
+/// What is installed, after dpkg was let finish what a power cut interrupted.
+fn mended() -> Result<Inventory, CmdError> {
+    let found = apt::installed()?;
+    if !found.interrupted {
+        return Ok(found);
+    }
+    log::say("dpkg was interrupted: letting it finish");
+    apt::repair()?;
+    apt::installed()
+}
+
+fn variables(agent: &Agent, work: &Work) -> Variables {
+    let suite = work.suite.clone().unwrap_or_default();
+    Variables {
+        volary_agent: true,
+        volary_stage: work.target.stage.clone(),
+        volary_release: suite.split_once('/').map(|(release, _)| release.to_owned()).unwrap_or_default(),
+        volary_suite: suite,
+        volary_archive_url: archive_url(agent),
+        volary_ca_file: agent.paths.ca(),
+        volary_commit: work.target.commit.clone(),
+    }
+}
+
+fn archive_url(agent: &Agent) -> String {
+    format!("{}/archive", agent.config.server)
+}
+
+fn packages(agent: &Agent, work: &Work) -> Event {
+    let Some(suite) = &work.suite else { return Event::Done(Gains::default()) };
+    let run = || -> Result<Event, AptError> {
+        let source = apt::source(&archive_url(agent), suite, &agent.architecture)?;
+        apt::update(&source)?;
+        let offers = apt::offers(&source, suite, locked_digest(agent, work).as_ref())?;
+        let inventory = mended()?;
+        let plan = apt::plan(&inventory, &offers);
+        if plan.is_empty() {
+            return Ok(Event::Done(Gains::default()));
+        }
+        log::say(format!("installing {}", plan.join(" ")));
+        if let Err(error) = apt::install(&plan) {
+            return Ok(failed(Step::Packages, &plan.join(" "), error.to_string()));
+        }
+        let after = apt::installed()?;
+        let left = apt::plan(&after, &offers);
+        if !left.is_empty() {
+            let message = "apt ended well, but these are still not at the suite's version".to_owned();
+            return Ok(failed(Step::Packages, &left.join(" "), message));
+        }
+        let packages = apt::changes(&inventory.versions(), &after.versions());
+        Ok(Event::Done(Gains { changed_tasks: 0, packages }))
+    };
+    run().unwrap_or_else(|error| failed(Step::Packages, "", error.to_string()))
+}
+
+/// The digest that the signed lock has for the index that apt may use; `None` for rolling.
+fn locked_digest(agent: &Agent, work: &Work) -> Option<Digest> {
+    let repo = Repo::open(&agent.paths, &agent.config.name).ok()?;
+    let wishes = repo.wishes(&work.target).ok()?;
+    let suite = wishes.lock.suite_for(&wishes.stage);
+    let locked = locked(&wishes, suite.as_ref())?;
+    pin::locked_index(locked, &agent.architecture).ok()
+}
+
+fn watch_units(agent: &Agent, work: &Work) -> Event {
+    let run = || -> Result<Option<Failure>, CmdError> {
+        let unchanged = work.changed_tasks == 0 && work.packages.is_empty();
+        let broken = units::settle(&watched(agent, work)?, unchanged)?;
+        if let Some(broken) = broken.first() {
+            let message = format!("{}\n{}", broken.reason, units::journal(&broken.unit));
+            return Ok(Some(failure(Step::Units, &broken.unit, message)));
+        }
+        let known = agent.state.failed_before.clone().unwrap_or_default();
+        let new = units::failed()?.into_iter().find(|unit| !known.contains(unit));
+        Ok(new.map(|unit| {
+            let message = format!("it has failed and had not before\n{}", units::journal(&unit));
+            failure(Step::Units, &unit, message)
+        }))
+    };
+    match run() {
+        Ok(None) => Event::Done(Gains::default()),
+        Ok(Some(failure)) => Event::Failed(failure),
+        Err(error) => failed(Step::Units, "", error.to_string()),
+    }
+}
+
+/// The services that came with installed packages of the suite.
+fn watched(agent: &Agent, work: &Work) -> Result<BTreeSet<String>, CmdError> {
+    let Some(suite) = &work.suite else { return Ok(BTreeSet::new()) };
+    let Ok(source) = apt::source(&archive_url(agent), suite, &agent.architecture) else {
+        return Ok(BTreeSet::new());
+    };
+    let offers = apt::offers(&source, suite, None).unwrap_or_default();
+    let names: BTreeSet<&str> = offers.iter().map(|offer| offer.name.as_str()).collect();
+    let inventory = apt::installed()?;
+    let ours = inventory.packages.iter().filter(|package| names.contains(package.name.as_str()));
+    Ok(units::of_packages(ours.map(|package| (package.name.as_str(), package.architecture.as_str()))))
+}
+
+fn check(agent: &mut Agent, work: &Work) -> Event {
+    let checkout = agent.paths.checkout(&work.target.commit);
+    agent.checks = health::run(&checkout, &work.target.stage, &work.target.commit);
+    match agent.checks.iter().find(|check| check.required && !check.passed) {
+        None => Event::Done(Gains::default()),
+        Some(check) => failed(Step::Check, &check.name, check.output.clone()),
+    }
+}
+
+/// The checks of the commit that the device is at, run outside of a convergence.
+pub fn checks(agent: &Agent) -> Vec<CheckResult> {
+    let Some(commit) = &agent.state.trusted else { return Vec::new() };
+    let checkout = Repo::open(&agent.paths, &agent.config.name)
+        .map_err(RepoError::from)
+        .and_then(|repo| repo.checkout(commit));
+    match checkout {
+        Ok(folder) => health::run(&folder, &agent.state.stage, commit),
+        // It was moved to another stage and has nothing of it yet, or its disk is full.
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The suite that apt holds for the stage, for reports.
+pub fn source(agent: &Agent) -> Option<Source> {
+    let repo = Repo::open(&agent.paths, &agent.config.name).ok()?;
+    let commit = agent.state.trusted.clone()?;
+    let target = Target { stage: agent.state.stage.clone(), commit, rolling: String::new() };
+    let wishes = repo.wishes(&target).ok()?;
+    let suite = wishes.lock.suite_for(&wishes.stage)?.to_string();
+    apt::source(&archive_url(agent), &suite, &agent.architecture).ok()
+}
+
+/// Removes what nobody needs after a good end. That it fails is no failure of the convergence.
+pub fn tidy(agent: &Agent) {
+    let pruned = Repo::open(&agent.paths, &agent.config.name)
+        .map_err(RepoError::from)
+        .and_then(|repo| repo.prune(&agent.state));
+    if let Err(error) = pruned {
+        log::say(format!("cannot tidy up: {error}"));
+    }
+}
+
+fn ansible<'a>(agent: &'a Agent, checkout: &'a PathBuf, target: &'a Target) -> Ansible<'a> {
+    Ansible { paths: &agent.paths, checkout, commit: &target.commit, name: &agent.config.name }
+}
+
+fn failure(step: Step, what: &str, message: String) -> Failure {
+    let message: String = message.trim_end().chars().take(MESSAGE).collect();
+    Failure { step, what: what.chars().take(MESSAGE).collect(), message }
+}
+
+fn failed(step: Step, what: &str, message: String) -> Event {
+    Event::Failed(failure(step, what, message))
+}
+
+fn from_repo(step: Step, error: &RepoError) -> Event {
+    match error.blame() {
+        Blame::Network => Event::Unreachable(error.to_string()),
+        Blame::Failure => failed(step, "", error.to_string()),
+        Blame::Trust => Event::Refused(failure(Step::Verify, "", error.to_string())),
+    }
+}
+
+fn from_pin(error: &PinError) -> Event {
+    let message = error.to_string();
+    match error {
+        PinError::Http(HttpError::Unreachable { .. } | HttpError::InTrouble { .. }) => {
+            Event::Unreachable(message)
+        }
+        PinError::Http(_) | PinError::NoSuite(_) | PinError::NotLocked(_) => {
+            failed(Step::Verify, "", message)
+        }
+        PinError::Release { .. } | PinError::OtherContent { .. } => {
+            Event::Refused(failure(Step::Verify, "", message))
+        }
+    }
+}
+
+fn from_ansible(error: &AnsibleError) -> Event {
+    failed(Step::Playbook, error.what(), error.to_string())
+}
+
+/// The program that ansible-core brings, with its version: for `volary-agent version`.
+pub fn ansible_version() -> Option<String> {
+    let output = Cmd::new("ansible-playbook").arg("--version").run().ok()?;
+    output.text().lines().next().map(str::to_owned)
+}
