@@ -1,1 +1,35 @@
-//! placeholder
+//! A Volary server: composition of archive, builds, fleet repository, records, API and page.
+//!
+//! [`init()`] makes a server's folder, [`serve()`] runs it, [`pre_receive`] is what its git asks
+//! before it takes a push. Handlers answer, reconcilers converge; decisions are in `volary-plan`,
+//! rules of the repository in `volary-fleet`. Nothing is printed here: what happens is logged by
+//! `tracing` and kept as events. Not here: the terminal, and what happens inside a device.
+
+#![warn(missing_docs)]
+
+mod app;
+mod config;
+mod depot;
+mod error;
+mod facts;
+mod fleet_view;
+mod gates;
+mod hook;
+mod http;
+mod init;
+mod layout;
+mod nudge;
+mod promotion;
+mod reconcile;
+mod registry;
+mod repository;
+mod serve;
+mod tls;
+
+pub use config::Config;
+pub use error::ServerError;
+pub use gates::{GateError, gates};
+pub use hook::{PushRefused, pre_receive};
+pub use init::{InitOptions, Initialised, init};
+pub use layout::Layout;
+pub use serve::{Running, ServeOptions, serve};

@@ -279,16 +279,25 @@ impl Store {
         Ok(())
     }
 
-    /// Notes that a build's packages are in the archive.
+    /// Notes that a build's packages are in the archive, under the names that they have there.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn build_succeeded(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
-        sqlx::query("UPDATE builds SET state = 'succeeded', ended_at = $2 WHERE id = $1 AND state = 'built'")
-            .bind(id)
-            .bind(ms(now))
-            .execute(&self.writer)
-            .await?;
+    pub async fn build_succeeded(
+        &self,
+        id: i64,
+        packages: &[String],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE builds SET state = 'succeeded', packages = $2, ended_at = $3
+             WHERE id = $1 AND state = 'built'",
+        )
+        .bind(id)
+        .bind(serde_json::to_string(packages).expect("a list of texts is JSON"))
+        .bind(ms(now))
+        .execute(&self.writer)
+        .await?;
         Ok(())
     }
 

@@ -114,7 +114,7 @@ fn the_queue_survives_a_kill_and_keeps_the_order_of_a_source() {
             "a newer one waits for the older's include"
         );
         assert_eq!(store.built().await.unwrap().len(), 1);
-        store.build_succeeded(again.id, at(6)).await.unwrap();
+        store.build_succeeded(again.id, &["pulse=1.0+git1".into()], at(6)).await.unwrap();
         let second = store.claim_build(at(7)).await.unwrap().unwrap();
         assert_eq!(second.commit, commit('b'));
         store.build_failed(second.id, "no debian/", at(8)).await.unwrap();

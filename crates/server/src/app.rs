@@ -1,0 +1,133 @@
+//! What all handlers and reconcilers share.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use volary_model::DeviceName;
+use volary_store::{Store, StoreError};
+
+use crate::config::Config;
+use crate::depot::Depot;
+use crate::facts::{Judge, Judged};
+use crate::fleet_view::FleetView;
+use crate::http::auth::Tokens;
+use crate::nudge::{Nudges, Outcomes};
+use crate::registry::Registry;
+use crate::tls::authority::{self, Authority};
+use crate::tls::listener::CurrentCertificate;
+use crate::{Layout, ServerError};
+
+/// One running server.
+pub(crate) struct App {
+    /// Where its files are.
+    pub(crate) layout: Layout,
+    /// What the operator set.
+    pub(crate) config: Config,
+    /// The address that clients get to see.
+    pub(crate) url: String,
+    /// The records.
+    pub(crate) store: Store,
+    /// The archive.
+    pub(crate) archive: Arc<Depot>,
+    /// The certificate authority.
+    pub(crate) authority: Authority,
+    /// The devices in memory.
+    pub(crate) registry: Registry,
+    /// The tokens in memory.
+    pub(crate) tokens: Tokens,
+    /// The bells of the reconcilers.
+    pub(crate) nudges: Nudges,
+    /// How their last runs ended.
+    pub(crate) outcomes: Outcomes,
+    /// The stages as they were read last.
+    pub(crate) view: Current<FleetView>,
+    /// Changes with rolling's content; for devices that follow it.
+    pub(crate) rolling: Current<String>,
+    /// Sources that somebody wants looked at now, not only when their time comes.
+    pub(crate) asked_to_poll: std::sync::Mutex<std::collections::BTreeSet<volary_model::SourceName>>,
+    /// Sources that are being looked at.
+    pub(crate) looking: std::sync::Mutex<std::collections::BTreeSet<volary_model::SourceName>>,
+    /// One reading of the fleet repository at a time.
+    pub(crate) reading_stages: tokio::sync::Mutex<()>,
+    /// One publication of a build at a time.
+    pub(crate) publishing: tokio::sync::Mutex<()>,
+    /// The certificate in use.
+    pub(crate) certificate: Arc<CurrentCertificate>,
+    /// How many packs for devices are made at once: each reads the repository at full speed.
+    pub(crate) packs: tokio::sync::Semaphore,
+}
+
+/// A value that is replaced as a whole and read often.
+#[derive(Debug, Default)]
+pub(crate) struct Current<T>(RwLock<Arc<T>>);
+
+impl<T> Current<T> {
+    /// Begins with this value.
+    pub(crate) fn new(value: T) -> Self {
+        Self(RwLock::new(Arc::new(value)))
+    }
+
+    /// The value now.
+    pub(crate) fn get(&self) -> Arc<T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the value.
+    pub(crate) fn set(&self, value: T) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
+    }
+}
+
+impl App {
+    /// All devices, judged now.
+    pub(crate) async fn devices(&self) -> Result<Vec<Judged>, StoreError> {
+        let records = self.store.devices().await?;
+        let view = self.view.get();
+        let mut judge = Judge::new(&view, &self.archive, volary_host::now());
+        Ok(records
+            .into_iter()
+            .map(|record| {
+                let last_seen = self.registry.last_seen(&record.name);
+                judge.judge(record, last_seen)
+            })
+            .collect())
+    }
+
+    /// One device, judged now.
+    pub(crate) async fn device(&self, name: &DeviceName) -> Result<Option<Judged>, StoreError> {
+        let view = self.view.get();
+        let record = self.store.device(name).await?;
+        let mut judge = Judge::new(&view, &self.archive, volary_host::now());
+        Ok(record.map(|record| judge.judge(record, self.registry.last_seen(name))))
+    }
+
+    /// Adds an event. That it cannot be written must not undo what happened.
+    pub(crate) async fn event(&self, kind: &str, subject: &str, text: &str) {
+        tracing::info!(kind, subject, "{text}");
+        if let Err(error) = self.store.add_event(volary_host::now(), kind, subject, text).await {
+            tracing::error!(%error, kind, subject, "an event is lost");
+        }
+    }
+
+    /// Renews the server's certificate if its time has come, and uses the new one from then on.
+    pub(crate) fn renew_certificate(&self) -> Result<(), ServerError> {
+        if self.authority.renew_server(&self.layout, &self.config.hosts)? {
+            let pair = authority::server_certificate(&self.layout)?;
+            self.certificate.replace(pair).map_err(|error| ServerError::Certificate {
+                operation: "use",
+                path: self.layout.tls_certificate(),
+                detail: error.to_string(),
+            })?;
+            tracing::info!("the server's certificate was renewed");
+        }
+        Ok(())
+    }
+
+    /// Reads rolling's digest again, after an inclusion.
+    pub(crate) fn rolling_changed(&self) {
+        match self.archive.rolling_digest() {
+            Ok(digest) => self.rolling.set(digest),
+            Err(error) => tracing::error!(%error, "cannot read rolling"),
+        }
+        self.nudges.devices.notify_one();
+    }
+}

@@ -1,0 +1,248 @@
+//! `server.toml`: what the operator of a server sets.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ServerError;
+
+/// The version of the file's form that this program writes and reads.
+const VERSION: u32 = 1;
+
+/// The keys of `server.toml`, for the nearest one when somebody mistypes.
+const KEYS: [&str; 11] = [
+    "version",
+    "fleet",
+    "hosts",
+    "port",
+    "listen",
+    "public_url",
+    "poll_sources",
+    "build_workers",
+    "build_timeout",
+    "build_cache",
+    "connections",
+];
+
+/// The configuration of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Version of this form.
+    pub version: u32,
+    /// The fleet's name, as the page and the release files show it.
+    pub fleet: String,
+    /// Names and addresses under which clients reach the server, in its certificate; the first is
+    /// the one in links and join tokens.
+    pub hosts: Vec<String>,
+    /// The port.
+    pub port: u16,
+    /// The local address to listen on; default: all, IPv6 and IPv4.
+    #[serde(default = "default_listen")]
+    pub listen: IpAddr,
+    /// The address to give out, if it is not `https://` and the first host and port: with a proxy
+    /// or a forwarded port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<String>,
+    /// Seconds between two looks at source repositories that are hosted elsewhere.
+    #[serde(default = "default_poll_sources")]
+    pub poll_sources: u32,
+    /// How many builds run at once.
+    #[serde(default = "default_build_workers")]
+    pub build_workers: u32,
+    /// Seconds after which a build is stopped.
+    #[serde(default = "default_build_timeout")]
+    pub build_timeout: u64,
+    /// Where the build chroots are kept; default: a cache folder that all servers of this machine
+    /// share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build_cache: Option<PathBuf>,
+    /// How many connections are served at once; more wait.
+    #[serde(default = "default_connections")]
+    pub connections: u32,
+}
+
+fn default_listen() -> IpAddr {
+    Ipv6Addr::UNSPECIFIED.into()
+}
+
+fn default_poll_sources() -> u32 {
+    30
+}
+
+fn default_build_workers() -> u32 {
+    1
+}
+
+fn default_build_timeout() -> u64 {
+    3600
+}
+
+fn default_connections() -> u32 {
+    4096
+}
+
+impl Config {
+    /// A configuration with the usual values.
+    pub fn new(fleet: String, hosts: Vec<String>, port: u16) -> Self {
+        Self {
+            version: VERSION,
+            fleet,
+            hosts,
+            port,
+            listen: default_listen(),
+            public_url: None,
+            poll_sources: default_poll_sources(),
+            build_workers: default_build_workers(),
+            build_timeout: default_build_timeout(),
+            build_cache: None,
+            connections: default_connections(),
+        }
+    }
+
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// [`ServerError::Config`] names the key and the nearest known one.
+    pub fn read(path: &Path) -> Result<Self, ServerError> {
+        let text = volary_host::read_to_string(path)?;
+        Self::parse(&text).map_err(|problem| ServerError::Config { path: path.to_owned(), problem })
+    }
+
+    /// The file's text, with a comment that says what else can be set.
+    pub fn text(&self) -> String {
+        let own = toml::to_string(self).expect("a configuration is plain values");
+        format!(
+            "# A Volary server. Restart it after a change: volary serve.\n\
+             # A change of `hosts` or `port` makes a new certificate; devices that are enrolled\n\
+             # know the server by the first host.\n{own}"
+        )
+    }
+
+    /// The address that clients get to see, without a slash at the end.
+    pub fn url(&self) -> String {
+        self.url_at(self.port)
+    }
+
+    /// As [`Config::url`], for a server that listens on another port than the configured one.
+    pub fn url_at(&self, port: u16) -> String {
+        if let Some(url) = &self.public_url {
+            return url.trim_end_matches('/').to_owned();
+        }
+        let host = self.hosts.first().map_or("localhost", String::as_str);
+        let host = if host.parse::<Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() };
+        if port == 443 { format!("https://{host}") } else { format!("https://{host}:{port}") }
+    }
+
+    /// Between two looks at sources that are hosted elsewhere.
+    pub fn poll_interval(&self) -> Duration {
+        Duration::from_secs(self.poll_sources.max(1).into())
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
+        if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
+            return Err(format!("unknown key {key:?}; did you mean {:?}?", nearest(key)));
+        }
+        match table.get("version").and_then(toml::Value::as_integer) {
+            Some(version) if version == i64::from(VERSION) => {}
+            Some(version) => {
+                return Err(format!("version {version} is not known; this program reads version {VERSION}"));
+            }
+            None => return Err(format!("version is missing; write: version = {VERSION}")),
+        }
+        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What types do not say.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.hosts.is_empty() {
+            return Err("hosts is empty; name at least one host that clients reach".into());
+        }
+        if let Some(host) = self.hosts.iter().find(|host| !is_host(host)) {
+            return Err(format!("host {host:?} is neither a host name nor an address"));
+        }
+        let plain = |c: char| !c.is_control();
+        if self.fleet.trim().is_empty() || self.fleet.len() > 64 || !self.fleet.chars().all(plain) {
+            return Err("fleet must be a name of 1 to 64 characters".into());
+        }
+        if self.build_workers == 0 || self.connections == 0 {
+            return Err("build_workers and connections must be at least 1".into());
+        }
+        if self.public_url.as_ref().is_some_and(|url| !url.starts_with("https://")) {
+            return Err("public_url must begin with https://".into());
+        }
+        Ok(())
+    }
+}
+
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(label))
+}
+
+/// The known key with the fewest letters to change.
+fn nearest(key: &str) -> &'static str {
+    KEYS.into_iter().min_by_key(|known| distance(key, known)).expect("there are known keys")
+}
+
+/// How many letters must be put in, taken out or replaced (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, letter) in a.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, other) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(letter != *other);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: &str) {
+        let problem = Config::parse(text).unwrap_err();
+        assert!(problem.contains(expected), "{problem}");
+    }
+
+    const GOOD: &str = "version = 1\nfleet = \"x\"\nhosts = [\"h\"]\nport = 8443\n";
+
+    #[test]
+    fn what_is_written_is_read() {
+        let config = Config::new("flock".into(), vec!["volary.example".into(), "::1".into()], 8443);
+        assert_eq!(Config::parse(&config.text()).unwrap(), config);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        check(&format!("{GOOD}build_worker = 2\n"), "did you mean \"build_workers\"?");
+        check("fleet = \"x\"", "write: version = 1");
+        check(&GOOD.replace("= 1", "= 2"), "version 2 is not known");
+        check(&GOOD.replace("\"h\"", ""), "hosts is empty");
+        check(&GOOD.replace("\"h\"", "\"a b\""), "neither a host name nor an address");
+        check(&format!("{GOOD}build_workers = 0\n"), "at least 1");
+        check("port = ", "port");
+    }
+
+    #[test]
+    fn the_address_fits_host_and_port() {
+        let url = |host: &str, port| Config::new("x".into(), vec![host.into()], port).url();
+        assert_eq!(url("h.example", 8443), "https://h.example:8443");
+        assert_eq!(url("h.example", 443), "https://h.example");
+        assert_eq!(url("::1", 8443), "https://[::1]:8443");
+    }
+}

@@ -1,0 +1,231 @@
+//! The archive, with its answers in the words of the API.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use volary_api::v1::archive as api;
+use volary_archive::{
+    Archive, Because, Error, PackageEntry, Pick, Provenance, ReleaseInfo, Settings, UploadPolicy,
+};
+use volary_debian::Version;
+use volary_model::{Architecture, PackageName, ReleaseName, ReleaseRef, Revision, Suite};
+
+/// The archive of this server.
+#[derive(Debug)]
+pub(crate) struct Depot {
+    archive: Archive,
+}
+
+impl Depot {
+    /// Makes the archive of a new server.
+    pub(crate) fn create(dir: &Path, fleet: &str, now: Timestamp) -> Result<Self, Error> {
+        // Devices of other architectures cost nothing until a package for them comes.
+        let architectures = ["amd64", "arm64", "armhf"];
+        let settings = Settings {
+            origin: fleet.to_owned(),
+            label: fleet.to_owned(),
+            architectures: architectures.map(|name| name.parse().expect("it is a valid name")).to_vec(),
+        };
+        Ok(Self { archive: Archive::create(dir, &settings, now)? })
+    }
+
+    /// Opens the archive, and finishes what a killed server left undone.
+    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
+        Ok(Self { archive: Archive::open(dir)? })
+    }
+
+    /// The folder to serve.
+    pub(crate) fn public_dir(&self) -> &Path {
+        self.archive.public_dir()
+    }
+
+    /// The public key, ASCII armored.
+    pub(crate) fn public_key(&self) -> &str {
+        self.archive.public_key()
+    }
+
+    /// Takes files into rolling.
+    pub(crate) fn include(
+        &self,
+        files: &[PathBuf],
+        provenance: &Provenance,
+        policy: &UploadPolicy,
+    ) -> Result<api::Included, Error> {
+        let included = self.archive.include(files, provenance, policy, volary_host::now())?;
+        let list =
+            |entries: &[std::sync::Arc<PackageEntry>]| entries.iter().map(|entry| package(entry)).collect();
+        Ok(api::Included { added: list(&included.added), already_there: list(&included.known) })
+    }
+
+    /// The packages of a suite.
+    pub(crate) fn packages(&self, suite: &Suite) -> Result<Vec<api::Package>, Error> {
+        Ok(self.archive.packages(suite)?.iter().map(|entry| package(entry)).collect())
+    }
+
+    /// What a suite offers to an architecture: name → version.
+    pub(crate) fn offers(
+        &self,
+        suite: &Suite,
+        architecture: &Architecture,
+    ) -> Result<BTreeMap<String, String>, Error> {
+        let entries = self.archive.packages(suite)?;
+        let served = entries.iter().filter(|entry| entry.serves(architecture));
+        Ok(served.map(|entry| (entry.name.to_string(), entry.version.to_string())).collect())
+    }
+
+    /// A text that changes with rolling's content.
+    pub(crate) fn rolling_digest(&self) -> Result<String, Error> {
+        Ok(self.archive.suite_digest(&Suite::Rolling)?.hex())
+    }
+
+    /// One version of a package, for the first architecture that has it.
+    pub(crate) fn package(
+        &self,
+        name: &PackageName,
+        version: &Version,
+    ) -> Result<Option<api::Package>, Error> {
+        let versions = self.archive.versions(name)?;
+        Ok(versions.iter().find(|entry| entry.version == *version).map(|entry| package(entry)))
+    }
+
+    /// All versions of a package, as text.
+    pub(crate) fn versions(&self, name: &PackageName) -> Result<Vec<String>, Error> {
+        let mut versions: Vec<String> =
+            self.archive.versions(name)?.iter().map(|entry| entry.version.to_string()).collect();
+        versions.dedup();
+        Ok(versions)
+    }
+
+    /// The suites that have a package in this version.
+    pub(crate) fn suites_with(&self, name: &PackageName, version: &Version) -> Result<Vec<Suite>, Error> {
+        self.archive.suites_with(name, version)
+    }
+
+    /// All releases, newest first.
+    pub(crate) fn releases(&self) -> Result<Vec<api::Release>, Error> {
+        let mut releases: Vec<api::Release> = self.archive.releases()?.into_iter().map(release).collect();
+        releases.sort_by_key(|release| {
+            std::cmp::Reverse(release.revisions.first().map(|first| first.created_at))
+        });
+        Ok(releases)
+    }
+
+    /// One release.
+    pub(crate) fn release(&self, name: &ReleaseName) -> Result<api::Release, Error> {
+        self.archive.release(name).map(release)
+    }
+
+    /// When a release was frozen; `None` if it takes picks or is not there.
+    pub(crate) fn frozen_at(&self, name: &ReleaseName) -> Result<Option<Timestamp>, Error> {
+        match self.archive.release(name) {
+            Ok(release) => Ok(release.frozen_at),
+            Err(Error::NoRelease(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Cuts a release from rolling.
+    pub(crate) fn cut(&self, name: &ReleaseName) -> Result<api::Release, Error> {
+        self.archive.cut(name, volary_host::now()).map(release)
+    }
+
+    /// Ends a release.
+    pub(crate) fn freeze(&self, name: &ReleaseName) -> Result<api::Release, Error> {
+        self.archive.freeze(name, volary_host::now()).map(release)
+    }
+
+    /// Picks into a release. The second value says why packages came along that nobody named.
+    pub(crate) fn pick(
+        &self,
+        name: &ReleaseName,
+        picks: &[Pick],
+        dry_run: bool,
+    ) -> Result<(api::Picked, Vec<String>), Error> {
+        let result = self.archive.pick(name, picks, dry_run, volary_host::now())?;
+        let along = result
+            .changes
+            .iter()
+            .filter_map(|change| match &change.because {
+                Because::Asked => None,
+                Because::Needed { by, .. } => Some(format!("{} (needed by {by})", change.package)),
+                Because::SameSource { with } => Some(format!("{} (same source as {with})", change.package)),
+                Because::Superseded => Some(format!("{} (superseded)", change.package)),
+            })
+            .collect();
+        let changes = result
+            .changes
+            .iter()
+            .map(|change| api::PackageChange {
+                name: change.package.clone(),
+                architecture: change.architecture.clone(),
+                from: change.replaces.as_ref().map(|entry| entry.version.to_string()),
+                to: change.incoming.as_ref().map(|entry| entry.version.to_string()),
+                size: change.incoming.as_ref().map_or(0, |entry| entry.size),
+            })
+            .collect();
+        Ok((api::Picked { release: result.release, changes, dry_run: result.dry_run }, along))
+    }
+
+    /// What a lock file says of a release revision; the newest without `revision`.
+    pub(crate) fn pin(&self, name: &ReleaseName, revision: Option<Revision>) -> Result<api::Pin, Error> {
+        let revision = match revision {
+            Some(revision) => revision,
+            None => self.archive.release(name)?.latest().revision,
+        };
+        let release = ReleaseRef { name: name.clone(), revision };
+        let pin = self.archive.pin(&release)?;
+        Ok(api::Pin { release, digest: pin.digest, indexes: pin.indexes })
+    }
+
+    /// What differs between two suites; without a first one everything is new.
+    pub(crate) fn diff(&self, from: Option<&Suite>, to: &Suite) -> Result<Vec<api::PackageChange>, Error> {
+        let Some(from) = from else {
+            let all = self.archive.packages(to)?;
+            return Ok(all.iter().map(|entry| change(None, Some(entry))).collect());
+        };
+        let changes = self.archive.diff(from, to)?;
+        Ok(changes.iter().map(|item| change(item.from.as_deref(), item.to.as_deref())).collect())
+    }
+}
+
+fn package(entry: &PackageEntry) -> api::Package {
+    api::Package {
+        name: entry.name.clone(),
+        version: entry.version.to_string(),
+        architecture: entry.architecture.clone(),
+        source: entry.source.to_string(),
+        size: entry.size,
+        sha256: entry.sha256,
+        built_from: entry.provenance.source.clone(),
+        commit: entry.provenance.commit.clone(),
+        build: entry.provenance.build,
+        included_at: entry.included_at,
+    }
+}
+
+fn change(from: Option<&PackageEntry>, to: Option<&PackageEntry>) -> api::PackageChange {
+    let either = from.or(to).expect("a change has at least one side");
+    api::PackageChange {
+        name: either.name.clone(),
+        architecture: either.architecture.clone(),
+        from: from.map(|entry| entry.version.to_string()),
+        to: to.map(|entry| entry.version.to_string()),
+        size: to.map_or(0, |entry| entry.size),
+    }
+}
+
+fn release(info: ReleaseInfo) -> api::Release {
+    let revisions = info
+        .revisions
+        .into_iter()
+        .map(|revision| api::ReleaseRevision {
+            revision: revision.revision,
+            digest: revision.digest,
+            created_at: revision.created,
+            packages: revision.packages as u64,
+            picks: revision.picks,
+        })
+        .collect();
+    api::Release { name: info.name, frozen_at: info.frozen_at, revisions }
+}

@@ -1,0 +1,181 @@
+//! What is known of the devices, put before the pure judgement of `volary-plan`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+use volary_api::v1::device::{Convergence, Outcome, Report};
+use volary_api::v1::status;
+use volary_model::{Architecture, DeviceName, StageName, Suite};
+use volary_plan::condition::{Condition, Ending, Observed, Standing, Tally, Wanted, condition};
+use volary_store::{Device, DeviceState};
+
+use crate::depot::Depot;
+use crate::fleet_view::FleetView;
+
+/// A device with its judgement.
+#[derive(Debug, Clone)]
+pub(crate) struct Judged {
+    /// What the records have.
+    pub(crate) record: Device,
+    /// Its newest report.
+    pub(crate) report: Option<Report>,
+    /// When it was heard of last.
+    pub(crate) seen_at: Option<Timestamp>,
+    /// Whether it is what its stage wants.
+    pub(crate) condition: Condition,
+    /// Why not.
+    pub(crate) reason: String,
+}
+
+/// Judges devices against what their stages want now.
+pub(crate) struct Judge<'a> {
+    view: &'a FleetView,
+    depot: &'a Depot,
+    now: Timestamp,
+    /// What a suite offers to an architecture: asked once for all devices alike.
+    offers: HashMap<(Suite, Architecture), BTreeMap<String, String>>,
+}
+
+impl<'a> Judge<'a> {
+    /// A judge for this moment.
+    pub(crate) fn new(view: &'a FleetView, depot: &'a Depot, now: Timestamp) -> Self {
+        Self { view, depot, now, offers: HashMap::new() }
+    }
+
+    /// Judges one device; `last_seen` is a newer sign of life than the records have.
+    pub(crate) fn judge(&mut self, record: Device, last_seen: Option<Timestamp>) -> Judged {
+        let report: Option<Report> =
+            record.report.as_deref().and_then(|report| serde_json::from_str(report).ok());
+        let seen_at = record.seen_at.max(last_seen);
+        let stage = record.stage.as_ref().and_then(|stage| self.view.stage(stage));
+        let (condition, reason) = match stage {
+            None if record.state == DeviceState::Accepted && self.view.read => {
+                let stage = record.stage.as_ref().map_or("none", StageName::as_str);
+                (Condition::Failed, format!("its stage {stage} is not in volary.yml"))
+            }
+            stage => {
+                let mut wanted = Wanted::default();
+                if let Some(stage) = stage {
+                    wanted.commit = stage.tip.as_ref().map(|tip| tip.commit.clone());
+                    wanted.suite = stage.suite.as_ref().map(ToString::to_string);
+                    if let Some(suite) = &stage.suite {
+                        wanted.packages = self.offers(suite, &record.architecture).clone();
+                    }
+                }
+                let poll = stage.map_or(std::time::Duration::from_secs(60), |stage| stage.poll);
+                condition(&wanted, &observed(&record, report.as_ref(), seen_at), poll, self.now)
+            }
+        };
+        let reason = reason.replace("NAME", record.name.as_str());
+        Judged { record, report, seen_at, condition, reason }
+    }
+
+    fn offers(&mut self, suite: &Suite, architecture: &Architecture) -> &BTreeMap<String, String> {
+        let depot = self.depot;
+        self.offers
+            .entry((suite.clone(), architecture.clone()))
+            .or_insert_with(|| depot.offers(suite, architecture).unwrap_or_default())
+    }
+}
+
+fn observed(record: &Device, report: Option<&Report>, seen_at: Option<Timestamp>) -> Observed {
+    let convergence: Option<Convergence> =
+        record.convergence.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let ending = match &convergence {
+        Some(convergence) => Some(ending(convergence)),
+        // Its convergence was reported before this server knew it; what it is at says enough.
+        None => record.good_commit.as_ref().map(|_| Ending::Good),
+    };
+    let (commit, suite) = match &convergence {
+        Some(convergence) => (Some(convergence.commit.clone()), convergence.suite.clone()),
+        None => (record.good_commit.clone(), record.suite.clone()),
+    };
+    Observed {
+        standing: match record.state {
+            DeviceState::Waiting => Standing::Waiting,
+            DeviceState::Accepted => Standing::Accepted,
+            DeviceState::Rejected => Standing::Rejected,
+        },
+        seen_at,
+        commit,
+        suite,
+        ending,
+        packages: report.map(|report| report.packages.clone()).unwrap_or_default(),
+        failed_units: report.map(|report| report.failed_units.clone()).unwrap_or_default(),
+        failed_checks: report
+            .map(|report| {
+                let failed = report.checks.iter().filter(|check| check.required && !check.passed);
+                failed.map(|check| (check.name.clone(), check.output.clone())).collect()
+            })
+            .unwrap_or_default(),
+    }
+}
+
+fn ending(convergence: &Convergence) -> Ending {
+    let failure = convergence.failure.clone();
+    match convergence.outcome {
+        Outcome::Good => Ending::Good,
+        Outcome::Failed => failure.map_or_else(
+            || Ending::Failed { step: "convergence".into(), what: String::new(), message: String::new() },
+            |failure| Ending::Failed { step: failure.step, what: failure.what, message: failure.message },
+        ),
+        Outcome::Refused => {
+            Ending::Refused(failure.map_or_else(|| "it gave no reason".into(), |failure| failure.message))
+        }
+    }
+}
+
+/// Counts the devices of a stage.
+pub(crate) fn tally(devices: &[Judged], stage: &StageName) -> Tally {
+    Tally::of(
+        devices
+            .iter()
+            .filter(|device| device.record.stage.as_ref() == Some(stage))
+            .map(|device| (&device.record.name, device.condition)),
+    )
+}
+
+/// The names of the devices that belong to a stage.
+pub(crate) fn members(devices: &[Judged], stage: &StageName) -> Vec<DeviceName> {
+    devices
+        .iter()
+        .filter(|device| device.record.state == DeviceState::Accepted)
+        .filter(|device| device.record.stage.as_ref() == Some(stage))
+        .map(|device| device.record.name.clone())
+        .collect()
+}
+
+impl Judged {
+    /// The device as the API shows it.
+    pub(crate) fn into_api(self) -> status::Device {
+        let record = self.record;
+        status::Device {
+            name: record.name,
+            stage: record.stage,
+            condition: api_condition(self.condition),
+            reason: self.reason,
+            commit: record.good_commit,
+            suite: record.suite,
+            since: record.since,
+            seen_at: self.seen_at,
+            enrolled_at: record.enrolled_at,
+            architecture: record.architecture,
+            os: record.os,
+            fingerprint: record.fingerprint.hex(),
+            report: self.report,
+        }
+    }
+}
+
+fn api_condition(condition: Condition) -> status::Condition {
+    match condition {
+        Condition::Good => status::Condition::Good,
+        Condition::Converging => status::Condition::Converging,
+        Condition::Failed => status::Condition::Failed,
+        Condition::Refused => status::Condition::Refused,
+        Condition::Silent => status::Condition::Silent,
+        Condition::Waiting => status::Condition::Waiting,
+        Condition::Rejected => status::Condition::Rejected,
+        Condition::New => status::Condition::New,
+    }
+}

@@ -1,0 +1,175 @@
+//! The stages as the fleet repository has them now. Read as a whole, replaced as a whole.
+
+use jiff::Timestamp;
+use std::time::Duration;
+
+use volary_fleet::{
+    CONFIG_FILE, FleetConfig, FleetLock, Gates, GitRepository, LOCK_FILE, ObjectSource, ReadObjects, Rules,
+    file_at,
+};
+use volary_model::{CommitId, StageName, Suite};
+
+use crate::Layout;
+
+/// One stage.
+#[derive(Debug, Clone)]
+pub(crate) struct StageView {
+    /// Its name.
+    pub(crate) name: StageName,
+    /// Its branch.
+    pub(crate) branch: String,
+    /// The branch's tip; `None` if there is no such branch yet.
+    pub(crate) tip: Option<Tip>,
+    /// The suite it takes packages from.
+    pub(crate) suite: Option<Suite>,
+    /// How often its devices ask.
+    pub(crate) poll: Duration,
+}
+
+/// The newest commit of a branch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tip {
+    /// Its id.
+    pub(crate) commit: CommitId,
+    /// The first line of its message.
+    pub(crate) subject: String,
+    /// When it was made, by the committer's clock.
+    pub(crate) committed_at: Timestamp,
+    /// The gates that were overridden for it: gate and reason.
+    pub(crate) overrides: Vec<String>,
+}
+
+/// All stages in the order of promotion.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FleetView {
+    /// The stages.
+    pub(crate) stages: Vec<StageView>,
+    /// What is wrong with the repository itself.
+    pub(crate) problems: Vec<String>,
+    /// True once it was read: before that, "no stages" means nothing.
+    pub(crate) read: bool,
+}
+
+impl FleetView {
+    /// The stage with this name.
+    pub(crate) fn stage(&self, name: &StageName) -> Option<&StageView> {
+        self.stages.iter().find(|stage| stage.name == *name)
+    }
+
+    /// Reads the repository. What cannot be read becomes a problem, never an error: devices go on
+    /// with the stages that are whole.
+    pub(crate) fn read(layout: &Layout) -> Self {
+        let mut view = Self { read: true, ..Self::default() };
+        if let Err(problem) = view.fill(layout) {
+            view.problems.push(problem);
+        }
+        view
+    }
+
+    fn fill(&mut self, layout: &Layout) -> Result<(), String> {
+        let repository = open(layout)?;
+        let config = head_config(&repository)?;
+        for stage in &config.stages {
+            let tip = repository.branch(&stage.branch).map_err(|error| error.to_string())?;
+            let mut view = StageView {
+                name: stage.name.clone(),
+                branch: stage.branch.clone(),
+                tip: None,
+                suite: None,
+                poll: config.poll,
+            };
+            match tip {
+                None => self.problems.push(format!(
+                    "stage {}: the branch {} does not exist; make it with: git push origin HEAD:{1}",
+                    stage.name, stage.branch
+                )),
+                Some(commit) => match read_tip(&repository, &commit, &stage.name, &config) {
+                    Ok((tip, suite, poll)) => {
+                        view.tip = Some(tip);
+                        view.suite = suite;
+                        view.poll = poll;
+                    }
+                    Err(problem) => self.problems.push(format!("stage {}: {problem}", stage.name)),
+                },
+            }
+            self.stages.push(view);
+        }
+        Ok(())
+    }
+}
+
+/// The fleet repository of a server.
+pub(crate) fn open(layout: &Layout) -> Result<GitRepository, String> {
+    GitRepository::open(&layout.fleet()).map_err(|error| error.to_string())
+}
+
+/// The configuration at the tip of the default branch, which says what stages there are.
+pub(crate) fn head_config(repository: &GitRepository) -> Result<FleetConfig, String> {
+    let head = repository.head_branch().map_err(|error| error.to_string())?;
+    let head = head.ok_or("the fleet repository has no default branch")?;
+    let tip = repository.branch(&head).map_err(|error| error.to_string())?;
+    let tip = tip.ok_or_else(|| format!("the branch {head} of the fleet repository has no commit yet"))?;
+    Rules::at(repository, &tip)
+        .map(|rules| rules.config)
+        .map_err(|error| format!("{head} at {}: {error}", tip.short()))
+}
+
+/// What a stage of this name takes its packages from at a commit. A device reads its own branch,
+/// so what the branch itself says counts, not what the default branch says by now.
+pub(crate) fn suite_at(
+    objects: &dyn ObjectSource,
+    commit: &CommitId,
+    stage: &StageName,
+    otherwise: &FleetConfig,
+) -> Result<(Option<Suite>, Duration), String> {
+    let at = |error: &dyn std::fmt::Display| format!("commit {}: {error}", commit.short());
+    let tree = objects.commit(commit).map_err(|error| at(&error))?.tree;
+    let text = |path: &str| -> Result<Option<String>, String> {
+        let bytes = file_at(objects, &tree, path).map_err(|error| at(&error))?;
+        bytes.map(String::from_utf8).transpose().map_err(|_| at(&format!("{path} is not text")))
+    };
+    let own = match text(CONFIG_FILE)? {
+        Some(text) => {
+            Some(FleetConfig::parse(&text).map_err(|error| at(&format!("{CONFIG_FILE}, {error}")))?)
+        }
+        None => None,
+    };
+    let config = own.as_ref().filter(|config| config.stage(stage).is_some()).unwrap_or(otherwise);
+    let lock = match text(LOCK_FILE)? {
+        Some(text) => FleetLock::parse(&text).map_err(|error| at(&format!("{LOCK_FILE}, {error}")))?,
+        None => FleetLock::default(),
+    };
+    let suite = config.stage(stage).and_then(|stage| lock.suite_for(stage));
+    Ok((suite, config.poll))
+}
+
+/// The gates of merging into a stage: those that stand in the stage's branch before the merge, so
+/// that no merge can open the gate that it goes through.
+pub(crate) fn gates_into(
+    repository: &GitRepository,
+    to: &StageName,
+    base: Option<&CommitId>,
+    otherwise: &FleetConfig,
+) -> Gates {
+    let own = base.and_then(|base| Rules::at(repository, base).ok()).map(|rules| rules.config);
+    own.as_ref().filter(|config| config.stage(to).is_some()).unwrap_or(otherwise).gates_of(to)
+}
+
+fn read_tip(
+    repository: &GitRepository,
+    commit: &CommitId,
+    stage: &StageName,
+    config: &FleetConfig,
+) -> Result<(Tip, Option<Suite>, Duration), String> {
+    let read = repository.commit(commit).map_err(|error| error.to_string())?;
+    let (suite, poll) = suite_at(repository, commit, stage, config)?;
+    let tip = Tip {
+        commit: commit.clone(),
+        subject: read.subject().to_owned(),
+        committed_at: Timestamp::from_second(read.committer.seconds).unwrap_or(Timestamp::UNIX_EPOCH),
+        overrides: crate::hook::overrides(&read.message)
+            .map(|(gate, why)| format!("{gate}: {why}"))
+            .collect(),
+    };
+    Ok((tip, suite, poll))
+}

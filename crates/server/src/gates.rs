@@ -1,0 +1,148 @@
+//! Puts what the server knows before the gates of `volary-plan`. Runs in the server and, reading
+//! only, in git's hook.
+
+use std::path::Path;
+
+use volary_api::v1::fleet::{Say, Verdict};
+use volary_fleet::{FleetConfig, GitRepository};
+use volary_model::{CommitId, StageName, Suite};
+use volary_plan::gate::{self, Evidence};
+use volary_store::{Branch, Store};
+
+use crate::Layout;
+use crate::depot::Depot;
+use crate::facts::{Judge, Judged, tally};
+use crate::fleet_view::{self, FleetView};
+
+/// Why gates could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The fleet repository cannot be read.
+    #[error("{0}")]
+    Fleet(String),
+    /// An object of it cannot be read.
+    #[error(transparent)]
+    Object(#[from] volary_fleet::ObjectError),
+    /// The records cannot be read.
+    #[error(transparent)]
+    Store(#[from] volary_store::StoreError),
+    /// The archive cannot be read.
+    #[error(transparent)]
+    Archive(#[from] volary_archive::Error),
+    /// The stage is not there, or nothing is merged into it.
+    #[error("there is no stage {0} that takes merges")]
+    NoStage(StageName),
+    /// The runtime could not start.
+    #[error("cannot read the records: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+/// Asks the gates of merging `commit` into the stage `to`, on the folder of a server that may be
+/// running: for git's hook and for people on the server itself.
+///
+/// # Errors
+/// [`GateError`]; a gate that lacks data says *ask* instead.
+pub fn gates(dir: &Path, to: &StageName, commit: &CommitId) -> Result<Vec<Verdict>, GateError> {
+    let layout = Layout::new(dir);
+    let repository = fleet_view::open(&layout).map_err(GateError::Fleet)?;
+    let config = fleet_view::head_config(&repository).map_err(GateError::Fleet)?;
+    of_merge(&layout, &repository, &config, to, commit)
+}
+
+/// As [`gates`], with the repository as the hook sees it.
+pub(crate) fn of_merge(
+    layout: &Layout,
+    repository: &GitRepository,
+    config: &FleetConfig,
+    to: &StageName,
+    commit: &CommitId,
+) -> Result<Vec<Verdict>, GateError> {
+    let stage = config.stage(to).ok_or_else(|| GateError::NoStage(to.clone()))?;
+    let base = repository.branch(&stage.branch)?;
+    let asked = fleet_view::gates_into(repository, to, base.as_ref(), config);
+    // Most stages of most fleets have no gates; then nothing needs to be opened.
+    if asked == volary_fleet::Gates::default() {
+        return Ok(Vec::new());
+    }
+    let view = FleetView::read(layout);
+    let depot = Depot::open(&layout.archive())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (records, branches) = runtime.block_on(async {
+        let store = Store::open_read_only(&layout.database()).await?;
+        Ok::<_, GateError>((store.devices().await?, store.branches().await?))
+    })?;
+    let mut judge = Judge::new(&view, &depot, volary_host::now());
+    let devices: Vec<Judged> = records.into_iter().map(|record| judge.judge(record, None)).collect();
+    Question { repository, config, depot: &depot, devices: &devices, branches: &branches }.ask(to, commit)
+}
+
+/// What is known when gates are asked.
+pub(crate) struct Question<'a> {
+    /// The fleet repository.
+    pub(crate) repository: &'a GitRepository,
+    /// Its configuration at the tip of the default branch.
+    pub(crate) config: &'a FleetConfig,
+    /// The archive.
+    pub(crate) depot: &'a Depot,
+    /// All devices with their conditions.
+    pub(crate) devices: &'a [Judged],
+    /// Since when the branches are where they are.
+    pub(crate) branches: &'a [Branch],
+}
+
+impl Question<'_> {
+    /// Asks the gates of merging `commit` into `to`.
+    pub(crate) fn ask(&self, to: &StageName, commit: &CommitId) -> Result<Vec<Verdict>, GateError> {
+        let no_stage = || GateError::NoStage(to.clone());
+        let stage = self.config.stage(to).ok_or_else(no_stage)?;
+        let from = stage.from.as_ref().and_then(|from| self.config.stage(from)).ok_or_else(no_stage)?;
+        let base = self.repository.branch(&stage.branch)?;
+        let asked = fleet_view::gates_into(self.repository, to, base.as_ref(), self.config);
+        let (suite, _) =
+            fleet_view::suite_at(self.repository, commit, to, self.config).map_err(GateError::Fleet)?;
+        let release = match suite {
+            Some(Suite::Release(release)) => Some(release),
+            Some(Suite::Rolling) | None => None,
+        };
+        let frozen_at = match &release {
+            Some(release) => self.depot.frozen_at(&release.name)?,
+            None => None,
+        };
+        let evidence = Evidence {
+            frozen_at,
+            release,
+            unchanged_since: self
+                .branches
+                .iter()
+                .find(|branch| branch.name == from.branch && branch.tip == *commit)
+                .map(|branch| branch.moved_at),
+            devices: tally(self.devices, &from.name),
+        };
+        let verdicts = gate::verdicts(&plan_gates(&asked), &evidence, volary_host::now());
+        Ok(verdicts.into_iter().map(api_verdict).collect())
+    }
+}
+
+fn plan_gates(gates: &volary_fleet::Gates) -> gate::Gates {
+    gate::Gates {
+        frozen: gates.frozen,
+        soak: gates.soak,
+        healthy: gates.healthy.as_ref().map(|healthy| gate::Healthy {
+            at_least: f64::from(healthy.at_least.hundredths()) / 100.0,
+            silent_at_most: f64::from(healthy.silent_at_most.hundredths()) / 100.0,
+            devices_at_least: healthy.devices_at_least,
+        }),
+    }
+}
+
+fn api_verdict(verdict: gate::Verdict) -> Verdict {
+    Verdict {
+        gate: verdict.gate.to_owned(),
+        say: match verdict.say {
+            gate::Say::Go => Say::Go,
+            gate::Say::Ask => Say::Ask,
+            gate::Say::Stop => Say::Stop,
+        },
+        reason: verdict.reason,
+    }
+}

@@ -1,0 +1,127 @@
+//! What git asks before it takes a push to the fleet repository: the rules of the repository
+//! itself, and the gates, which need what the server knows.
+//!
+//! It runs in a process of its own, started by git inside the repository.
+
+use std::path::{Path, PathBuf};
+
+use volary_api::v1::fleet::{Say, Verdict};
+use volary_fleet::{GitRepository, ReadObjects};
+use volary_fleet::{HookOptions, RefUpdate, pre_receive as fleet_pre_receive};
+
+use crate::{GateError, Layout, fleet_view, gates};
+
+/// The environment variable with the server's folder.
+pub(crate) const SERVER_DIR: &str = "VOLARY_SERVER_DIR";
+
+/// The environment variable with the name of the token that pushes.
+pub(crate) const PUSHED_BY: &str = "VOLARY_PUSHED_BY";
+
+/// The trailer of a merge that goes through a gate which does not say *go*.
+const OVERRIDE: &str = "Volary-Override:";
+
+/// Why a push is refused: everything at once, so that a person can mend all of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct PushRefused(pub Vec<String>);
+
+/// Judges a push. `input` is what git gives a pre-receive hook on standard input; the current
+/// folder is the repository, and the environment is the one that git made.
+///
+/// # Errors
+/// [`PushRefused`] with a sentence for each ref that may not move.
+pub fn pre_receive(input: &str) -> Result<(), PushRefused> {
+    let dir = std::env::var_os(SERVER_DIR).map(PathBuf::from);
+    let repository = std::env::current_dir()
+        .map_err(|error| PushRefused(vec![format!("cannot find the repository: {error}")]))?;
+    // Two levels up is where `volary init` put it, for a push by path on the server itself.
+    let dir = dir.or_else(|| Some(repository.parent()?.parent()?.to_owned()));
+    let layout = Layout::new(&dir.unwrap_or_default());
+    judge(&layout, &repository, input)
+}
+
+fn judge(layout: &Layout, repository: &Path, input: &str) -> Result<(), PushRefused> {
+    let updates: Vec<RefUpdate> = input
+        .lines()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .map_err(|error| PushRefused(vec![format!("{error}")]))?;
+    fleet_pre_receive(repository, &updates, &HookOptions::default())
+        .map_err(|rejections| PushRefused(rejections.iter().map(ToString::to_string).collect()))?;
+    let closed = closed_gates(layout, repository, &updates).map_err(|error| {
+        PushRefused(vec![format!("the gates cannot be asked: {error}; nothing was changed, try again")])
+    })?;
+    if closed.is_empty() { Ok(()) } else { Err(PushRefused(closed)) }
+}
+
+/// A sentence for each gate that keeps the push out.
+fn closed_gates(layout: &Layout, repository: &Path, updates: &[RefUpdate]) -> Result<Vec<String>, GateError> {
+    let objects = GitRepository::open(repository)?;
+    let Ok(config) = fleet_view::head_config(&objects) else {
+        // The first push ever: there is no stage yet whose gate could be asked.
+        return Ok(Vec::new());
+    };
+    let mut closed = Vec::new();
+    for update in updates {
+        let Some(stage) = update.branch().and_then(|branch| config.stage_of_branch(branch)) else { continue };
+        let (Some(_), Some(new), Some(_)) = (&stage.from, &update.new, &update.old) else { continue };
+        let commit = objects.commit(new)?;
+        // What is merged is the second parent; the merge itself was not anywhere before.
+        let Some(merged) = commit.parents.get(1) else { continue };
+        let overridden: Vec<&str> = overrides(&commit.message).map(|(gate, _)| gate).collect();
+        for verdict in gates::of_merge(layout, &objects, &config, &stage.name, merged)? {
+            if verdict.say != Say::Go && !overridden.contains(&verdict.gate.as_str()) {
+                closed.push(sentence(&stage.branch, &verdict));
+            }
+        }
+    }
+    Ok(closed)
+}
+
+fn sentence(branch: &str, verdict: &Verdict) -> String {
+    let says = match verdict.say {
+        Say::Go => "go",
+        Say::Ask => "ask",
+        Say::Stop => "stop",
+    };
+    format!(
+        "{branch}: the gate {0:?} says {says}: {1}\n  \
+         if it must be, say so in the merge's message: {OVERRIDE} {0} REASON (volary promote --override {0}=REASON)",
+        verdict.gate, verdict.reason
+    )
+}
+
+/// The gates that a merge's message overrides, with the reasons. A reason must be there.
+pub(crate) fn overrides(message: &str) -> impl Iterator<Item = (&str, &str)> {
+    message
+        .lines()
+        .filter_map(|line| line.strip_prefix(OVERRIDE))
+        .filter_map(|rest| rest.trim().split_once(char::is_whitespace))
+        .map(|(gate, why)| (gate, why.trim()))
+        .filter(|(_, why)| !why.is_empty())
+}
+
+/// The text of the hook file: this program, wherever it is by then.
+pub(crate) fn script() -> String {
+    let own = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
+    let own = own.replace('\'', "'\\''");
+    format!(
+        "#!/bin/sh\n\
+         # Written by `volary init`; the rules are in the program, not here.\n\
+         if [ -x '{own}' ]; then exec '{own}' hook pre-receive; fi\n\
+         exec volary hook pre-receive\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_override_names_its_gate_and_gives_a_reason() {
+        let message = "Promote\n\nVolary-Override: soak a fix for the outage\nVolary-Override: frozen\n\
+                       Volary-Override: healthy   x\n";
+        let found: Vec<(&str, &str)> = overrides(message).collect();
+        assert_eq!(found, [("soak", "a fix for the outage"), ("healthy", "x")]);
+    }
+}

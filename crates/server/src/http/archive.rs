@@ -1,0 +1,325 @@
+//! Uploads, packages and releases.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
+use volary_api::v1::archive::{Cut, Include, Included, Package, PackageChange, Pick, Picked, Pin, Release};
+use volary_api::v1::fleet::Role;
+use volary_archive::{Error, Provenance, UploadPolicy};
+use volary_model::{ReleaseName, Revision, Suite};
+
+use crate::app::App;
+use crate::http::auth::{Developer, Viewer};
+use crate::http::input::{Input, blocking, name, too_large};
+use crate::http::refusal::Refusal;
+
+/// The largest file of an upload: debug symbols of a browser have some 2 GB.
+const FILE_LIMIT: u64 = 4 << 30;
+
+/// How long a sender may pause.
+const STALLED: Duration = Duration::from_secs(60);
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Refused { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
+            Error::NoSuite(_) | Error::NoRelease(_) => Self::not_found(error),
+            Error::ReleaseExists(_) | Error::Frozen(_) | Error::Pick { .. } => Self::conflict(error),
+            Error::Lock(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, error),
+            Error::File(_)
+            | Error::NotAnArchive(_)
+            | Error::Exists(_)
+            | Error::Settings(_)
+            | Error::Damaged { .. }
+            | Error::Newer { .. }
+            | Error::Key { .. } => Self::broken(error),
+        }
+    }
+}
+
+/// `PUT /api/v1/uploads/{id}/{file}`.
+pub(crate) async fn upload(
+    State(app): State<Arc<App>>,
+    Developer(_): Developer,
+    Path((id, file)): Path<(String, String)>,
+    body: Body,
+) -> Result<(), Refusal> {
+    let dir = upload_dir(&app, &id)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._+~-:".contains(c);
+    if file.is_empty() || file.len() > 200 || file.starts_with('.') || !file.chars().all(plain) {
+        return Err(Refusal::invalid(format!("{file:?} is not the name of a package file"))
+            .help("Debian package files have letters, digits and ._+~- in their names"));
+    }
+    volary_host::create_dir(&dir)?;
+    let path = dir.join(&file);
+    match receive(body, &path).await {
+        Ok(()) => Ok(()),
+        Err(refusal) => {
+            volary_host::remove_if_exists(&path)?;
+            Err(refusal)
+        }
+    }
+}
+
+fn upload_dir(app: &App, id: &str) -> Result<PathBuf, Refusal> {
+    if id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        Ok(app.layout.uploads().join(id))
+    } else {
+        Err(Refusal::invalid("an upload's id is 32 lower-case hexadecimal digits"))
+    }
+}
+
+async fn receive(mut body: Body, path: &std::path::Path) -> Result<(), Refusal> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::StorageFull => {
+            Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "the server's disk is full")
+        }
+        _ => Refusal::broken(format!("cannot write {}: {error}", path.display())),
+    };
+    let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
+    let mut size = 0;
+    loop {
+        let frame = tokio::time::timeout(STALLED, body.frame())
+            .await
+            .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the upload stood still for too long"))?;
+        match frame {
+            None => break,
+            Some(Err(_)) => return Err(Refusal::invalid("the upload broke off")),
+            Some(Ok(frame)) => {
+                let Ok(data) = frame.into_data() else { continue };
+                size += data.len() as u64;
+                if size > FILE_LIMIT {
+                    return Err(too_large(FILE_LIMIT));
+                }
+                file.write_all(&data).await.map_err(failed)?;
+            }
+        }
+    }
+    file.flush().await.map_err(failed)
+}
+
+/// `POST /api/v1/uploads/{id}/include`.
+pub(crate) async fn include(
+    State(app): State<Arc<App>>,
+    Developer(person): Developer,
+    Path(id): Path<String>,
+    Input(options): Input<Include>,
+) -> Result<Json<Included>, Refusal> {
+    if options.allow_unsigned {
+        person.must_be(Role::Admin)?;
+    }
+    let dir = upload_dir(&app, &id)?;
+    if !dir.is_dir() {
+        return Err(Refusal::not_found("there is no upload with this id")
+            .help("the upload was included already, or its files were never sent"));
+    }
+    let provenance =
+        Provenance { note: Some(format!("included by {}", person.name)), ..Provenance::default() };
+    let depot = app.archive.clone();
+    let policy = if options.allow_unsigned { UploadPolicy::AllowUnsigned } else { uploaders(&app)? };
+    let included = blocking(move || {
+        let files = offered(&dir)?;
+        let result = depot.include(&files, &provenance, &policy).map_err(Refusal::from);
+        // Taken or refused, the upload ends here: the sender has the files still.
+        if let Err(error) = std::fs::remove_dir_all(&dir) {
+            tracing::warn!(%error, dir = %dir.display(), "cannot remove an upload");
+        }
+        result
+    })
+    .await?
+    .map_err(|refusal| without_path(&app, refusal))?;
+    for package in &included.added {
+        let text = format!(
+            "{} {} ({}) was included by {}",
+            package.name, package.version, package.architecture, person.name
+        );
+        app.event("package-included", &format!("{}={}", package.name, package.version), &text).await;
+    }
+    app.rolling_changed();
+    Ok(Json(included))
+}
+
+/// People know their files by name, not by where we kept them.
+fn without_path(app: &App, refusal: Refusal) -> Refusal {
+    let uploads = app.layout.uploads().display().to_string();
+    let mut text = refusal.sentence().to_owned();
+    while let Some(start) = text.find(&uploads) {
+        // The folder, a slash, the id of 32 digits, a slash.
+        let end = (start + uploads.len() + 34).min(text.len());
+        text.replace_range(start..end, "");
+    }
+    Refusal::new(refusal.status(), text)
+}
+
+/// What to include: the `.changes` files, and the `.deb` files that none of them names.
+fn offered(dir: &std::path::Path) -> Result<Vec<PathBuf>, Refusal> {
+    let entries = std::fs::read_dir(dir).map_err(Refusal::broken)?;
+    let files: BTreeSet<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let ends = |path: &PathBuf, end: &str| path.extension().is_some_and(|extension| extension == end);
+    let changes: Vec<PathBuf> = files.iter().filter(|path| ends(path, "changes")).cloned().collect();
+    let mut named = String::new();
+    for path in &changes {
+        named += &String::from_utf8_lossy(&volary_host::read(path)?);
+    }
+    let is_named = |path: &PathBuf| {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        named.lines().any(|line| line.split_whitespace().last() == Some(&file))
+    };
+    let loose = files.iter().filter(|path| ends(path, "deb")).filter(|path| !is_named(path)).cloned();
+    let offered: Vec<PathBuf> = changes.iter().cloned().chain(loose).collect();
+    if offered.is_empty() {
+        return Err(Refusal::invalid("the upload has neither a .changes nor a .deb file"));
+    }
+    Ok(offered)
+}
+
+/// Those who may sign a `.changes`: the OpenPGP keys in the folder `uploaders`.
+fn uploaders(app: &App) -> Result<UploadPolicy, Refusal> {
+    let dir = app.layout.uploaders();
+    let mut keys = Vec::new();
+    for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|end| end == "asc") {
+            keys.push(volary_host::read_to_string(&entry.path())?);
+        }
+    }
+    Ok(UploadPolicy::Signed(keys))
+}
+
+/// The suite that is asked for.
+#[derive(Deserialize)]
+pub(crate) struct SuiteQuery {
+    suite: Option<String>,
+}
+
+/// `GET /api/v1/packages`.
+pub(crate) async fn packages(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+    Query(query): Query<SuiteQuery>,
+) -> Result<Json<Vec<Package>>, Refusal> {
+    let suite: Suite = name(query.suite.as_deref().unwrap_or("rolling"))?;
+    let depot = app.archive.clone();
+    Ok(Json(blocking(move || depot.packages(&suite)).await??))
+}
+
+/// `GET /api/v1/releases`.
+pub(crate) async fn releases(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+) -> Result<Json<Vec<Release>>, Refusal> {
+    let depot = app.archive.clone();
+    Ok(Json(blocking(move || depot.releases()).await??))
+}
+
+/// `GET /api/v1/releases/{name}`.
+pub(crate) async fn release(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+    Path(release): Path<String>,
+) -> Result<Json<Release>, Refusal> {
+    let release: ReleaseName = name(&release)?;
+    let depot = app.archive.clone();
+    Ok(Json(blocking(move || depot.release(&release)).await??))
+}
+
+/// `POST /api/v1/releases`.
+pub(crate) async fn cut(
+    State(app): State<Arc<App>>,
+    Developer(person): Developer,
+    Input(request): Input<Cut>,
+) -> Result<Json<Release>, Refusal> {
+    let depot = app.archive.clone();
+    let release = blocking(move || depot.cut(&request.name)).await??;
+    let packages = release.revisions.first().map_or(0, |revision| revision.packages);
+    let count = volary_plan::text::count(packages as usize, "package");
+    let text = format!("{} was cut from rolling with {count} by {}", release.name, person.name);
+    app.event("release-cut", release.name.as_str(), &text).await;
+    Ok(Json(release))
+}
+
+/// `POST /api/v1/releases/{name}/picks`.
+pub(crate) async fn pick(
+    State(app): State<Arc<App>>,
+    Developer(person): Developer,
+    Path(release): Path<String>,
+    Input(request): Input<Pick>,
+) -> Result<Json<Picked>, Refusal> {
+    let release: ReleaseName = name(&release)?;
+    let picks =
+        request.packages.iter().map(|pick| name(pick)).collect::<Result<Vec<volary_archive::Pick>, _>>()?;
+    let depot = app.archive.clone();
+    let (picked, along) = blocking(move || depot.pick(&release, &picks, request.dry_run)).await??;
+    if !picked.dry_run && !picked.changes.is_empty() {
+        let asked = request.packages.join(", ");
+        let along = if along.is_empty() { String::new() } else { format!(", with {}", along.join(", ")) };
+        let text = format!("{} was made by picking {asked}{along} by {}", picked.release, person.name);
+        app.event("release-picked", &picked.release.to_string(), &text).await;
+    }
+    Ok(Json(picked))
+}
+
+/// `POST /api/v1/releases/{name}/freeze`.
+pub(crate) async fn freeze(
+    State(app): State<Arc<App>>,
+    Developer(person): Developer,
+    Path(release): Path<String>,
+) -> Result<Json<Release>, Refusal> {
+    let release: ReleaseName = name(&release)?;
+    let depot = app.archive.clone();
+    let (before, after) = blocking(move || {
+        let before = depot.release(&release)?;
+        Ok::<_, Error>((before, depot.freeze(&release)?))
+    })
+    .await??;
+    if before.frozen_at.is_none() {
+        let text = format!("{} was frozen by {}", after.name, person.name);
+        app.event("release-frozen", after.name.as_str(), &text).await;
+    }
+    Ok(Json(after))
+}
+
+/// The revision that is asked for.
+#[derive(Deserialize)]
+pub(crate) struct RevisionQuery {
+    revision: Option<String>,
+}
+
+/// `GET /api/v1/releases/{name}/pin`.
+pub(crate) async fn pin(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+    Path(release): Path<String>,
+    Query(query): Query<RevisionQuery>,
+) -> Result<Json<Pin>, Refusal> {
+    let release: ReleaseName = name(&release)?;
+    let revision: Option<Revision> = query.revision.as_deref().map(name).transpose()?;
+    let depot = app.archive.clone();
+    Ok(Json(blocking(move || depot.pin(&release, revision)).await??))
+}
+
+/// Two suites.
+#[derive(Deserialize)]
+pub(crate) struct DiffQuery {
+    from: String,
+    to: String,
+}
+
+/// `GET /api/v1/diff`.
+pub(crate) async fn diff(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+    Query(query): Query<DiffQuery>,
+) -> Result<Json<Vec<PackageChange>>, Refusal> {
+    let (from, to): (Suite, Suite) = (name(&query.from)?, name(&query.to)?);
+    let depot = app.archive.clone();
+    Ok(Json(blocking(move || depot.diff(Some(&from), &to)).await??))
+}

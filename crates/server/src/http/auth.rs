@@ -1,0 +1,217 @@
+//! Who asks, and may they: people and programs by token, devices by certificate.
+
+use std::sync::{Arc, RwLock};
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use base64::Engine;
+use sha2::{Digest as _, Sha256};
+use volary_api::v1::fleet::Role;
+use volary_model::Digest;
+use volary_store::{Store, StoreError, Token};
+
+use crate::app::App;
+use crate::http::refusal::Refusal;
+use crate::registry::Member;
+use crate::tls::listener::Peer;
+
+/// The name of the browser's cookie.
+pub(crate) const COOKIE: &str = "volary_token";
+
+/// What roles are called in records.
+const ROLES: [(Role, &str); 3] =
+    [(Role::Admin, "admin"), (Role::Developer, "developer"), (Role::Viewer, "viewer")];
+
+/// The record's word for a role.
+pub(crate) fn role_text(role: Role) -> &'static str {
+    ROLES.iter().find(|(known, _)| *known == role).expect("every role has a word").1
+}
+
+/// The role of a record; an unknown word may nothing but see.
+pub(crate) fn role_from(text: &str) -> Role {
+    ROLES.iter().find(|(_, word)| *word == text).map_or(Role::Viewer, |(role, _)| *role)
+}
+
+/// A new secret: 256 bits, as text that survives every shell and URL.
+pub(crate) fn new_secret() -> String {
+    let bytes: [u8; 32] = rand::random();
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// What is kept of a secret.
+pub(crate) fn hash(secret: &str) -> Digest {
+    Digest::from_bytes(Sha256::digest(secret.as_bytes()).into())
+}
+
+/// The tokens in memory: they are compared at each request.
+#[derive(Debug, Default)]
+pub(crate) struct Tokens(RwLock<Vec<Token>>);
+
+impl Tokens {
+    /// Reads all tokens again, after a change.
+    pub(crate) async fn load(&self, store: &Store) -> Result<(), StoreError> {
+        let tokens = store.tokens().await?;
+        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = tokens;
+        Ok(())
+    }
+
+    /// The token with this secret. Looks at all of them and at all bytes, so that the time tells
+    /// nothing.
+    pub(crate) fn find(&self, secret: &str) -> Option<Person> {
+        let given = hash(secret);
+        let tokens = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut found = None;
+        for token in tokens.iter() {
+            let pairs = token.hash.as_bytes().iter().zip(given.as_bytes());
+            if pairs.fold(0, |difference, (a, b)| difference | (a ^ b)) == 0 {
+                found = Some(Person { name: token.name.clone(), role: role_from(&token.role) });
+            }
+        }
+        found
+    }
+}
+
+/// A person or program with a token.
+#[derive(Debug, Clone)]
+pub(crate) struct Person {
+    /// The token's name.
+    pub(crate) name: String,
+    /// What it may do.
+    pub(crate) role: Role,
+}
+
+impl Person {
+    /// Refuses a person whose role does not allow what `least` allows.
+    pub(crate) fn must_be(&self, least: Role) -> Result<(), Refusal> {
+        let rank = |role| match role {
+            Role::Viewer => 0,
+            Role::Developer => 1,
+            Role::Admin => 2,
+        };
+        if rank(self.role) >= rank(least) {
+            return Ok(());
+        }
+        let (own, needed) = (role_text(self.role), role_text(least));
+        Err(Refusal::new(StatusCode::FORBIDDEN, format!("the token {:?} is a {own}'s", self.name))
+            .help(format!("this needs the role {needed}; an administrator makes one with: volary token add NAME --role {needed}")))
+    }
+}
+
+/// The person behind a request, if the credentials are those of a known token.
+pub(crate) fn person(app: &App, method: &Method, headers: &HeaderMap) -> Result<Person, Refusal> {
+    let Some(secret) = secret(method, headers) else {
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "this needs a token")
+            .help("give it as \"Authorization: Bearer TOKEN\", or as the password for git"));
+    };
+    let person = app.tokens.find(&secret).ok_or_else(|| {
+        Refusal::new(StatusCode::UNAUTHORIZED, "the token is not known to this server")
+            .help("it may have been revoked; an administrator makes one with: volary token add NAME")
+    })?;
+    app.registry.token_used(&person.name, volary_host::now());
+    Ok(person)
+}
+
+fn secret(method: &Method, headers: &HeaderMap) -> Option<String> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let value = value.to_str().ok()?;
+        let (scheme, rest) = value.split_once(' ')?;
+        let rest = rest.trim();
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Some(rest.to_owned());
+        }
+        if scheme.eq_ignore_ascii_case("basic") {
+            let pair = base64::engine::general_purpose::STANDARD.decode(rest).ok()?;
+            let pair = String::from_utf8(pair).ok()?;
+            return pair.split_once(':').map(|(_, password)| password.to_owned());
+        }
+        return None;
+    }
+    // A browser sends its cookie with what other sites make it ask for, so it only opens what
+    // changes nothing.
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find_map(|(name, value)| (name == COOKIE).then(|| value.to_owned()))
+}
+
+macro_rules! role_extractor {
+    ($(#[$doc:meta])* $type:ident, $role:expr) => {
+        $(#[$doc])*
+        pub(crate) struct $type(#[allow(dead_code, reason = "not every route needs the name")] pub(crate) Person);
+
+        impl FromRequestParts<Arc<App>> for $type {
+            type Rejection = Refusal;
+
+            async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+                let person = person(app, &parts.method, &parts.headers)?;
+                person.must_be($role)?;
+                Ok(Self(person))
+            }
+        }
+    };
+}
+
+role_extractor!(
+    /// Somebody who may see everything.
+    Viewer,
+    Role::Viewer
+);
+role_extractor!(
+    /// Somebody who may push, include, cut, pick and freeze.
+    Developer,
+    Role::Developer
+);
+role_extractor!(
+    /// Somebody who may do everything.
+    Admin,
+    Role::Admin
+);
+
+/// An accepted device, by its certificate.
+pub(crate) struct DeviceIdentity(pub(crate) Member);
+
+impl FromRequestParts<Arc<App>> for DeviceIdentity {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+        let key = parts.extensions.get::<Peer>().and_then(|peer| peer.key);
+        let Some(key) = key else {
+            return Err(Refusal::new(StatusCode::UNAUTHORIZED, "this needs a device's client certificate")
+                .help("enrol the device with: volary-agent enroll TOKEN"));
+        };
+        let member = app.registry.member(&key).ok_or_else(|| {
+            Refusal::new(StatusCode::FORBIDDEN, "the certificate belongs to no device of this fleet")
+                .help("the device was removed, or rejected; enrol it again with: volary-agent enroll TOKEN")
+        })?;
+        app.registry.seen(&member.name, volary_host::now());
+        Ok(Self(member))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(method: Method, header: (header::HeaderName, &str), expected: Option<&str>) {
+        let mut headers = HeaderMap::new();
+        headers.insert(header.0, header.1.parse().unwrap());
+        assert_eq!(secret(&method, &headers).as_deref(), expected, "{headers:?}");
+    }
+
+    #[test]
+    fn a_token_comes_in_three_ways() {
+        check(Method::POST, (header::AUTHORIZATION, "Bearer abc"), Some("abc"));
+        check(Method::POST, (header::AUTHORIZATION, "basic eDphYmM="), Some("abc"));
+        check(Method::GET, (header::COOKIE, "a=b; volary_token=abc"), Some("abc"));
+        check(Method::POST, (header::COOKIE, "volary_token=abc"), None);
+        check(Method::GET, (header::AUTHORIZATION, "Digest abc"), None);
+        check(Method::GET, (header::AUTHORIZATION, "Basic %%"), None);
+    }
+}

@@ -1,0 +1,274 @@
+//! What devices ask and tell.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use flate2::read::GzDecoder;
+use sha2::{Digest as _, Sha256};
+use volary_api::v1::device::{Desired, Enroll, Enrolled, Outcome, Received, Report, WantObjects};
+use volary_fleet::{is_ancestor, pack_for_device};
+use volary_model::{DeviceName, StageName, Suite};
+use volary_store::{Device, DeviceState, Enrolling, Enrolment, JoinRefusal, NewReport};
+
+use crate::app::App;
+use crate::fleet_view::{self, FleetView};
+use crate::http::auth::{DeviceIdentity, hash};
+use crate::http::input::{Input, blocking, read_body, too_large};
+use crate::http::refusal::Refusal;
+use crate::tls::authority;
+
+/// How often a device in the lobby asks again: somebody may be watching it.
+const ASK_AGAIN: u32 = 15;
+
+/// How many unknown devices may wait; more are strangers that fill the disk.
+const LOBBY: usize = 1000;
+
+/// The largest report on the wire, and unpacked.
+const REPORT_LIMIT: usize = 1 << 20;
+const UNPACKED_LIMIT: u64 = 8 << 20;
+
+/// The longest texts that an enrolment may carry into the records.
+const TEXT_LIMIT: usize = 200;
+
+/// `POST /device/v1/enroll`.
+pub(crate) async fn enroll(
+    State(app): State<Arc<App>>,
+    Input(request): Input<Enroll>,
+) -> Result<Json<Enrolled>, Refusal> {
+    let fingerprint = authority::fingerprint_of_request(&request.csr).map_err(Refusal::invalid)?;
+    let secret = request.secret.as_deref().map(hash);
+    if secret.is_none() && app.store.device_by_key(&fingerprint).await?.is_none() {
+        let devices = app.store.devices().await?;
+        if devices.iter().filter(|device| device.state == DeviceState::Waiting).count() >= LOBBY {
+            return Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many unknown devices wait already",
+            )
+            .help("accept or reject some, or enrol with a join token: volary device token --stage STAGE"));
+        }
+    }
+    let enrolling = Enrolling {
+        name: request.name.clone(),
+        fingerprint,
+        csr: request.csr,
+        architecture: request.architecture,
+        os: request.os.chars().filter(|c| !c.is_control()).take(TEXT_LIMIT).collect(),
+        secret,
+    };
+    let (device, changed) = match app.store.enroll(&enrolling, volary_host::now()).await? {
+        Enrolment::Known { device, changed } => (*device, changed),
+        Enrolment::NameTaken { by } => {
+            return Err(Refusal::conflict(format!(
+                "the name {} belongs to another key ({})",
+                request.name,
+                by.short()
+            ))
+            .help(format!(
+                "if that device is gone or was set up anew, forget it first: volary device remove {}",
+                request.name
+            )));
+        }
+        Enrolment::KeyTaken { by } => {
+            return Err(Refusal::conflict(format!("this key is enrolled under another name: {by}"))
+                .help("enrol with that name, or make a new key"));
+        }
+        Enrolment::Refused(refusal) => return Err(no_entry(refusal)),
+    };
+    if changed {
+        announce(&app, &device).await;
+    }
+    answer(&app, device).await.map(Json)
+}
+
+fn no_entry(refusal: JoinRefusal) -> Refusal {
+    let why = match refusal {
+        JoinRefusal::Unknown => "the join token is not one of this server's",
+        JoinRefusal::Expired => "the join token has expired",
+        JoinRefusal::UsedUp => "the join token was used as often as it may be",
+    };
+    Refusal::new(StatusCode::FORBIDDEN, why).help("make a new one with: volary device token --stage STAGE")
+}
+
+async fn announce(app: &App, device: &Device) {
+    let (kind, text) = match device.state {
+        DeviceState::Accepted => {
+            let stage = device.stage.as_ref().map_or("", StageName::as_str);
+            ("device-enrolled", format!("{} enrolled into {stage}", device.name))
+        }
+        DeviceState::Waiting | DeviceState::Rejected => (
+            "device-waiting",
+            format!("{} waits to be accepted (key {})", device.name, device.fingerprint.short()),
+        ),
+    };
+    app.event(kind, device.name.as_str(), &text).await;
+}
+
+async fn answer(app: &App, device: Device) -> Result<Enrolled, Refusal> {
+    match (device.state, device.stage) {
+        (DeviceState::Accepted, Some(stage)) => {
+            let certificate = match device.certificate {
+                Some(certificate) => certificate,
+                None => {
+                    let certificate =
+                        app.authority.certify(&device.name, &device.csr).map_err(Refusal::invalid)?;
+                    app.store.device_certified(&device.name, &certificate).await?;
+                    certificate
+                }
+            };
+            app.registry.refresh(&app.store, &device.name).await?;
+            Ok(Enrolled::Accepted { certificate, stage })
+        }
+        (DeviceState::Waiting, _) | (DeviceState::Accepted, None) => {
+            Ok(Enrolled::Waiting { again_after: ASK_AGAIN })
+        }
+        (DeviceState::Rejected, _) => {
+            Err(Refusal::new(StatusCode::FORBIDDEN, format!("{} was rejected", device.name))
+                .help(format!("if that was a mistake: volary device accept {} --stage STAGE", device.name)))
+        }
+    }
+}
+
+/// `GET /device/v1/desired`: from memory, since each device asks each minute.
+pub(crate) async fn desired(
+    State(app): State<Arc<App>>,
+    DeviceIdentity(member): DeviceIdentity,
+    asked: HeaderMap,
+) -> Result<Response, Refusal> {
+    let view = app.view.get();
+    let desired = desired_of(&view, &app.rolling.get(), &member.stage)?;
+    let body = serde_json::to_vec(&desired).expect("a wire type is JSON");
+    let etag = format!("\"{}\"", volary_model::Digest::from_bytes(Sha256::digest(&body).into()).short());
+    let etag = HeaderValue::from_str(&etag).expect("it is hexadecimal");
+    let known = asked.get(header::IF_NONE_MATCH).is_some_and(|known| *known == etag);
+    let mut headers = HeaderMap::new();
+    headers.insert(header::ETAG, etag);
+    if known {
+        return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok((headers, body).into_response())
+}
+
+fn desired_of(view: &FleetView, rolling: &str, stage: &StageName) -> Result<Desired, Refusal> {
+    let unavailable = |why: String| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why);
+    let found = view.stage(stage).ok_or_else(|| {
+        unavailable(format!("the stage {stage} is not in the fleet's volary.yml"))
+            .help("bring the stage back, or move the device: volary device accept NAME --stage STAGE")
+    })?;
+    let tip = found.tip.as_ref().ok_or_else(|| {
+        unavailable(format!("the branch {} of stage {stage} has no usable commit", found.branch))
+    })?;
+    Ok(Desired {
+        stage: stage.clone(),
+        branch: found.branch.clone(),
+        commit: tip.commit.clone(),
+        rolling: match found.suite {
+            Some(Suite::Rolling) => rolling.to_owned(),
+            Some(Suite::Release(_)) | None => String::new(),
+        },
+        poll: u32::try_from(found.poll.as_secs()).unwrap_or(u32::MAX).max(1),
+    })
+}
+
+/// `POST /device/v1/objects`.
+pub(crate) async fn objects(
+    State(app): State<Arc<App>>,
+    DeviceIdentity(member): DeviceIdentity,
+    Input(request): Input<WantObjects>,
+) -> Result<Response, Refusal> {
+    let _place = app.packs.acquire().await.expect("the semaphore is never closed");
+    let (layout, view) = (app.layout.clone(), app.view.get());
+    let pack = blocking(move || pack(&layout, &view, &member.name, &request)).await??;
+    let headers = [(header::CONTENT_TYPE, "application/x-git-packed-objects")];
+    Ok((headers, Body::from(pack)).into_response())
+}
+
+fn pack(
+    layout: &crate::Layout,
+    view: &FleetView,
+    device: &DeviceName,
+    request: &WantObjects,
+) -> Result<Vec<u8>, Refusal> {
+    let repository = fleet_view::open(layout).map_err(Refusal::broken)?;
+    // Only what was merged into some stage: other branches are unfinished work, and may hold
+    // what nobody wanted to give to a device.
+    let mut tips = view.stages.iter().filter_map(|stage| stage.tip.as_ref());
+    let merged = tips.any(|tip| is_ancestor(&repository, &request.want, &tip.commit).unwrap_or(false));
+    if !merged {
+        return Err(Refusal::not_found(format!("commit {} is not on the branch of any stage", request.want)));
+    }
+    pack_for_device(&repository, &request.want, request.have.as_ref(), device).map_err(Refusal::broken)
+}
+
+/// `POST /device/v1/reports`.
+pub(crate) async fn report(
+    State(app): State<Arc<App>>,
+    DeviceIdentity(member): DeviceIdentity,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Received>, Refusal> {
+    let body = read_body(body, REPORT_LIMIT).await?;
+    let text = unpack(&headers, &body)?;
+    let report: Report = serde_json::from_str(&text)
+        .map_err(|error| Refusal::invalid(format!("this is not a report: {error}")))?;
+    if report.id.is_empty() || report.id.len() > TEXT_LIMIT {
+        return Err(Refusal::invalid("a report's id has 1 to 200 characters"));
+    }
+    let new = new_report(&member.name, &report, text);
+    let is_new = app.store.add_report(&new, volary_host::now()).await?;
+    if is_new {
+        if report.stage != member.stage {
+            let text = format!("{} moved from {} to {}", member.name, member.stage, report.stage);
+            app.registry.refresh(&app.store, &member.name).await?;
+            app.event("device-moved", member.name.as_str(), &text).await;
+        }
+        app.nudges.devices.notify_one();
+    }
+    Ok(Json(Received { id: report.id }))
+}
+
+fn unpack(headers: &HeaderMap, body: &[u8]) -> Result<String, Refusal> {
+    let encoding = headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+    let bytes = match encoding {
+        None | Some("identity") => body.to_vec(),
+        Some("gzip") => {
+            let mut bytes = Vec::new();
+            GzDecoder::new(body)
+                .take(UNPACKED_LIMIT + 1)
+                .read_to_end(&mut bytes)
+                .map_err(|_| Refusal::invalid("the report is not valid gzip"))?;
+            if bytes.len() as u64 > UNPACKED_LIMIT {
+                return Err(too_large(UNPACKED_LIMIT));
+            }
+            bytes
+        }
+        Some(other) => {
+            let text = format!("a report cannot be encoded as {other:?}, only gzip");
+            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
+        }
+    };
+    String::from_utf8(bytes).map_err(|_| Refusal::invalid("the report is not text"))
+}
+
+fn new_report(device: &DeviceName, report: &Report, body: String) -> NewReport {
+    let good = report.convergence.as_ref().filter(|convergence| convergence.outcome == Outcome::Good);
+    NewReport {
+        device: device.clone(),
+        id: report.id.clone(),
+        stage: report.stage.clone(),
+        good_commit: report.good_commit.clone(),
+        suite: good.and_then(|convergence| convergence.suite.clone()),
+        convergence: report
+            .convergence
+            .as_ref()
+            .map(|convergence| serde_json::to_string(convergence).expect("a wire type is JSON")),
+        packages: report.packages.clone(),
+        os: report.facts.get("os").cloned(),
+        body,
+    }
+}

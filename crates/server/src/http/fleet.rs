@@ -1,0 +1,290 @@
+//! Devices, tokens, promotions.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use jiff::SignedDuration;
+use serde::Deserialize;
+use volary_api::join::JoinToken;
+use volary_api::v1::device::Report;
+use volary_api::v1::fleet::{
+    Accept, DeviceToken, NewDeviceToken, NewToken, Promotion, Role, Token, TokenSecret, Verdict,
+};
+use volary_api::v1::status::Device;
+use volary_fleet::{ReadObjects, SIGNERS_FILE, file_at};
+use volary_model::{CommitId, DeviceName, StageName};
+
+use crate::app::App;
+use crate::fleet_view;
+use crate::gates::GateError;
+use crate::http::auth::{Admin, Viewer, hash, new_secret, role_from, role_text};
+use crate::http::input::{Input, blocking, name};
+use crate::http::refusal::Refusal;
+use crate::promotion;
+
+/// The longest life of a join token: a year; a lost one must not open the door for ever.
+const LONGEST_TOKEN: u64 = 366 * 86_400;
+
+impl From<GateError> for Refusal {
+    fn from(error: GateError) -> Self {
+        match error {
+            GateError::NoStage(_) => Self::not_found(error),
+            GateError::Archive(error) => error.into(),
+            GateError::Fleet(_) => {
+                Self::conflict(error).help("volary check shows what is wrong in the fleet repository")
+            }
+            GateError::Object(_) | GateError::Store(_) | GateError::Start(_) => Self::broken(error),
+        }
+    }
+}
+
+/// `GET /api/v1/devices`.
+pub(crate) async fn devices(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+) -> Result<Json<Vec<Device>>, Refusal> {
+    Ok(Json(app.devices().await?.into_iter().map(|device| device.into_api()).collect()))
+}
+
+fn no_device(name: &DeviceName) -> Refusal {
+    Refusal::not_found(format!("there is no device {name}")).help("see them with: volary device list")
+}
+
+/// `GET /api/v1/devices/{name}`.
+pub(crate) async fn device(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+    Path(device): Path<String>,
+) -> Result<Json<Device>, Refusal> {
+    let device: DeviceName = name(&device)?;
+    let judged = app.device(&device).await?.ok_or_else(|| no_device(&device))?;
+    Ok(Json(judged.into_api()))
+}
+
+/// How much is asked for.
+#[derive(Deserialize)]
+pub(crate) struct LimitQuery {
+    pub(crate) limit: Option<u32>,
+}
+
+/// `GET /api/v1/devices/{name}/reports`.
+pub(crate) async fn reports(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+    Path(device): Path<String>,
+    Query(query): Query<LimitQuery>,
+) -> Result<Json<Vec<Report>>, Refusal> {
+    let device: DeviceName = name(&device)?;
+    app.store.device(&device).await?.ok_or_else(|| no_device(&device))?;
+    let reports = app.store.reports(&device, query.limit.unwrap_or(20).min(200)).await?;
+    Ok(Json(reports.iter().filter_map(|report| serde_json::from_str(&report.body).ok()).collect()))
+}
+
+/// `POST /api/v1/devices/{name}/accept`.
+pub(crate) async fn accept(
+    State(app): State<Arc<App>>,
+    Admin(person): Admin,
+    Path(device): Path<String>,
+    Input(request): Input<Accept>,
+) -> Result<StatusCode, Refusal> {
+    let device: DeviceName = name(&device)?;
+    known_stage(&app, &request.stage)?;
+    if !app.store.accept_device(&device, &request.stage).await? {
+        return Err(no_device(&device));
+    }
+    app.registry.refresh(&app.store, &device).await?;
+    let text = format!("{device} was accepted into {} by {}", request.stage, person.name);
+    app.event("device-accepted", device.as_str(), &text).await;
+    app.nudges.devices.notify_one();
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn known_stage(app: &App, stage: &StageName) -> Result<(), Refusal> {
+    let view = app.view.get();
+    if view.stage(stage).is_some() {
+        return Ok(());
+    }
+    let names: Vec<String> = view.stages.iter().map(|stage| stage.name.to_string()).collect();
+    Err(Refusal::not_found(format!("there is no stage {stage} in volary.yml"))
+        .help(format!("the stages are: {}", names.join(", "))))
+}
+
+/// `POST /api/v1/devices/{name}/reject`.
+pub(crate) async fn reject(
+    State(app): State<Arc<App>>,
+    Admin(person): Admin,
+    Path(device): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    let device: DeviceName = name(&device)?;
+    if !app.store.reject_device(&device).await? {
+        return Err(no_device(&device));
+    }
+    app.registry.refresh(&app.store, &device).await?;
+    let text = format!("{device} was rejected by {}", person.name);
+    app.event("device-rejected", device.as_str(), &text).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `DELETE /api/v1/devices/{name}`.
+pub(crate) async fn remove(
+    State(app): State<Arc<App>>,
+    Admin(person): Admin,
+    Path(device): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    let device: DeviceName = name(&device)?;
+    if !app.store.remove_device(&device).await? {
+        return Err(no_device(&device));
+    }
+    app.registry.refresh(&app.store, &device).await?;
+    let text = format!("{device} was removed by {}", person.name);
+    app.event("device-removed", device.as_str(), &text).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /api/v1/device-tokens`.
+pub(crate) async fn device_token(
+    State(app): State<Arc<App>>,
+    Admin(person): Admin,
+    Input(request): Input<NewDeviceToken>,
+) -> Result<Json<DeviceToken>, Refusal> {
+    known_stage(&app, &request.stage)?;
+    if request.uses == 0 || request.valid_for == 0 || request.valid_for > LONGEST_TOKEN {
+        return Err(Refusal::invalid(
+            "a join token has at least one use and is good for 1 second to 366 days",
+        ));
+    }
+    let tip = app.view.get().stage(&request.stage).and_then(|stage| stage.tip.clone());
+    let tip = tip
+        .ok_or_else(|| Refusal::conflict(format!("the branch of {} has no usable commit", request.stage)))?;
+    let layout = app.layout.clone();
+    let signers = blocking(move || signers_at(&layout, &tip.commit)).await??;
+    let now = volary_host::now();
+    let expires_at = now + SignedDuration::from_secs(i64::try_from(request.valid_for).unwrap_or(i64::MAX));
+    let secret = new_secret();
+    app.store.add_join_secret(&hash(&secret), &request.stage, request.uses, expires_at, now).await?;
+    let text = format!(
+        "a join token for {} was made by {}, for {}",
+        request.stage,
+        person.name,
+        volary_plan::text::count(request.uses as usize, "device")
+    );
+    app.event("token-made", request.stage.as_str(), &text).await;
+    let token = JoinToken {
+        server: app.url.clone(),
+        ca: app.authority.certificate().to_owned(),
+        secret,
+        stage: request.stage,
+        signers,
+    };
+    Ok(Json(DeviceToken { token: token.encode(), expires_at }))
+}
+
+/// Who may sign the commit after `commit`: what the device is given to trust.
+fn signers_at(layout: &crate::Layout, commit: &CommitId) -> Result<String, Refusal> {
+    let repository = fleet_view::open(layout).map_err(Refusal::broken)?;
+    let tree = repository.commit(commit).map_err(Refusal::broken)?.tree;
+    let text = file_at(&repository, &tree, SIGNERS_FILE).map_err(Refusal::broken)?;
+    text.and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(|| Refusal::conflict(format!("commit {} has no {SIGNERS_FILE}", commit.short())))
+}
+
+/// `GET /api/v1/tokens`.
+pub(crate) async fn tokens(
+    State(app): State<Arc<App>>,
+    Admin(_): Admin,
+) -> Result<Json<Vec<Token>>, Refusal> {
+    app.registry.flush(&app.store).await?;
+    let tokens = app.store.tokens().await?;
+    let tokens = tokens.into_iter().map(|token| Token {
+        role: role_from(&token.role),
+        name: token.name,
+        created_at: token.created_at,
+        used_at: token.used_at,
+    });
+    Ok(Json(tokens.collect()))
+}
+
+/// `POST /api/v1/tokens`.
+pub(crate) async fn add_token(
+    State(app): State<Arc<App>>,
+    Admin(person): Admin,
+    Input(request): Input<NewToken>,
+) -> Result<Json<TokenSecret>, Refusal> {
+    let plain = |c: char| c.is_alphanumeric() || "-_.@+".contains(c);
+    if request.name.is_empty() || request.name.len() > 64 || !request.name.chars().all(plain) {
+        return Err(Refusal::invalid("a token's name has 1 to 64 letters, digits and -_.@+"));
+    }
+    let secret = new_secret();
+    let role = role_text(request.role);
+    if !app.store.add_token(&request.name, role, &hash(&secret), volary_host::now()).await? {
+        return Err(Refusal::conflict(format!("there is a token {:?} already", request.name))
+            .help(format!("take it away first with: volary token remove {}", request.name)));
+    }
+    app.tokens.load(&app.store).await?;
+    let text = format!("{} got a token as {role} from {}", request.name, person.name);
+    app.event("token-made", &request.name, &text).await;
+    Ok(Json(TokenSecret { name: request.name, secret }))
+}
+
+/// `DELETE /api/v1/tokens/{name}`.
+pub(crate) async fn remove_token(
+    State(app): State<Arc<App>>,
+    Admin(person): Admin,
+    Path(token): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    let tokens = app.store.tokens().await?;
+    let admins = tokens.iter().filter(|token| role_from(&token.role) == Role::Admin);
+    let others = admins.filter(|admin| admin.name != token).count();
+    if others == 0 {
+        return Err(Refusal::conflict("this is the last administrator's token")
+            .help("make another first: volary token add NAME --role admin"));
+    }
+    if !app.store.remove_token(&token).await? {
+        return Err(Refusal::not_found(format!("there is no token {token:?}"))
+            .help("see them with: volary token list"));
+    }
+    app.tokens.load(&app.store).await?;
+    app.event("token-removed", &token, &format!("the token {token} was removed by {}", person.name)).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Two stages.
+#[derive(Deserialize)]
+pub(crate) struct PromotionQuery {
+    from: String,
+    to: String,
+}
+
+/// `GET /api/v1/promotion`.
+pub(crate) async fn promotion(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+    Query(query): Query<PromotionQuery>,
+) -> Result<Json<Promotion>, Refusal> {
+    let (from, to): (StageName, StageName) = (name(&query.from)?, name(&query.to)?);
+    // What is shown must be what is there now, not what was read some seconds ago.
+    crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
+    let facts = promotion::Facts::gather(&app).await?;
+    Ok(Json(blocking(move || promotion::preview(&facts, &from, &to)).await??))
+}
+
+/// A merge.
+#[derive(Deserialize)]
+pub(crate) struct GatesQuery {
+    to: String,
+    commit: String,
+}
+
+/// `GET /api/v1/gates`.
+pub(crate) async fn gates(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+    Query(query): Query<GatesQuery>,
+) -> Result<Json<Vec<Verdict>>, Refusal> {
+    let (to, commit): (StageName, CommitId) = (name(&query.to)?, name(&query.commit)?);
+    crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
+    let facts = promotion::Facts::gather(&app).await?;
+    Ok(Json(blocking(move || promotion::gates(&facts, &to, &commit)).await??))
+}

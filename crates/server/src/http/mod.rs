@@ -1,0 +1,114 @@
+//! All routes, and what surrounds each request: panics become an answer, and a line in the log.
+
+pub(crate) mod archive;
+pub(crate) mod auth;
+pub(crate) mod build;
+pub(crate) mod device;
+pub(crate) mod files;
+pub(crate) mod fleet;
+pub(crate) mod git;
+pub(crate) mod input;
+pub(crate) mod page;
+pub(crate) mod refusal;
+pub(crate) mod status;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, delete, get, post, put};
+
+use crate::app::App;
+use crate::http::refusal::Refusal;
+
+/// The whole server as a service.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/device/v1/enroll", post(device::enroll))
+        .route("/device/v1/desired", get(device::desired))
+        .route("/device/v1/objects", post(device::objects))
+        .route("/device/v1/reports", post(device::report))
+        .route("/api/v1/uploads/{id}/include", post(archive::include))
+        .route("/api/v1/uploads/{id}/{file}", put(archive::upload))
+        .route("/api/v1/packages", get(archive::packages))
+        .route("/api/v1/releases", get(archive::releases).post(archive::cut))
+        .route("/api/v1/releases/{name}", get(archive::release))
+        .route("/api/v1/releases/{name}/picks", post(archive::pick))
+        .route("/api/v1/releases/{name}/freeze", post(archive::freeze))
+        .route("/api/v1/releases/{name}/pin", get(archive::pin))
+        .route("/api/v1/diff", get(archive::diff))
+        .route("/api/v1/sources", get(build::sources).post(build::add_source))
+        .route("/api/v1/sources/{name}", delete(build::remove_source))
+        .route("/api/v1/sources/{name}/poll", post(build::poll_source))
+        .route("/api/v1/builds", get(build::builds))
+        .route("/api/v1/builds/{id}", get(build::build))
+        .route("/api/v1/builds/{id}/log", get(build::log))
+        .route("/api/v1/builds/{id}/retry", post(build::retry))
+        .route("/api/v1/devices", get(fleet::devices))
+        .route("/api/v1/devices/{name}", get(fleet::device).delete(fleet::remove))
+        .route("/api/v1/devices/{name}/reports", get(fleet::reports))
+        .route("/api/v1/devices/{name}/accept", post(fleet::accept))
+        .route("/api/v1/devices/{name}/reject", post(fleet::reject))
+        .route("/api/v1/device-tokens", post(fleet::device_token))
+        .route("/api/v1/tokens", get(fleet::tokens).post(fleet::add_token))
+        .route("/api/v1/tokens/{name}", delete(fleet::remove_token))
+        .route("/api/v1/promotion", get(fleet::promotion))
+        .route("/api/v1/gates", get(fleet::gates))
+        .route("/api/v1/status", get(status::status))
+        .route("/api/v1/trace", get(status::trace))
+        .route("/api/v1/events", get(status::events))
+        .route("/archive/{*path}", get(files::archive))
+        .route("/git/{*path}", any(git::serve))
+        .route("/", get(page::home))
+        .route("/trace", get(page::trace))
+        .route("/builds/{id}", get(page::build))
+        .route("/login", get(page::login_form).post(page::login))
+        .route("/logout", post(page::logout))
+        .route("/assets/{name}", get(page::asset))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .fallback(|| async { Refusal::not_found("there is nothing at this address") })
+        .method_not_allowed_fallback(|| async {
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not take this method")
+        })
+        .layer(from_fn(around))
+        // Each route that reads a body bounds it itself; large ones are streamed.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(app)
+}
+
+/// Runs a request so that a bug in it is one answer and one log line.
+async fn around(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut answer = Box::pin(next.run(request));
+    let answer = std::future::poll_fn(|context| {
+        match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))) {
+            Ok(Poll::Ready(response)) => Poll::Ready(response),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(panic) => Poll::Ready(panicked(panic.as_ref())),
+        }
+    });
+    let mut response = answer.await;
+    let (status, took) = (response.status().as_u16(), started.elapsed());
+    tracing::debug!(%method, path, status, ?took, "request");
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    Refusal::broken(format!("the server has a bug: {text}"))
+        .help("the server goes on; please report this with the server's log")
+        .into_response()
+}

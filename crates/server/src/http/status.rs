@@ -1,0 +1,181 @@
+//! The whole chain, one package's journey, and what happened.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use serde::Deserialize;
+use volary_api::v1::status::{Device, Event, Stage, Status, Trace, TracedDevice, TracedStage};
+use volary_debian::Version;
+use volary_model::{PackageName, StageName};
+use volary_plan::condition::Condition;
+
+use crate::app::App;
+use crate::facts::Judged;
+use crate::http::auth::Viewer;
+use crate::http::build::{api_build, api_source};
+use crate::http::fleet::LimitQuery;
+use crate::http::input::{blocking, name};
+use crate::http::refusal::Refusal;
+
+/// How many builds the overview shows.
+const BUILDS: u32 = 20;
+
+/// `GET /api/v1/status`.
+pub(crate) async fn status(State(app): State<Arc<App>>, Viewer(_): Viewer) -> Result<Json<Status>, Refusal> {
+    Ok(Json(whole(&app).await?))
+}
+
+/// The chain from left to right.
+pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
+    let view = app.view.get();
+    let sources = app.store.sources().await?;
+    let builds = app.store.builds(None, BUILDS).await?;
+    let depot = app.archive.clone();
+    let releases = blocking(move || depot.releases()).await??;
+    let devices = app.devices().await?;
+    let mut problems = view.problems.clone();
+    problems.extend(app.outcomes.problems());
+    let stages = view
+        .stages
+        .iter()
+        .map(|stage| Stage {
+            name: stage.name.clone(),
+            branch: stage.branch.clone(),
+            commit: stage.tip.as_ref().map(|tip| tip.commit.clone()),
+            subject: stage.tip.as_ref().map(|tip| tip.subject.clone()).unwrap_or_default(),
+            committed_at: stage.tip.as_ref().map(|tip| tip.committed_at),
+            suite: stage.suite.as_ref().map(ToString::to_string),
+            devices: of_stage(&devices, &stage.name),
+        })
+        .collect();
+    for device in &devices {
+        let lost = device.record.stage.as_ref().filter(|stage| view.read && view.stage(stage).is_none());
+        if let (Some(stage), volary_store::DeviceState::Accepted) = (lost, device.record.state) {
+            problems.push(format!(
+                "device {} follows the stage {stage}, which is not in volary.yml",
+                device.record.name
+            ));
+        }
+    }
+    Ok(Status {
+        at: volary_host::now(),
+        fleet: app.config.fleet.clone(),
+        sources: sources.into_iter().map(|source| api_source(app, source)).collect(),
+        builds: builds.into_iter().map(api_build).collect(),
+        releases,
+        stages,
+        waiting: devices
+            .into_iter()
+            .filter(|device| device.condition == Condition::Waiting)
+            .map(Judged::into_api)
+            .collect(),
+        problems,
+    })
+}
+
+fn of_stage(devices: &[Judged], stage: &StageName) -> Vec<Device> {
+    devices
+        .iter()
+        .filter(|device| !matches!(device.condition, Condition::Waiting | Condition::Rejected))
+        .filter(|device| device.record.stage.as_ref() == Some(stage))
+        .map(|device| device.clone().into_api())
+        .collect()
+}
+
+/// A package version.
+#[derive(Deserialize)]
+pub(crate) struct TraceQuery {
+    package: String,
+    version: String,
+}
+
+/// `GET /api/v1/trace`.
+pub(crate) async fn trace(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+    Query(query): Query<TraceQuery>,
+) -> Result<Json<Trace>, Refusal> {
+    Ok(Json(journey(&app, &query).await?))
+}
+
+/// The journey of a package version.
+pub(crate) async fn journey(app: &Arc<App>, query: &TraceQuery) -> Result<Trace, Refusal> {
+    let package: PackageName = name(&query.package)?;
+    let version: Version = query.version.parse().map_err(|_| {
+        Refusal::invalid(format!("{:?} is not the version of a Debian package", query.version))
+    })?;
+    let depot = app.archive.clone();
+    let (found, suites, versions) = blocking(move || {
+        let found = depot.package(&package, &version)?;
+        Ok::<_, volary_archive::Error>((
+            found,
+            depot.suites_with(&package, &version)?,
+            depot.versions(&package)?,
+        ))
+    })
+    .await??;
+    let found = found.ok_or_else(|| {
+        let refusal = Refusal::not_found(format!("the archive has no {} {}", query.package, query.version));
+        match versions.last() {
+            Some(_) => refusal.help(format!("it has: {}", versions.join(", "))),
+            None => refusal.help("see what there is with: volary archive list"),
+        }
+    })?;
+    let build = match found.build {
+        Some(id) => app.store.build(id).await?.map(api_build),
+        None => None,
+    };
+    let view = app.view.get();
+    let stages = view
+        .stages
+        .iter()
+        .filter_map(|stage| {
+            let suite = stage.suite.as_ref().filter(|suite| suites.contains(suite))?;
+            let tip = stage.tip.as_ref()?;
+            Some(TracedStage {
+                stage: stage.name.clone(),
+                suite: suite.to_string(),
+                commit: tip.commit.clone(),
+                committed_at: tip.committed_at,
+            })
+        })
+        .collect();
+    let sightings = app.store.devices_with(found.name.as_str(), &found.version).await?;
+    let mut devices = Vec::new();
+    for sighting in sightings {
+        let record = app.store.device(&sighting.device).await?;
+        if let Some(stage) = record.and_then(|record| record.stage) {
+            devices.push(TracedDevice { device: sighting.device, stage, since: sighting.first_seen });
+        }
+    }
+    Ok(Trace {
+        package: found,
+        build,
+        suites: suites.iter().map(ToString::to_string).collect(),
+        stages,
+        devices,
+    })
+}
+
+/// `GET /api/v1/events`.
+pub(crate) async fn events(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+    Query(query): Query<LimitQuery>,
+) -> Result<Json<Vec<Event>>, Refusal> {
+    Ok(Json(newest_events(&app, query.limit.unwrap_or(50).min(1000)).await?))
+}
+
+/// The newest events.
+pub(crate) async fn newest_events(app: &App, limit: u32) -> Result<Vec<Event>, Refusal> {
+    let events = app.store.events(limit).await?;
+    let event = |event: volary_store::Event| Event {
+        id: event.id,
+        at: event.at,
+        kind: event.kind,
+        subject: event.subject,
+        text: event.text,
+    };
+    Ok(events.into_iter().map(event).collect())
+}

@@ -1,0 +1,61 @@
+//! How reconcilers are woken, and where the last run's outcome can be seen.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+/// One bell for each reconciler. A ring while it runs makes it run once more.
+#[derive(Debug, Default)]
+pub(crate) struct Nudges {
+    /// Sources may have new commits.
+    pub(crate) poll: Notify,
+    /// A build may be waiting.
+    pub(crate) builds: Notify,
+    /// The fleet repository may have moved.
+    pub(crate) stages: Notify,
+    /// Devices may have changed their condition.
+    pub(crate) devices: Notify,
+}
+
+/// What the last run of each reconciler came to.
+#[derive(Debug, Default)]
+pub(crate) struct Outcomes(Mutex<BTreeMap<&'static str, Outcome>>);
+
+/// The last run of a reconciler.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    /// When it ended.
+    pub(crate) at: Timestamp,
+    /// Why it failed, if it did.
+    pub(crate) problem: Option<String>,
+}
+
+impl Outcomes {
+    /// Keeps an outcome; a problem is logged when it is new, not at each repetition.
+    pub(crate) fn keep(&self, reconciler: &'static str, problem: Option<String>) {
+        let mut outcomes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = outcomes.get(reconciler).and_then(|outcome| outcome.problem.clone());
+        match (&before, &problem) {
+            (before, Some(problem)) if before.as_ref() != Some(problem) => {
+                tracing::error!(reconciler, %problem, "the reconciler failed; it tries again");
+            }
+            (Some(_), None) => tracing::info!(reconciler, "the reconciler works again"),
+            _ => {}
+        }
+        outcomes.insert(reconciler, Outcome { at: volary_host::now(), problem });
+    }
+
+    /// The problems of those that failed last.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let outcomes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes
+            .iter()
+            .filter_map(|(name, outcome)| {
+                let problem = outcome.problem.as_ref()?;
+                Some(format!("{name} (last tried {:.0}): {problem}", outcome.at))
+            })
+            .collect()
+    }
+}

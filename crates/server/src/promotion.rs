@@ -1,0 +1,148 @@
+//! What merging one stage into the next would do, put together for people to decide.
+
+use std::sync::Arc;
+
+use volary_api::v1::fleet::{Promotion, Verdict};
+use volary_fleet::{ChangeKind, FleetConfig, GitRepository, ReadObjects, changed_files, is_ancestor};
+use volary_model::{CommitId, StageName};
+use volary_store::{Branch, StoreError};
+
+use crate::Layout;
+use crate::app::App;
+use crate::depot::Depot;
+use crate::facts::{Judged, members};
+use crate::fleet_view;
+use crate::gates::{GateError, Question};
+
+/// How many files and commits are listed at most.
+const LISTED: usize = 500;
+
+/// What the answer rests on.
+pub(crate) struct Facts {
+    layout: Layout,
+    depot: Arc<Depot>,
+    devices: Vec<Judged>,
+    branches: Vec<Branch>,
+}
+
+impl Facts {
+    /// Collects what is known now.
+    pub(crate) async fn gather(app: &App) -> Result<Self, StoreError> {
+        Ok(Self {
+            layout: app.layout.clone(),
+            depot: app.archive.clone(),
+            devices: app.devices().await?,
+            branches: app.store.branches().await?,
+        })
+    }
+
+    fn repository(&self) -> Result<(GitRepository, FleetConfig), GateError> {
+        let repository = fleet_view::open(&self.layout).map_err(GateError::Fleet)?;
+        let config = fleet_view::head_config(&repository).map_err(GateError::Fleet)?;
+        Ok((repository, config))
+    }
+}
+
+/// Asks the gates of merging a commit into a stage.
+pub(crate) fn gates(facts: &Facts, to: &StageName, commit: &CommitId) -> Result<Vec<Verdict>, GateError> {
+    let (repository, config) = facts.repository()?;
+    ask(facts, &repository, &config, to, commit)
+}
+
+fn ask(
+    facts: &Facts,
+    repository: &GitRepository,
+    config: &FleetConfig,
+    to: &StageName,
+    commit: &CommitId,
+) -> Result<Vec<Verdict>, GateError> {
+    let question = Question {
+        repository,
+        config,
+        depot: &facts.depot,
+        devices: &facts.devices,
+        branches: &facts.branches,
+    };
+    question.ask(to, commit)
+}
+
+/// What merging the tip of `from` into `to` would do.
+pub(crate) fn preview(facts: &Facts, from: &StageName, to: &StageName) -> Result<Promotion, GateError> {
+    let (repository, config) = facts.repository()?;
+    let stage = |name: &StageName| config.stage(name).ok_or_else(|| GateError::NoStage(name.clone()));
+    let (source, target) = (stage(from)?, stage(to)?);
+    if target.from.as_ref() != Some(from) {
+        let takes =
+            target.from.as_ref().map_or("pushes by people only".into(), |from| format!("merges from {from}"));
+        return Err(GateError::Fleet(format!("{to} takes {takes}, not from {from}")));
+    }
+    let commit = repository
+        .branch(&source.branch)?
+        .ok_or_else(|| GateError::Fleet(format!("the branch {} does not exist", source.branch)))?;
+    let base = repository.branch(&target.branch)?;
+    let up_to_date = match &base {
+        Some(base) => is_ancestor(&repository, &commit, base)?,
+        None => false,
+    };
+    let suite = |commit: &CommitId| {
+        fleet_view::suite_at(&repository, commit, to, &config)
+            .map(|(suite, _)| suite)
+            .map_err(GateError::Fleet)
+    };
+    let before = base.as_ref().map(suite).transpose()?.flatten();
+    let after = suite(&commit)?;
+    let packages = match &after {
+        Some(after) => facts.depot.diff(before.as_ref(), after)?,
+        None => Vec::new(),
+    };
+    let verdicts = if up_to_date { Vec::new() } else { ask(facts, &repository, &config, to, &commit)? };
+    Ok(Promotion {
+        files: changed(&repository, base.as_ref(), &commit)?,
+        commits: commits(&repository, base.as_ref(), &commit)?,
+        devices: members(&facts.devices, to),
+        from: from.clone(),
+        to: to.clone(),
+        suite_before: before.map(|suite| suite.to_string()),
+        suite_after: after.map(|suite| suite.to_string()),
+        packages,
+        verdicts,
+        up_to_date,
+        commit,
+        base,
+    })
+}
+
+fn changed(
+    repository: &GitRepository,
+    base: Option<&CommitId>,
+    commit: &CommitId,
+) -> Result<Vec<String>, GateError> {
+    let Some(base) = base else { return Ok(Vec::new()) };
+    let (old, new) = (repository.commit(base)?.tree, repository.commit(commit)?.tree);
+    let changes = changed_files(repository, &old, &new, LISTED)?;
+    let line = |kind, path| match kind {
+        ChangeKind::Added => format!("A {path}"),
+        ChangeKind::Changed => format!("M {path}"),
+        ChangeKind::Removed => format!("D {path}"),
+    };
+    Ok(changes.into_iter().map(|change| line(change.kind, change.path)).collect())
+}
+
+/// The commits that people made; merges between stages say nothing new.
+fn commits(
+    repository: &GitRepository,
+    base: Option<&CommitId>,
+    commit: &CommitId,
+) -> Result<Vec<String>, GateError> {
+    let range = base.map_or_else(|| commit.to_string(), |base| format!("{base}..{commit}"));
+    let limit = format!("--max-count={LISTED}");
+    let listed = repository
+        .git()
+        .args(["log", "--no-merges", "--no-show-signature", &limit, "--format=%H %s", &range, "--"])
+        .check()
+        .map_err(|error| GateError::Fleet(error.to_string()))?;
+    let short = |line: &str| {
+        line.split_once(' ').map(|(id, subject)| format!("{} {subject}", &id[..7.min(id.len())]))
+    };
+    Ok(listed.text().lines().filter_map(short).collect())
+}

@@ -1,0 +1,257 @@
+//! The build queue: from a queued commit to packages in rolling.
+//!
+//! The state in the records goes queued → running → built → succeeded. A kill while running means
+//! the same build again with the same version; a kill after "built" means that the packages on
+//! disk are included (again), which changes nothing if they are there already.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use volary_archive::{Error, Provenance, UploadPolicy};
+use volary_build::{AptLocation, AptSource, BuildRequest, Builder, BuilderConfig, Built};
+use volary_model::Suite;
+use volary_store::{Build, BuildState};
+
+use crate::app::App;
+use crate::tls::listener::asked_to_stop;
+
+/// How long a worker waits before it looks at the queue without being rung for.
+const LOOK: Duration = Duration::from_secs(15);
+
+/// How long it waits after the machine, not the commit, was at fault.
+const AFTER_TROUBLE: Duration = Duration::from_secs(30);
+
+/// Puts back what a killed server was building. Before any worker starts.
+pub(crate) async fn recover(app: &App) -> Result<(), volary_store::StoreError> {
+    for build in app.store.requeue_running(volary_host::now()).await? {
+        match build.state {
+            BuildState::Failed => {
+                let reason = build.reason.clone().unwrap_or_default();
+                let text = format!("{} {}: {reason}", build.source, build.commit.short());
+                app.event("build-failed", &build.id.to_string(), &text).await;
+            }
+            BuildState::Queued | BuildState::Running | BuildState::Built | BuildState::Succeeded => {
+                tracing::info!(
+                    build = build.id,
+                    "a build was cut off by the server's end; it is queued again"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes builds from the queue, one after the other, until the server stops.
+pub(super) async fn worker(app: Arc<App>, mut stop: watch::Receiver<bool>) {
+    loop {
+        if *stop.borrow() {
+            return;
+        }
+        let (problem, wait) = match app.store.claim_build(volary_host::now()).await {
+            Ok(Some(build)) => {
+                let (id, app) = (build.id, app.clone());
+                // In a task of its own, so that a bug fails one build and not the queue.
+                let ended = tokio::spawn(one(app.clone(), build)).await;
+                if let Err(error) = ended {
+                    let reason = format!("the server has a bug: {error}");
+                    let _ = app.store.build_failed(id, &reason, volary_host::now()).await;
+                }
+                continue;
+            }
+            Ok(None) => (None, LOOK),
+            Err(error) => (Some(error.to_string()), AFTER_TROUBLE),
+        };
+        app.outcomes.keep("builds", problem);
+        tokio::select! {
+            () = asked_to_stop(&mut stop) => return,
+            () = app.nudges.builds.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Builds one commit and publishes what comes out.
+async fn one(app: Arc<App>, build: Build) {
+    tracing::info!(build = build.id, source = %build.source, commit = %build.commit.short(), "building");
+    let (worker, record) = (app.clone(), build.clone());
+    let ended = tokio::task::spawn_blocking(move || run(&worker, &record)).await;
+    let reason = match ended {
+        Ok(Ok(built)) => match keep(&app, &build, &built).await {
+            Ok(()) => return publish(&app, build.id).await,
+            Err(reason) => reason,
+        },
+        Ok(Err(reason)) => reason,
+        Err(error) => format!("the server has a bug: {error}"),
+    };
+    failed(&app, &build, &reason).await;
+}
+
+fn run(app: &App, build: &Build) -> Result<Built, String> {
+    let mut config = BuilderConfig::default();
+    if let Some(cache) = &app.config.build_cache {
+        config.cache.clone_from(cache);
+    }
+    // What an earlier attempt left must not be taken for this one's.
+    let output = app.layout.build_output(build.id);
+    match std::fs::remove_dir_all(&output) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("cannot remove {}: {error}", output.display()));
+        }
+        _ => {}
+    }
+    volary_host::create_dir(&app.layout.build(build.id)).map_err(|error| error.to_string())?;
+    let hosted = app.layout.source(&build.source);
+    // A source may have been moved from here to elsewhere since: the commit says where it is.
+    let places = [hosted, app.layout.mirror(&build.source)];
+    let repository = places
+        .iter()
+        .find(|place| volary_build::Repository::new(*place).has(&build.commit).unwrap_or(false))
+        .ok_or_else(|| format!("commit {} is not in any copy of {} any more", build.commit, build.source))?;
+    let request = BuildRequest {
+        source: build.source.clone(),
+        repository: repository.clone(),
+        commit: build.commit.clone(),
+        number: build.number,
+        output,
+        log: app.layout.build_log(build.id),
+        timeout: Duration::from_secs(app.config.build_timeout),
+        extra_sources: own_packages(app)?,
+    };
+    let builder = Builder::open(config).map_err(|error| error.to_string())?;
+    builder.build(&request, &mut |_| {}).map_err(|error| error.to_string())
+}
+
+/// Own packages may build-depend on own packages, as soon as there are any.
+fn own_packages(app: &App) -> Result<Vec<AptSource>, String> {
+    let any = app.archive.packages(&Suite::Rolling).map_err(|error| error.to_string())?;
+    if any.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![AptSource {
+        location: AptLocation::Folder(app.archive.public_dir().to_owned()),
+        suite: Suite::Rolling.to_string(),
+        components: vec!["main".to_owned()],
+        key: app.archive.public_key().to_owned(),
+    }])
+}
+
+/// Notes what was built, once it cannot be lost any more.
+async fn keep(app: &App, build: &Build, built: &Built) -> Result<(), String> {
+    let output = app.layout.build_output(build.id);
+    let files = built.files.clone();
+    let packages = tokio::task::spawn_blocking(move || {
+        for file in &files {
+            std::fs::File::open(file)?.sync_all()?;
+        }
+        std::fs::File::open(&output)?.sync_all()?;
+        Ok::<_, std::io::Error>(files.iter().filter_map(|file| package_of(file)).collect::<Vec<_>>())
+    })
+    .await
+    .map_err(|error| error.to_string())?
+    .map_err(|error| format!("cannot keep what was built: {error}"))?;
+    app.store.build_built(build.id, &built.version, &packages).await.map_err(|error| error.to_string())
+}
+
+/// `name=version` of a `.deb` by its file name, which has no epoch; the build's version has.
+fn package_of(file: &std::path::Path) -> Option<String> {
+    let name = file.file_name()?.to_str()?.strip_suffix(".deb")?;
+    let (package, rest) = name.split_once('_')?;
+    let (version, _) = rest.rsplit_once('_')?;
+    Some(format!("{package}={version}"))
+}
+
+/// Publishes everything that was built and is not published yet.
+pub(super) async fn publish_all(app: Arc<App>) -> Result<(), String> {
+    for build in app.store.built().await.map_err(|error| error.to_string())? {
+        publish(&app, build.id).await;
+    }
+    Ok(())
+}
+
+/// Includes the packages of a build into rolling.
+async fn publish(app: &Arc<App>, id: i64) {
+    // The worker and the reconciler may come to the same build.
+    let _turn = app.publishing.lock().await;
+    let build = match app.store.build(id).await {
+        Ok(Some(build)) if build.state == BuildState::Built => build,
+        Ok(_) => return,
+        Err(error) => return tracing::error!(build = id, %error, "cannot read a build"),
+    };
+    let (worker, record) = (app.clone(), build.clone());
+    let included = tokio::task::spawn_blocking(move || include(&worker, &record)).await;
+    match included {
+        Ok(Ok(names)) => succeeded(app, &build, &names).await,
+        // The commit's own fault: it must be told, and must not be tried for ever.
+        Ok(Err(Included::Refused(reason))) => failed(app, &build, &reason).await,
+        // The disk is full, say: the packages wait where they are.
+        Ok(Err(Included::Later(problem))) => app.outcomes.keep("publish of builds", Some(problem)),
+        Err(error) => failed(app, &build, &format!("the server has a bug: {error}")).await,
+    }
+}
+
+enum Included {
+    Refused(String),
+    Later(String),
+}
+
+fn include(app: &App, build: &Build) -> Result<Vec<String>, Included> {
+    let output = app.layout.build_output(build.id);
+    let later = |error: std::io::Error| Included::Later(format!("cannot read {}: {error}", output.display()));
+    let mut changes = Vec::new();
+    for entry in std::fs::read_dir(&output).map_err(later)? {
+        let path = entry.map_err(later)?.path();
+        if path.extension().is_some_and(|end| end == "changes") {
+            changes.push(path);
+        }
+    }
+    if changes.is_empty() {
+        return Err(Included::Refused("its packages are gone from the server's disk; build it again".into()));
+    }
+    let provenance = Provenance {
+        source: Some(build.source.clone()),
+        commit: Some(build.commit.clone()),
+        build: Some(build.id),
+        note: None,
+    };
+    let included = app.archive.include(&changes, &provenance, &UploadPolicy::AllowUnsigned);
+    match included {
+        Ok(included) => {
+            let all = included.added.iter().chain(&included.already_there);
+            Ok(all.map(|package| format!("{}={}", package.name, package.version)).collect())
+        }
+        Err(error @ Error::Refused { .. }) => {
+            let text = error.to_string();
+            Err(Included::Refused(text.replace(&format!("{}/", output.display()), "")))
+        }
+        Err(error) => Err(Included::Later(error.to_string())),
+    }
+}
+
+async fn succeeded(app: &Arc<App>, build: &Build, packages: &[String]) {
+    app.outcomes.keep("publish of builds", None);
+    if let Err(error) = app.store.build_succeeded(build.id, packages, volary_host::now()).await {
+        return tracing::error!(build = build.id, %error, "cannot note that a build succeeded");
+    }
+    let version = build.version.as_deref().unwrap_or("");
+    let text = format!("{} {version} is in rolling: {}", build.source, build.subject);
+    app.event("build-succeeded", &build.id.to_string(), &text).await;
+    app.rolling_changed();
+    // The archive has its own copy.
+    let output = app.layout.build_output(build.id);
+    if let Err(error) = tokio::fs::remove_dir_all(&output).await {
+        tracing::warn!(%error, output = %output.display(), "cannot remove what was built");
+    }
+    app.nudges.builds.notify_one();
+}
+
+async fn failed(app: &Arc<App>, build: &Build, reason: &str) {
+    // One line for tables; the log has the rest.
+    let reason = reason.lines().next().unwrap_or(reason);
+    if let Err(error) = app.store.build_failed(build.id, reason, volary_host::now()).await {
+        return tracing::error!(build = build.id, %error, "cannot note that a build failed");
+    }
+    let text = format!("{} {} ({}): {reason}", build.source, build.commit.short(), build.subject);
+    app.event("build-failed", &build.id.to_string(), &text).await;
+    app.nudges.builds.notify_one();
+}

@@ -1,0 +1,113 @@
+//! The reconcilers: each is woken by a timer or a bell, reads the state, converges, and keeps how
+//! that went. Normal work and recovery after a kill are the same path.
+
+mod builds;
+mod devices;
+mod sources;
+mod stages;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::app::App;
+use crate::nudge::Nudges;
+use crate::tls::listener::asked_to_stop;
+
+pub(crate) use builds::recover;
+pub(crate) use stages::stages;
+
+/// How often signs of life go from memory to disk; a kill loses no more than this.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// How often the fleet repository is read without a push: somebody may work on the server itself.
+const STAGES: Duration = Duration::from_secs(15);
+
+/// How often devices are judged without a report: silence makes no sound.
+const DEVICES: Duration = Duration::from_secs(30);
+
+/// How often packages that were built but not published are tried again.
+const PUBLISH: Duration = Duration::from_secs(30);
+
+/// How often the certificate's age is looked at.
+const CERTIFICATE: Duration = Duration::from_secs(86_400);
+
+/// Starts all reconcilers.
+pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let poll = app.config.poll_interval().min(Duration::from_secs(10));
+    tasks.spawn(every(app.clone(), stop.clone(), "stages", STAGES, Some(|nudges| &nudges.stages), stages));
+    tasks.spawn(every(
+        app.clone(),
+        stop.clone(),
+        "sources",
+        poll,
+        Some(|nudges| &nudges.poll),
+        sources::sources,
+    ));
+    tasks.spawn(every(
+        app.clone(),
+        stop.clone(),
+        "devices",
+        DEVICES,
+        Some(|nudges| &nudges.devices),
+        devices::devices,
+    ));
+    tasks.spawn(every(app.clone(), stop.clone(), "publish", PUBLISH, None, builds::publish_all));
+    tasks.spawn(every(app.clone(), stop.clone(), "signs of life", FLUSH, None, flush));
+    tasks.spawn(every(app.clone(), stop.clone(), "certificate", CERTIFICATE, None, certificate));
+    for _ in 0..app.config.build_workers {
+        tasks.spawn(builds::worker(app.clone(), stop.clone()));
+    }
+    tasks
+}
+
+type Bell = fn(&Nudges) -> &tokio::sync::Notify;
+
+/// Runs a reconciler now, then whenever its time comes or its bell rings.
+async fn every<F>(
+    app: Arc<App>,
+    mut stop: watch::Receiver<bool>,
+    name: &'static str,
+    period: Duration,
+    bell: Option<Bell>,
+    run: fn(Arc<App>) -> F,
+) where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    loop {
+        // In a task of its own, so that a bug ends one run and not the reconciler.
+        let outcome = tokio::spawn(run(app.clone())).await;
+        let problem = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(problem)) => Some(problem),
+            Err(error) => Some(format!("it has a bug: {error}")),
+        };
+        app.outcomes.keep(name, problem);
+        let rung = async {
+            match bell {
+                Some(bell) => bell(&app.nudges).notified().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = asked_to_stop(&mut stop) => return,
+            () = tokio::time::sleep(period) => {}
+            () = rung => {}
+        }
+    }
+}
+
+async fn flush(app: Arc<App>) -> Result<(), String> {
+    app.registry.flush(&app.store).await.map_err(|error| error.to_string())
+}
+
+async fn certificate(app: Arc<App>) -> Result<(), String> {
+    let worker = app.clone();
+    tokio::task::spawn_blocking(move || worker.renew_certificate())
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())
+}

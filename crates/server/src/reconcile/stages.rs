@@ -1,0 +1,47 @@
+//! The branches of the stages: where they are, and since when.
+
+use std::sync::Arc;
+
+use crate::app::App;
+use crate::fleet_view::FleetView;
+
+/// Reads the fleet repository and notes what moved.
+pub(crate) async fn stages(app: Arc<App>) -> Result<(), String> {
+    // One at a time: an older reading must not replace a newer one.
+    let _turn = app.reading_stages.lock().await;
+    let layout = app.layout.clone();
+    let mut view = tokio::task::spawn_blocking(move || FleetView::read(&layout))
+        .await
+        .map_err(|error| format!("it has a bug: {error}"))?;
+    let before = app.view.get();
+    // A repository that cannot be read for a moment must not send devices nowhere.
+    if view.stages.is_empty() && !before.stages.is_empty() {
+        view.stages = before.stages.clone();
+    }
+    let known = app.store.branches().await.map_err(|error| error.to_string())?;
+    for stage in &view.stages {
+        let Some(tip) = &stage.tip else { continue };
+        let was = known.iter().find(|branch| branch.name == stage.branch);
+        let moved = app
+            .store
+            .branch_seen(&stage.branch, &tip.commit, volary_host::now())
+            .await
+            .map_err(|error| error.to_string())?;
+        if moved && was.is_some() {
+            let suite = stage.suite.as_ref().map(|suite| format!(" ({suite})")).unwrap_or_default();
+            let text = format!("{} is at {}{suite}: {}", stage.name, tip.commit.short(), tip.subject);
+            app.event("branch-moved", &stage.branch, &text).await;
+            for why in &tip.overrides {
+                let text =
+                    format!("a gate of {} was overridden with {}: {why}", stage.name, tip.commit.short());
+                app.event("gate-overridden", stage.name.as_str(), &text).await;
+            }
+        }
+    }
+    let changed = view.stages.iter().map(|stage| &stage.tip).ne(before.stages.iter().map(|stage| &stage.tip));
+    app.view.set(view);
+    if changed {
+        app.nudges.devices.notify_one();
+    }
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! The start of the whole server, in order, and its end.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use volary_host::{Lock, LockError};
+use volary_store::Store;
+
+use crate::app::{App, Current};
+use crate::config::Config;
+use crate::depot::Depot;
+use crate::fleet_view::FleetView;
+use crate::http::auth::Tokens;
+use crate::nudge::{Nudges, Outcomes};
+use crate::registry::Registry;
+use crate::tls::authority::{self, Authority};
+use crate::tls::listener::{self, CurrentCertificate};
+use crate::{Layout, ServerError, http, init, reconcile};
+
+/// How many packs for devices are made at once.
+const PACKS: usize = 4;
+
+/// How long what still runs may take at the end; a build goes on only after the next start.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How to run a server.
+#[derive(Debug, Clone, Default)]
+pub struct ServeOptions {
+    /// Where to listen, instead of the configured address and port. Port 0 takes a free one.
+    pub listen: Option<SocketAddr>,
+}
+
+/// A server that runs. It goes on until [`Running::stop`], or until [`Running::wait`] sees a
+/// signal.
+#[derive(Debug)]
+pub struct Running {
+    runtime: Option<Runtime>,
+    stop: watch::Sender<bool>,
+    serving: Option<JoinHandle<()>>,
+    address: SocketAddr,
+    url: String,
+    store: Store,
+    _lock: Lock,
+}
+
+/// Starts the server in `dir` and returns once it answers.
+///
+/// # Errors
+/// [`ServerError`]: not a server's folder, one that runs already, the port in use, a configuration
+/// that is not valid.
+pub fn serve(dir: &Path, options: &ServeOptions) -> Result<Running, ServerError> {
+    let layout = Layout::new(dir);
+    if !layout.config().is_file() {
+        return Err(ServerError::NotInitialised(layout.root().to_owned()));
+    }
+    let config = Config::read(&layout.config())?;
+    let lock = Lock::acquire(&layout.lock(), Duration::ZERO).map_err(|error| match error {
+        LockError::Held(_) => ServerError::AlreadyRunning(layout.root().to_owned()),
+        LockError::Io { path, source } => {
+            ServerError::File(volary_host::FileError { operation: "lock", path, source })
+        }
+    })?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServerError::Start)?;
+    let (stop, stopping) = watch::channel(false);
+    let started = runtime.block_on(start(layout, config, options, stopping))?;
+    tracing::info!(address = %started.address, url = %started.url, "the server answers");
+    Ok(Running {
+        serving: Some(started.serving),
+        address: started.address,
+        url: started.url,
+        store: started.store,
+        runtime: Some(runtime),
+        stop,
+        _lock: lock,
+    })
+}
+
+struct Started {
+    serving: JoinHandle<()>,
+    address: SocketAddr,
+    url: String,
+    store: Store,
+}
+
+async fn start(
+    layout: Layout,
+    config: Config,
+    options: &ServeOptions,
+    stopping: watch::Receiver<bool>,
+) -> Result<Started, ServerError> {
+    // The port first: if it is taken, nothing has been touched yet.
+    let listener = bind(&config, options).await?;
+    let address = listener.local_addr().map_err(ServerError::Start)?;
+    let url = config.url_at(address.port());
+    let authority = Authority::load(&layout)?;
+    authority.renew_server(&layout, &config.hosts)?;
+    let unusable = |error: rustls::Error| ServerError::Certificate {
+        operation: "use",
+        path: layout.tls_certificate(),
+        detail: error.to_string(),
+    };
+    let certificate =
+        Arc::new(CurrentCertificate::new(authority::server_certificate(&layout)?).map_err(unusable)?);
+    let tls = listener::tls_config(authority.certificate(), certificate.clone()).map_err(unusable)?;
+    let archive = Arc::new(Depot::open(&layout.archive())?);
+    let store = Store::open(&layout.database()).await?;
+    // The program may be at another place than when the server was made.
+    init::install_hook(&layout.fleet())?;
+    sweep_uploads(&layout);
+    let connections = config.connections;
+    let app = Arc::new(App {
+        url: url.clone(),
+        rolling: Current::new(archive.rolling_digest()?),
+        view: Current::new(FleetView::default()),
+        registry: Registry::default(),
+        tokens: Tokens::default(),
+        nudges: Nudges::default(),
+        outcomes: Outcomes::default(),
+        asked_to_poll: Mutex::default(),
+        looking: Mutex::default(),
+        reading_stages: tokio::sync::Mutex::default(),
+        publishing: tokio::sync::Mutex::default(),
+        packs: Semaphore::new(PACKS),
+        store: store.clone(),
+        layout,
+        config,
+        archive,
+        authority,
+        certificate,
+    });
+    app.registry.load(&app.store).await?;
+    app.tokens.load(&app.store).await?;
+    reconcile::recover(&app).await?;
+    if let Err(problem) = reconcile::stages(app.clone()).await {
+        tracing::warn!(%problem, "the fleet repository cannot be read yet");
+    }
+    let router = http::router(app.clone());
+    let mut reconcilers = reconcile::start(&app, &stopping);
+    let serving = tokio::spawn(async move {
+        listener::run(listener, tls, router, connections, stopping).await;
+        if tokio::time::timeout(LAST_WORDS, async { while reconcilers.join_next().await.is_some() {} })
+            .await
+            .is_err()
+        {
+            tracing::info!("a build is cut off; it is queued again at the next start");
+        }
+        // The last signs of life; that they are lost would cost nothing but a few seconds.
+        let _ = app.registry.flush(&app.store).await;
+    });
+    Ok(Started { serving, address, url, store })
+}
+
+async fn bind(config: &Config, options: &ServeOptions) -> Result<TcpListener, ServerError> {
+    let wanted = options.listen.unwrap_or(SocketAddr::new(config.listen, config.port));
+    let bound = match TcpListener::bind(wanted).await {
+        // A machine without IPv6 has no "all addresses" of it.
+        Err(error)
+            if wanted.ip().is_unspecified()
+                && wanted.is_ipv6()
+                && error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) =>
+        {
+            TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), wanted.port())).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => ServerError::PortInUse { port: wanted.port() },
+        _ => ServerError::Listen { address: wanted.to_string(), source },
+    })
+}
+
+/// Uploads whose sender never came back are of no use after a day.
+fn sweep_uploads(layout: &Layout) {
+    const OLD: Duration = Duration::from_secs(86_400);
+    for entry in std::fs::read_dir(layout.uploads()).into_iter().flatten().flatten() {
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
+        if age.is_ok_and(|age| age.is_ok_and(|age| age > OLD))
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(%error, path = %entry.path().display(), "cannot remove an old upload");
+        }
+    }
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The address that it gives out, without a slash at the end.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Waits for SIGTERM or Ctrl-C, then stops.
+    ///
+    /// # Errors
+    /// [`ServerError::Start`] if signals cannot be waited for.
+    pub fn wait(self) -> Result<(), ServerError> {
+        let runtime = self.runtime.as_ref().expect("it is there until the end");
+        runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Start)?;
+            let mut interrupt = signal(SignalKind::interrupt()).map_err(ServerError::Start)?;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            Ok::<(), ServerError>(())
+        })?;
+        tracing::info!("stopping");
+        self.stop();
+        Ok(())
+    }
+
+    /// Stops: no new connections, running requests end, records are closed.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let Some(runtime) = self.runtime.take() else { return };
+        let _ = self.stop.send(true);
+        if let Some(serving) = self.serving.take() {
+            runtime.block_on(async {
+                let _ = serving.await;
+                // A build that still runs may hold a connection; the file is safe either way.
+                let _ = tokio::time::timeout(LAST_WORDS, self.store.close()).await;
+            });
+        }
+        runtime.shutdown_background();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,193 @@
+//! Accepts connections, shakes hands, and hands requests with the peer's key to the router.
+//!
+//! A client that says nothing, stops in the middle or never reads cannot hold a place for long:
+//! each phase has its own limit.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::RootCertStore;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tower_service::Service;
+use volary_model::Digest;
+
+use crate::tls::authority::{CertificateAndKey, fingerprint_of_certificate};
+
+/// How long a handshake may take: three round trips over a bad link.
+const HANDSHAKE: Duration = Duration::from_secs(20);
+
+/// How long the head of a request may take, idle time of a kept connection included.
+const HEAD: Duration = Duration::from_secs(60);
+
+/// How long unacknowledged data may stand before the kernel gives the connection up; it also
+/// ends a peer that never reads.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// How long running requests may take after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What a request's extensions say of its peer.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    /// Where it comes from.
+    pub(crate) address: SocketAddr,
+    /// SHA-256 of the public key of its client certificate, which our authority signed.
+    pub(crate) key: Option<Digest>,
+}
+
+/// The certificate in use; it can be exchanged while the server runs.
+#[derive(Debug)]
+pub(crate) struct CurrentCertificate(std::sync::RwLock<Arc<rustls::sign::CertifiedKey>>);
+
+impl CurrentCertificate {
+    pub(crate) fn new(pair: CertificateAndKey) -> Result<Self, rustls::Error> {
+        Ok(Self(std::sync::RwLock::new(Arc::new(certified(pair)?))))
+    }
+
+    pub(crate) fn replace(&self, pair: CertificateAndKey) -> Result<(), rustls::Error> {
+        let key = Arc::new(certified(pair)?);
+        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = key;
+        Ok(())
+    }
+}
+
+fn certified((chain, key): CertificateAndKey) -> Result<rustls::sign::CertifiedKey, rustls::Error> {
+    let provider = rustls::crypto::ring::default_provider();
+    rustls::sign::CertifiedKey::from_der(chain, key, &provider)
+}
+
+impl ResolvesServerCert for CurrentCertificate {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone())
+    }
+}
+
+/// TLS with client certificates of our authority, for those who have one.
+pub(crate) fn tls_config(
+    authority: &str,
+    certificate: Arc<CurrentCertificate>,
+) -> Result<rustls::ServerConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    for root in rustls_pemfile::certs(&mut authority.as_bytes()).flatten() {
+        roots.add(root)?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(certificate);
+    // Each device comes back each minute: a ticket saves both sides most of the handshake.
+    config.ticketer = rustls::crypto::ring::Ticketer::new()?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Serves until `stop` becomes true, then lets running requests end.
+pub(crate) async fn run(
+    listener: TcpListener,
+    tls: rustls::ServerConfig,
+    router: Router,
+    connections: u32,
+    mut stop: watch::Receiver<bool>,
+) {
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let places = Arc::new(Semaphore::new(connections as usize));
+    loop {
+        let place = tokio::select! {
+            () = asked_to_stop(&mut stop) => break,
+            place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
+        };
+        let (stream, address) = tokio::select! {
+            () = asked_to_stop(&mut stop) => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: others must end first.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
+        tokio::spawn(async move {
+            connection(stream, address, acceptor, router, stop).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    let all = places.acquire_many(connections);
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
+        tracing::warn!("some requests did not end in time and are cut off");
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    acceptor: TlsAcceptor,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
+    prepare(&stream);
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%address, %error, "the handshake failed"),
+        Err(_) => return tracing::debug!(%address, "the handshake took too long"),
+    };
+    let key = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .and_then(|certificate| fingerprint_of_certificate(certificate));
+    let peer = Peer { address, key };
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer.clone());
+        // A router is always ready.
+        router.clone().call(request)
+    });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(64 << 10)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = asked_to_stop(&mut stop) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%address, %error, "the connection broke");
+    }
+}
+
+/// Ends when the server should. The guard that `wait_for` returns must not live longer.
+pub(crate) async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn prepare(stream: &TcpStream) {
+    use rustix::net::sockopt;
+    // Without these the connection works too, only less well.
+    let _ = stream.set_nodelay(true);
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, STALLED);
+    let _ = sockopt::set_tcp_user_timeout(stream, STALLED.as_millis() as u32);
+}
