@@ -16,7 +16,7 @@ use crate::{Cache, LabError};
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
 
 /// Rises when what is done to a root after mmdebstrap changes, so that old roots are not used.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// A release of Debian that devices run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +122,7 @@ fn make(
         .args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private"])
         .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--", "mmdebstrap"])
         .args(["--variant=minbase", "--mode=root", "--aptopt=Acquire::Languages \"none\""])
-        .arg("--aptopt=APT::Install-Recommends \"no\"");
+        .args(["--aptopt=APT::Install-Recommends \"no\"", "--dpkgopt=force-unsafe-io"]);
     for excluded in ["doc", "man", "info", "locale"] {
         mmdebstrap = mmdebstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{excluded}/*"));
     }
@@ -142,6 +142,10 @@ fn finish(root: &Path) -> Result<(), LabError> {
     for file in ["etc/apt/sources.list", "etc/apt/apt.conf.d/99mmdebstrap", "etc/hostname"] {
         volary_host::remove_if_exists(&root.join(file))?;
     }
+    // What is left out stays left out; flushing is only skipped while the root is made.
+    let dpkg = root.join("etc/dpkg/dpkg.cfg.d/99mmdebstrap");
+    let options = volary_host::read_to_string(&dpkg)?;
+    write_atomic(&dpkg, options.replace("force-unsafe-io\n", "").as_bytes(), 0o644)?;
     // systemd is only in device roots.
     let units = root.join("etc/systemd/system");
     if !root.join("usr/lib/systemd/systemd").exists() && !root.join("lib/systemd/systemd").exists() {
