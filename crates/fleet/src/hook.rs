@@ -361,9 +361,21 @@ impl Push<'_> {
             .into_iter()
             .find(|commit| history.iter().any(|other| other.id == commit.id));
         let from = stage.from.as_ref().map_or("", StageName::as_str);
-        start.map(|commit| commit.id).ok_or_else(|| {
-            refused(format!("a new branch for {} must start at a commit that is on {from}", stage.name))
-        })
+        let known = match &start {
+            Some(start) => {
+                self.config_at(&start.id)?.is_some_and(|config| config.stage(&stage.name).is_some())
+            }
+            None => false,
+        };
+        match start {
+            // Its rules judge the next commit, so they must know the stage.
+            Some(start) if known => Ok(start.id),
+            Some(_) | None => Err(refused(format!(
+                "a new branch for {} must start at a commit that is on {from} and whose volary.yml has \
+                 the stage; promote that to {from} first",
+                stage.name
+            ))),
+        }
     }
 
     fn root_signers(&self, new: &CommitId) -> Result<AllowedSigners, Trouble> {

@@ -67,6 +67,15 @@ pub fn verify_commit(commit: &Commit, allowed: &AllowedSigners) -> Result<Signer
     }
     let signature = SshSig::from_pem(signed.armored.trim_end())
         .map_err(|error| SignatureError::Unreadable(error.to_string()))?;
+    // The reader is lenient with lengths inside; OpenSSH is not, and one signature shall have one
+    // form only, or a commit could be given a second id without its signer.
+    let canonical = signature
+        .to_pem(ssh_key::LineEnding::LF)
+        .map_err(|error| SignatureError::Unreadable(error.to_string()))?;
+    let same = |text: &str| text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect::<Vec<_>>();
+    if same(&canonical) != same(&signed.armored) {
+        return Err(SignatureError::Unreadable("it is not written as OpenSSH writes it".into()));
+    }
     if signature.version() != SshSig::VERSION {
         return Err(SignatureError::Unreadable(format!("version {}", signature.version())));
     }

@@ -153,6 +153,11 @@ impl Options {
                 }
             }
         }
+        if let (Some(after), Some(before)) = (options.valid_after, options.valid_before)
+            && before <= after
+        {
+            return Err("valid-before is not later than valid-after, so the key is never valid".into());
+        }
         Ok(options)
     }
 }
@@ -239,6 +244,7 @@ mod tests {
         check(&format!("alice no-such=\"x\" {KEY}"), "unknown");
         check(&format!("alice valid-after=20201301 {KEY}"), "no time");
         check(&format!("alice valid-after=\"2020 {KEY}"), "not closed");
+        check(&format!("alice valid-after=20210101Z,valid-before=20210101Z {KEY}"), "never valid");
         check("alice ssh-ed25519 AAAA", "cannot be read");
         check(&format!("a {KEY}\nb ssh-dss AAAA"), "line 2");
     }

@@ -3,10 +3,12 @@
 //! The events come from the parser under `serde-saphyr`, set to agree with libyaml, which Ansible
 //! uses. serde itself can't serve: it loses tags, refuses duplicate keys and reads YAML 1.2.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, ScanError, StrInput, Tag as YamlTag, options};
+use serde_saphyr::granit_parser::{
+    Event, Parser, ScalarStyle, ScanError, StrInput, StructureStyle, Tag as YamlTag, options,
+};
 
 use super::document::LoadError;
 use super::scalar::{self, ScalarTag};
@@ -51,13 +53,17 @@ pub(crate) fn compose(text: &str) -> Result<Option<Rc<Node>>, LoadError> {
         // YAML 1.1 breaks lines there, 1.2 does not.
         return Err(LoadError::beyond(format!("the line break U+{:04X} of YAML 1.1 in line {}", u32::from(c), line_of(text, c))));
     }
+    if text.chars().skip(1).any(|c| c == '\u{FEFF}') {
+        return Err(LoadError::beyond("a byte order mark inside the text"));
+    }
     let options = options! {
         block_scalar_eof_without_line_feed: true,
         bom_inside_document_as_content: true,
         emit_comments: false,
+        emit_anchor_events: true,
     };
     let parser = Parser::new_from_str_with_options(text, options);
-    Composer { parser, anchors: HashMap::new(), line: 1 }.document()
+    Composer { parser, anchors: HashMap::new(), names: HashSet::new(), flow: 0, line: 1, absent: false }.document()
 }
 
 fn line_of(text: &str, c: char) -> usize {
@@ -72,7 +78,12 @@ fn is_printable(c: char) -> bool {
 struct Composer<'a> {
     parser: Parser<'a, StrInput<'a>>,
     anchors: HashMap<usize, Rc<Node>>,
+    names: HashSet<String>,
+    /// How many flow collections (`[…]`, `{…}`) are open.
+    flow: usize,
     line: usize,
+    /// Whether the last event stands for nothing in the text.
+    absent: bool,
 }
 
 impl<'a> Composer<'a> {
@@ -99,8 +110,17 @@ impl<'a> Composer<'a> {
             let Some(next) = self.parser.next_event() else { return Ok(None) };
             let (event, span) = next.map_err(|error| scan_error(&error))?;
             self.line = span.start.line().max(1);
+            self.absent = span.start.index() == span.end.index();
             match event {
-                Event::Comment(..) | Event::StreamStart | Event::DocumentEnd | Event::Anchor(..) => {}
+                Event::Comment(..) | Event::StreamStart | Event::DocumentEnd => {}
+                Event::Anchor(_, name) => {
+                    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
+                        return Err(self.error(format!("the anchor &{name} is not a name of letters and digits")));
+                    }
+                    if !self.names.insert(name.to_string()) {
+                        return Err(self.error(format!("the anchor &{name} stands twice")));
+                    }
+                }
                 Event::StreamEnd => return Ok(None),
                 event => return Ok(Some(event)),
             }
@@ -117,20 +137,31 @@ impl<'a> Composer<'a> {
         let line = self.line;
         let (anchor, tag, kind) = match event {
             Event::Scalar(text, style, anchor, tag) => {
+                // Where libyaml is stricter in `[…]` and `{…}`.
+                let bare = self.flow > 0 && style == ScalarStyle::Plain;
+                if bare && (text.starts_with(['?', ':']) || tag.is_some() && (self.absent || text.is_empty())) {
+                    return Err(LoadError::beyond(format!("the value in line {line}, which should be quoted")));
+                }
                 let tag = match tag_name(tag.as_deref()) {
-                    // The tag `!` alone makes libyaml treat even a quoted scalar as a plain one.
-                    Some(name) if name == "!" => Tag::Scalar(scalar::resolve(&text)),
+                    // The tag `!` alone makes libyaml treat even a quoted scalar as a plain one,
+                    // and an absent one as empty text.
+                    Some(name) if name == "!" => match (style, text.is_empty()) {
+                        (ScalarStyle::Plain, true) => Tag::Scalar(ScalarTag::Str),
+                        _ => Tag::Scalar(scalar::resolve(&text)),
+                    },
                     Some(name) => named(name),
                     None if style == ScalarStyle::Plain => Tag::Scalar(scalar::resolve(&text)),
                     None => Tag::Scalar(ScalarTag::Str),
                 };
                 (anchor, tag, Kind::Scalar(text.into_owned()))
             }
-            Event::SequenceStart(_, anchor, tag) => {
-                (anchor, collection(tag.as_deref(), Tag::Seq), Kind::List(self.list()?))
+            Event::SequenceStart(style, anchor, tag) => {
+                let list = self.within(style, Self::list)?;
+                (anchor, collection(tag.as_deref(), Tag::Seq), Kind::List(list))
             }
-            Event::MappingStart(_, anchor, tag) => {
-                (anchor, collection(tag.as_deref(), Tag::Map), Kind::Map(self.map()?))
+            Event::MappingStart(style, anchor, tag) => {
+                let map = self.within(style, Self::map)?;
+                (anchor, collection(tag.as_deref(), Tag::Map), Kind::Map(map))
             }
             Event::Alias(id) => {
                 let node = self.anchors.get(&id).cloned();
@@ -143,6 +174,18 @@ impl<'a> Composer<'a> {
             self.anchors.insert(anchor, Rc::clone(&node));
         }
         Ok(node)
+    }
+
+    fn within<T>(
+        &mut self,
+        style: StructureStyle,
+        inner: impl FnOnce(&mut Self) -> Result<T, LoadError>,
+    ) -> Result<T, LoadError> {
+        let flow = usize::from(style == StructureStyle::Flow);
+        self.flow += flow;
+        let read = inner(self);
+        self.flow -= flow;
+        read
     }
 
     fn list(&mut self) -> Result<Vec<Rc<Node>>, LoadError> {
@@ -160,6 +203,10 @@ impl<'a> Composer<'a> {
         loop {
             let key = match self.inner()? {
                 Event::MappingEnd => return Ok(pairs),
+                // libyaml wants a `?` before an absent key; whether there was one can't be seen.
+                Event::Scalar(_, ScalarStyle::Plain, 0, None) if self.absent => {
+                    return Err(LoadError::beyond(format!("the absent key in line {}", self.line)));
+                }
                 event => self.node(event)?,
             };
             let event = self.inner()?;

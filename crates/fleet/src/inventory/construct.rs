@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::compose::{Kind, Node, Tag};
 use super::document::LoadError;
@@ -168,8 +168,12 @@ fn not_mergeable(node: &Node) -> LoadError {
     LoadError::syntax(node.line, "`<<` takes a map or a list of maps")
 }
 
-/// Python's decoder skips what is not in the alphabet.
+/// Python's decoder skips what is not in the alphabet and stops at the padding.
 fn binary(text: &str) -> Option<Vec<u8>> {
-    let kept = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
-    STANDARD.decode(text.bytes().filter(kept).collect::<Vec<u8>>()).ok()
+    let kept = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
+    let (digits, padding) = text.split_once('=').unwrap_or((text, ""));
+    let padded = usize::from(digits.len() < text.len()) + padding.matches('=').count();
+    let digits: Vec<u8> = digits.bytes().filter(kept).collect();
+    let missing = (4 - digits.len() % 4) % 4;
+    if missing > padded { None } else { STANDARD_NO_PAD.decode(digits).ok() }
 }

@@ -3,7 +3,12 @@ mod compose;
 mod construct;
 mod document;
 mod integer;
+mod hosts;
 mod json;
+mod literal;
+mod literal_text;
+mod python;
+mod words;
 mod scalar;
 mod value;
 pub use value::{Map, Value};
@@ -28,5 +33,8 @@ pub mod debug {
             Value::Map(m) => format!("{{{}}}", m.iter().map(|(k, v)| format!("{}:{}", match k { Value::Unsafe(s) => q(s), k => typed(k)}, typed(v))).collect::<Vec<_>>().join(",")),
         }
     }
+pub fn literal(t: &str) -> String { match super::literal::parse(t) { Ok(v) => typed(&v), Err(e) => format!("ERR {e:?}") } }
+pub fn words(t: &str) -> String { match super::words::split(t) { Ok(v) => format!("{v:?}"), Err(e) => format!("ERR {e:?}") } }
+pub fn hosts(t: &str) -> String { match super::hosts::expand(t) { Ok((v, p)) => format!("{} {p:?}", v.join(" ")), Err(e) => format!("ERR {e:?}") } }
 pub fn yaml(bytes: &[u8]) -> String { match super::document::load(bytes) { Ok(d) => typed(&d.value), Err(e) => format!("ERR {e:?}") } }
 }
