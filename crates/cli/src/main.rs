@@ -1,2 +1,113 @@
-//! placeholder
-fn main() {}
+//! The `volary` command: parses, calls, renders. The only program of ours that prints.
+//!
+//! Exit status: 0 done, 1 failed, 2 wrong usage, 3 a gate or a check said no.
+
+mod commands;
+mod config;
+mod failure;
+mod out;
+mod workdir;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{archive, build, check, device, fleet, release, server, source, status, token};
+use crate::config::Connection;
+use crate::failure::Failure;
+use crate::out::Out;
+
+/// GitOps for fleets of Debian devices: from a git commit to a running, watched machine.
+#[derive(Parser)]
+#[command(name = "volary", version, propagate_version = true, disable_help_subcommand = true)]
+struct Cli {
+    /// The file that names the server, its authority and your token
+    #[arg(long, global = true, env = "VOLARY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the stages, their devices, and what is wrong
+    Status(status::StatusArgs),
+    /// Show the journey of a package version from its commit to the devices
+    Trace(status::TraceArgs),
+    /// Show what happened, newest first
+    Events(status::EventsArgs),
+    /// Register source repositories
+    #[command(subcommand)]
+    Source(source::SourceCommand),
+    /// See and repeat builds
+    #[command(subcommand)]
+    Build(build::BuildCommand),
+    /// Take packages into the archive and list them
+    #[command(subcommand)]
+    Archive(archive::ArchiveCommand),
+    /// Cut, pick, freeze and compare releases
+    #[command(subcommand)]
+    Release(release::ReleaseCommand),
+    /// Clone the fleet repository, or a hosted source, ready to sign and push
+    Clone(fleet::CloneArgs),
+    /// Check a fleet repository
+    Check(check::CheckArgs),
+    /// Commit the pin of a release to the first stage's branch
+    Bump(fleet::BumpArgs),
+    /// Merge one stage into the next
+    Promote(fleet::PromoteArgs),
+    /// Enrol, accept and see devices
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
+    /// Give people and programs access
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Make a new server
+    Init(server::InitArgs),
+    /// Run a server
+    Serve(server::ServeArgs),
+    /// What git runs on the server when somebody pushes
+    #[command(subcommand, hide = true)]
+    Hook(server::HookCommand),
+}
+
+fn main() -> ExitCode {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .expect("nothing else chose a provider before main");
+    let cli = Cli::parse();
+    let out = Out::new(cli.json);
+    match run(cli, &out) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            out.failure(&failure);
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
+    let connection = Connection::new(cli.config);
+    match cli.command {
+        Command::Status(args) => status::status(&args, &connection, out),
+        Command::Trace(args) => status::trace(&args, &connection, out),
+        Command::Events(args) => status::events(&args, &connection, out),
+        Command::Source(command) => source::run(command, &connection, out),
+        Command::Build(command) => build::run(command, &connection, out),
+        Command::Archive(command) => archive::run(command, &connection, out),
+        Command::Release(command) => release::run(command, &connection, out),
+        Command::Clone(args) => fleet::clone(&args, &connection, out),
+        Command::Check(args) => check::run(&args, out),
+        Command::Bump(args) => fleet::bump(&args, &connection, out),
+        Command::Promote(args) => fleet::promote(&args, &connection, out),
+        Command::Device(command) => device::run(command, &connection, out),
+        Command::Token(command) => token::run(command, &connection, out),
+        Command::Init(args) => server::init(args, out),
+        Command::Serve(args) => server::serve(args, out),
+        Command::Hook(command) => server::hook(&command, out),
+    }
+}

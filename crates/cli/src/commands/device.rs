@@ -1,0 +1,174 @@
+//! `volary device`: who belongs to the fleet.
+
+use clap::Subcommand;
+use volary_api::v1::device::Report;
+use volary_api::v1::fleet::{Accept, DeviceToken, NewDeviceToken};
+use volary_api::v1::status::Device;
+use volary_model::{DeviceName, StageName};
+
+use super::{encode, status};
+use crate::config::Connection;
+use crate::failure::Failure;
+use crate::out::{Out, Tone, ago, ago_or_dash, bytes};
+
+/// What to do with devices.
+#[derive(Subcommand)]
+pub enum DeviceCommand {
+    /// List all devices
+    List,
+    /// Show one device with its last reports
+    Show {
+        /// The device
+        name: DeviceName,
+    },
+    /// Make a join token for: volary-agent enroll --token TOKEN
+    Token {
+        /// The stage that devices with it begin in
+        #[arg(long)]
+        stage: StageName,
+        /// How many devices may use it
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
+        /// For how many hours it is good
+        #[arg(long, default_value_t = 24, value_name = "HOURS")]
+        valid_for: u64,
+    },
+    /// Accept a device that waits; compare its fingerprint first
+    Accept {
+        /// The device
+        name: DeviceName,
+        /// The stage it begins in
+        #[arg(long)]
+        stage: StageName,
+    },
+    /// Send a device away: its certificate counts no more
+    Reject {
+        /// The device
+        name: DeviceName,
+    },
+    /// Forget a device; it may enrol anew
+    Remove {
+        /// The device
+        name: DeviceName,
+    },
+}
+
+/// Runs `volary device …`.
+pub fn run(command: DeviceCommand, connection: &Connection, out: &Out) -> Result<(), Failure> {
+    let client = connection.client()?;
+    let path = |name: &DeviceName, rest: &str| format!("/api/v1/devices/{}{rest}", encode(name.as_str()));
+    match command {
+        DeviceCommand::List => {
+            let devices: Vec<Device> = client.get("/api/v1/devices")?;
+            out.show(&devices, |devices| list(devices, out));
+        }
+        DeviceCommand::Show { name } => {
+            let device: Device = client.get(&path(&name, ""))?;
+            let reports: Vec<Report> = client.get(&path(&name, "/reports?limit=10"))?;
+            out.show(&(device, reports), |(device, reports)| show(device, reports, out));
+        }
+        DeviceCommand::Token { stage, uses, valid_for } => {
+            let request = NewDeviceToken { stage, uses, valid_for: valid_for * 3_600 };
+            let token: DeviceToken = client.post("/api/v1/device-tokens", &request)?;
+            out.show(&token, |token| out.line(&token.token));
+        }
+        DeviceCommand::Accept { name, stage } => {
+            client.post::<()>(&path(&name, "/accept"), &Accept { stage: stage.clone() })?;
+            out.line(format!("{name} is accepted and begins in {stage}"));
+        }
+        DeviceCommand::Reject { name } => {
+            client.post::<()>(&path(&name, "/reject"), &())?;
+            out.line(format!("{name} is rejected; its certificate counts no more"));
+        }
+        DeviceCommand::Remove { name } => {
+            client.delete(&path(&name, ""))?;
+            out.line(format!("{name} is forgotten"));
+        }
+    }
+    Ok(())
+}
+
+fn list(devices: &[Device], out: &Out) {
+    let rows = devices
+        .iter()
+        .map(|device| {
+            vec![
+                device.name.to_string(),
+                device.stage.as_ref().map_or("–".into(), StageName::to_string),
+                status::condition(device.condition, out),
+                device.suite.clone().unwrap_or_else(|| "–".into()),
+                ago_or_dash(device.seen_at),
+                device.architecture.to_string(),
+                device.fingerprint.clone(),
+                device.reason.clone(),
+            ]
+        })
+        .collect();
+    out.table(
+        &["DEVICE", "STAGE", "CONDITION", "SUITE", "SEEN", "ARCH", "FINGERPRINT", "WHY"],
+        rows,
+        "no devices yet; make a token with: volary device token --stage STAGE",
+    );
+}
+
+fn show(device: &Device, reports: &[Report], out: &Out) {
+    let row = |name: &str, value: &str| out.line(format!("{name:<13}{value}"));
+    row("device", device.name.as_str());
+    row("stage", device.stage.as_ref().map_or("–", StageName::as_str));
+    row("condition", &status::condition(device.condition, out));
+    if !device.reason.is_empty() {
+        row("why", &device.reason);
+    }
+    row("commit", device.commit.as_ref().map_or("–", |commit| commit.as_str()));
+    row("suite", device.suite.as_deref().unwrap_or("–"));
+    row("since", &ago_or_dash(device.since));
+    row("seen", &ago_or_dash(device.seen_at));
+    row("os", &format!("{} ({})", device.os, device.architecture));
+    row("fingerprint", &device.fingerprint);
+    if let Some(report) = &device.report {
+        row(
+            "memory",
+            &format!("{} of {} available", bytes(report.memory_available), bytes(report.memory_total)),
+        );
+        row("disk", &format!("{} of {} free", bytes(report.disk_free), bytes(report.disk_total)));
+        for (unit, state) in &report.units {
+            row("unit", &format!("{unit} {state}"));
+        }
+        for check in &report.checks {
+            let word =
+                if check.passed { out.tone(Tone::Good, "passed") } else { out.tone(Tone::Bad, "failed") };
+            row("check", &format!("{} {word} {}", check.name, check.output.trim()));
+        }
+        for (package, version) in &report.packages {
+            row("package", &format!("{package} {version}"));
+        }
+    }
+    out.line("");
+    convergences(reports, out);
+}
+
+fn convergences(reports: &[Report], out: &Out) {
+    let rows = reports
+        .iter()
+        .filter_map(|report| report.convergence.as_ref())
+        .map(|run| {
+            let why = run.failure.as_ref().map_or(String::new(), |failure| {
+                let message = failure.message.lines().next().unwrap_or_default();
+                format!("{} {:?}: {message}", failure.step, failure.what)
+            });
+            vec![
+                ago(run.ended_at),
+                run.commit.short().to_owned(),
+                run.suite.clone().unwrap_or_else(|| "–".into()),
+                format!("{:?}", run.outcome).to_lowercase(),
+                run.changed_tasks.to_string(),
+                why,
+            ]
+        })
+        .collect();
+    out.table(
+        &["CONVERGED", "COMMIT", "SUITE", "END", "CHANGED", "WHY"],
+        rows,
+        "no convergence was reported yet",
+    );
+}

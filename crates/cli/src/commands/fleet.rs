@@ -1,0 +1,327 @@
+//! `volary clone`, `bump` and `promote`: the fleet repository in the hands of a person.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use base64::Engine;
+use clap::Args;
+use volary_api::v1::archive::Pin;
+use volary_api::v1::fleet::{Promotion, Say, Verdict};
+use volary_fleet::{FleetConfig, FleetLock, LockedRelease, STAGE_TRAILER};
+use volary_host::Cmd;
+use volary_model::{ReleaseName, Revision, StageName};
+use volary_plan::text;
+
+use super::{encode, release};
+use crate::config::{Config, Connection};
+use crate::failure::Failure;
+use crate::out::{Out, Tone};
+use crate::workdir::WorkDir;
+
+/// How many files and commits `promote` lists before it only counts.
+const SHOWN: usize = 20;
+
+/// Options of `volary clone`.
+#[derive(Args)]
+pub struct CloneArgs {
+    /// `fleet`, or the name of a hosted source
+    repository: String,
+    /// The folder to make; the repository's name if absent
+    dir: Option<PathBuf>,
+}
+
+/// Options of `volary bump`.
+#[derive(Args)]
+pub struct BumpArgs {
+    /// The release to pin
+    release: ReleaseName,
+    /// The revision, such as r1; the newest if absent
+    #[arg(long)]
+    revision: Option<Revision>,
+    /// Commit, but do not push
+    #[arg(long)]
+    no_push: bool,
+}
+
+/// Options of `volary promote`.
+#[derive(Args)]
+pub struct PromoteArgs {
+    /// The stage whose commit is merged
+    #[arg(long)]
+    from: StageName,
+    /// The stage that receives it
+    #[arg(long)]
+    to: StageName,
+    /// Only show what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Merge although this gate does not say go; the reason stays in the history for ever
+    #[arg(long = "override", value_name = "GATE=REASON")]
+    overrides: Vec<String>,
+}
+
+/// Runs `volary clone`.
+pub fn clone(args: &CloneArgs, connection: &Connection, out: &Out) -> Result<(), Failure> {
+    let config = connection.config()?;
+    let name = args.repository.trim_end_matches(".git");
+    let dir = args.dir.clone().unwrap_or_else(|| name.into());
+    let url = format!("{}/git/{name}.git", config.server.trim_end_matches('/'));
+    let mut options = vec![
+        ("http.sslCAInfo".to_owned(), config.ca.display().to_string()),
+        ("http.extraHeader".to_owned(), format!("Authorization: {}", basic(&config.token))),
+    ];
+    if let Some(key) = &config.signing_key {
+        options.push(("gpg.format".into(), "ssh".into()));
+        options.push(("user.signingkey".into(), key.display().to_string()));
+        options.push(("commit.gpgsign".into(), "true".into()));
+    }
+    if name == "fleet" {
+        options.push(("gpg.ssh.allowedSignersFile".into(), ".volary/allowed_signers".into()));
+    }
+    // `git clone -c` keeps these settings in the clone, which only its owner can read.
+    let settings = options.iter().flat_map(|(key, value)| ["-c".to_owned(), format!("{key}={value}")]);
+    Cmd::new("git")
+        .args(["clone", "--quiet"])
+        .args(settings)
+        .arg(&url)
+        .arg(&dir)
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .timeout(std::time::Duration::from_secs(600))
+        .check()?;
+    let config_file = dir.join(".git/config");
+    let text = volary_host::read(&config_file)?;
+    volary_host::write_atomic(&config_file, &text, 0o600)?;
+    out.line(format!("{} is a clone of {url}", dir.display()));
+    Ok(())
+}
+
+fn basic(token: &str) -> String {
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("volary:{token}")))
+}
+
+/// Runs `volary bump`.
+pub fn bump(args: &BumpArgs, connection: &Connection, out: &Out) -> Result<(), Failure> {
+    let config = connection.config()?;
+    let client = connection.client()?;
+    let work = WorkDir::find()?;
+    let fleet = read_fleet(&work)?;
+    let branch = fleet.first().branch.clone();
+    work.fetch()?;
+    work.ready_on(&branch)?;
+
+    let name = &args.release;
+    let revision = args.revision.map_or(String::new(), |revision| format!("?revision={revision}"));
+    let pin: Pin = client.get(&format!("/api/v1/releases/{}/pin{revision}", encode(name.as_str())))?;
+    let locked =
+        LockedRelease { release: pin.release.clone(), digest: pin.digest, indexes: pin.indexes.clone() };
+    let path = work.root().join("volary.lock");
+    let text = FleetLock { release: Some(locked) }.to_text();
+    if volary_host::read_to_string(&path).is_ok_and(|old| old == text) {
+        out.show(&pin, |pin| out.line(format!("{branch} pins {} already", pin.release)));
+        return Ok(());
+    }
+    volary_host::write_atomic(&path, text.as_bytes(), 0o644)?;
+    let message =
+        format!("bump version to {name}\n\nPins revision {} of the release.\n", pin.release.revision);
+    let commit = work.commit_file(&config, "volary.lock", &message)?;
+    if !args.no_push {
+        work.push(commit.as_str(), &branch)?;
+    }
+    out.show(&pin, |pin| {
+        let pushed = if args.no_push { "not pushed yet" } else { "pushed" };
+        out.line(format!("{branch} pins {} at {} ({pushed})", pin.release, commit.short()));
+    });
+    Ok(())
+}
+
+fn read_fleet(work: &WorkDir) -> Result<FleetConfig, Failure> {
+    let text = volary_host::read_to_string(&work.root().join("volary.yml"))?;
+    FleetConfig::parse(&text).map_err(|error| anyhow!("volary.yml:{error}").into())
+}
+
+/// Runs `volary promote`.
+pub fn promote(args: &PromoteArgs, connection: &Connection, out: &Out) -> Result<(), Failure> {
+    let config = connection.config()?;
+    let client = connection.client()?;
+    let work = WorkDir::find()?;
+    work.fetch()?;
+    let fleet = read_fleet(&work)?;
+    let branch = fleet
+        .stage(&args.to)
+        .ok_or_else(|| anyhow!("volary.yml has no stage {}; it has {}", args.to, stage_names(&fleet)))?
+        .branch
+        .clone();
+    let path = format!("/api/v1/promotion?from={}&to={}", args.from, args.to);
+    let promotion: Promotion = client.get(&path)?;
+    out.show(&promotion, |promotion| show(promotion, out));
+    if promotion.up_to_date {
+        return Ok(());
+    }
+    let trailers = answer_gates(&promotion.verdicts, &args.overrides)?;
+    if args.dry_run {
+        return Ok(());
+    }
+    if !args.yes && !confirmed(&promotion)? {
+        return Err(Failure::no("nothing was merged", None));
+    }
+    merge(&work, &config, &promotion, &branch, &trailers, out)
+}
+
+fn stage_names(fleet: &FleetConfig) -> String {
+    let names: Vec<String> = fleet.stages.iter().map(|stage| stage.name.to_string()).collect();
+    names.join(", ")
+}
+
+fn merge(
+    work: &WorkDir,
+    config: &Config,
+    promotion: &Promotion,
+    branch: &str,
+    trailers: &str,
+    out: &Out,
+) -> Result<(), Failure> {
+    let base = promotion.base.as_ref().ok_or_else(|| {
+        Failure::with_help(
+            anyhow!("the branch {branch} does not exist on the server"),
+            format!("make it once: git push origin origin/{branch}:refs/heads/{branch}"),
+        )
+    })?;
+    // What was shown is what is merged: if somebody pushed meanwhile, the server refuses.
+    let suite = promotion.suite_after.as_deref().unwrap_or("no release");
+    let message = format!(
+        "Promote {} to {}: {suite}\n\nMerges {} unchanged.\n\n{STAGE_TRAILER}: {}{trailers}\n",
+        promotion.from, promotion.to, promotion.commit, promotion.to
+    );
+    let commit = work.merge_commit(config, base, &promotion.commit, &message)?;
+    work.push(commit.as_str(), branch)?;
+    let devices = text::count(promotion.devices.len(), "device");
+    out.line(format!("{branch} is at {}; {devices} will follow", commit.short()));
+    Ok(())
+}
+
+/// Every gate must say go or be overridden by name and with a reason. Returns the trailers that
+/// keep the overrides in the history.
+fn answer_gates(verdicts: &[Verdict], overrides: &[String]) -> Result<String, Failure> {
+    let mut trailers = String::new();
+    for text in overrides {
+        let (gate, reason) =
+            text.split_once('=').filter(|(_, reason)| !reason.trim().is_empty()).ok_or_else(|| {
+                Failure::with_help(anyhow!("{text:?} gives no reason"), "write --override GATE=REASON")
+            })?;
+        if !verdicts.iter().any(|verdict| verdict.gate == gate) {
+            return Err(anyhow!("there is no gate {gate:?} to override").into());
+        }
+        trailers.push_str(&format!("\nVolary-Override: {gate} {}", reason.trim().replace('\n', " ")));
+    }
+    let closed: Vec<&Verdict> = verdicts
+        .iter()
+        .filter(|verdict| verdict.say != Say::Go)
+        .filter(|verdict| !overrides.iter().any(|text| text.split('=').next() == Some(&verdict.gate)))
+        .collect();
+    match closed.first() {
+        None => Ok(trailers),
+        Some(first) => {
+            let said = closed
+                .iter()
+                .map(|verdict| format!("{}: {}", verdict.gate, verdict.reason))
+                .collect::<Vec<_>>()
+                .join("\n  ");
+            let help =
+                format!("if it must be: --override {}=REASON (kept in the history for ever)", first.gate);
+            Err(Failure::no(format!("the gates do not say go:\n  {said}"), Some(help)))
+        }
+    }
+}
+
+fn confirmed(promotion: &Promotion) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::with_help(
+            anyhow!("nobody is there to ask"),
+            "add --yes to merge without asking",
+        ));
+    }
+    eprint_question(&format!("merge this into {}? [y/N] ", promotion.to));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[allow(clippy::print_stderr, reason = "a question belongs on the terminal, not into the output")]
+fn eprint_question(question: &str) {
+    eprint!("{question}");
+}
+
+fn show(promotion: &Promotion, out: &Out) {
+    if promotion.up_to_date {
+        return out.line(format!("{} has everything of {} already", promotion.to, promotion.from));
+    }
+    let heading = |text: &str| out.line(format!("\n{}", out.tone(Tone::Bold, text)));
+    out.line(out.tone(
+        Tone::Bold,
+        format!("merging {} {} into {}", promotion.from, promotion.commit.short(), promotion.to),
+    ));
+    let before = promotion.suite_before.as_deref().unwrap_or("no release");
+    let after = promotion.suite_after.as_deref().unwrap_or("no release");
+    out.line(format!("suite     {before} → {after}"));
+    let devices: Vec<String> = promotion.devices.iter().map(ToString::to_string).collect();
+    out.line(format!("devices   {}: {}", devices.len(), text::some(&devices, 10)));
+    heading("packages");
+    release::changes(&promotion.packages, out);
+    heading("files");
+    list(&promotion.files, "no file differs", out);
+    heading("commits");
+    list(&promotion.commits, "no commit is new", out);
+    heading("gates");
+    let rows = promotion
+        .verdicts
+        .iter()
+        .map(|verdict| vec![verdict.gate.clone(), say(verdict.say, out), verdict.reason.clone()])
+        .collect();
+    out.table(&["GATE", "SAYS", "WHY"], rows, "none are set for this stage");
+    out.line("");
+}
+
+fn list(items: &[String], nothing: &str, out: &Out) {
+    if items.is_empty() {
+        out.line(nothing);
+    }
+    for item in items.iter().take(SHOWN) {
+        out.line(item);
+    }
+    if let Some(more) = items.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        out.line(format!("and {more} more"));
+    }
+}
+
+fn say(say: Say, out: &Out) -> String {
+    match say {
+        Say::Go => out.tone(Tone::Good, "go"),
+        Say::Ask => out.tone(Tone::Warn, "ask"),
+        Say::Stop => out.tone(Tone::Bad, "stop"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(say: Say) -> Verdict {
+        Verdict { gate: "soak".into(), say, reason: "1 h of 24 h".into() }
+    }
+
+    #[test]
+    fn a_closed_gate_needs_a_named_override_with_a_reason() {
+        assert_eq!(answer_gates(&[verdict(Say::Go)], &[]).unwrap(), "");
+        assert_eq!(answer_gates(&[verdict(Say::Stop)], &[]).unwrap_err().status(), 3);
+        assert!(answer_gates(&[verdict(Say::Ask)], &["soak=".into()]).is_err());
+        assert!(answer_gates(&[verdict(Say::Ask)], &["frozen=why".into()]).is_err());
+        assert_eq!(
+            answer_gates(&[verdict(Say::Ask)], &["soak=security fix".into()]).unwrap(),
+            "\nVolary-Override: soak security fix"
+        );
+    }
+}

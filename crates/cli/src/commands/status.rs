@@ -1,0 +1,202 @@
+//! `volary status`, `trace` and `events`: what is where, since when, and why.
+
+use clap::Args;
+use volary_api::v1::status::{Condition, Device, Event, Stage, Status, Trace};
+use volary_model::StageName;
+use volary_plan::text;
+
+use super::{build, encode, release};
+use crate::config::Connection;
+use crate::failure::Failure;
+use crate::out::{Out, Tone, ago, ago_or_dash};
+
+/// How many builds and releases stand in the overview; the rest has its own command.
+const SHOWN: usize = 5;
+
+/// Options of `volary status`.
+#[derive(Args)]
+pub struct StatusArgs {
+    /// Only this stage
+    #[arg(long)]
+    stage: Option<StageName>,
+}
+
+/// Options of `volary trace`.
+#[derive(Args)]
+pub struct TraceArgs {
+    /// The package and its version
+    #[arg(value_name = "PACKAGE=VERSION")]
+    package: String,
+}
+
+/// Options of `volary events`.
+#[derive(Args)]
+pub struct EventsArgs {
+    /// How many
+    #[arg(long, default_value_t = 30)]
+    limit: u32,
+}
+
+/// Runs `volary status`.
+pub fn status(args: &StatusArgs, connection: &Connection, out: &Out) -> Result<(), Failure> {
+    let mut status: Status = connection.client()?.get("/api/v1/status")?;
+    if let Some(stage) = &args.stage {
+        if !status.stages.iter().any(|known| known.name == *stage) {
+            let known: Vec<String> = status.stages.iter().map(|stage| stage.name.to_string()).collect();
+            let error = anyhow::anyhow!("there is no stage {stage}");
+            return Err(Failure::with_help(error, format!("the stages are {}", known.join(", "))));
+        }
+        status.stages.retain(|known| known.name == *stage);
+    }
+    out.show(&status, |status| {
+        for problem in &status.problems {
+            out.line(format!("{} {problem}", out.tone(Tone::Bad, "problem:")));
+        }
+        if args.stage.is_none() {
+            builds_and_releases(status, out);
+        }
+        for stage in &status.stages {
+            out.line("");
+            stage_table(stage, out);
+        }
+        if !status.waiting.is_empty() {
+            out.line(format!("\n{}", out.tone(Tone::Bold, "waiting to be accepted")));
+            devices(&status.waiting, out);
+        }
+    });
+    Ok(())
+}
+
+fn builds_and_releases(status: &Status, out: &Out) {
+    out.line(out.tone(Tone::Bold, format!("fleet {}", status.fleet)));
+    for source in status.sources.iter().filter(|source| source.problem.is_some()) {
+        let problem = source.problem.as_deref().unwrap_or_default();
+        out.line(format!("{} source {}: {problem}", out.tone(Tone::Bad, "problem:"), source.name));
+    }
+    build::list(&status.builds[..status.builds.len().min(SHOWN)], out);
+    out.line("");
+    release::list(&status.releases[..status.releases.len().min(SHOWN)], out);
+}
+
+fn stage_table(stage: &Stage, out: &Out) {
+    let commit = stage.commit.as_ref().map_or("no commit", |commit| commit.short());
+    let good = stage.devices.iter().filter(|device| device.condition == Condition::Good).count();
+    let devices_text = text::count(stage.devices.len(), "device");
+    out.line(format!(
+        "{}  {} at {commit} {}  {}  {good} of {devices_text} good",
+        out.tone(Tone::Bold, stage.name.as_str()),
+        stage.branch,
+        out.tone(Tone::Dim, format!("{:?}, {}", stage.subject, ago_or_dash(stage.committed_at))),
+        stage.suite.as_deref().unwrap_or("no release yet"),
+    ));
+    devices(&stage.devices, out);
+}
+
+/// A condition as a coloured word.
+pub fn condition(condition: Condition, out: &Out) -> String {
+    let (tone, word) = match condition {
+        Condition::Good => (Tone::Good, "good"),
+        Condition::Converging => (Tone::Warn, "converging"),
+        Condition::Failed => (Tone::Bad, "failed"),
+        Condition::Refused => (Tone::Bad, "refused"),
+        Condition::Silent => (Tone::Bad, "silent"),
+        Condition::Waiting => (Tone::Warn, "waiting"),
+        Condition::Rejected => (Tone::Dim, "rejected"),
+        Condition::New => (Tone::Dim, "new"),
+    };
+    out.tone(tone, word)
+}
+
+/// The table of devices, also of `volary device list`.
+pub fn devices(devices: &[Device], out: &Out) {
+    let rows = devices
+        .iter()
+        .map(|device| {
+            vec![
+                format!("  {}", device.name),
+                condition(device.condition, out),
+                device.commit.as_ref().map_or("–".into(), |commit| commit.short().to_owned()),
+                device.suite.clone().unwrap_or_else(|| "–".into()),
+                ago_or_dash(device.since),
+                ago_or_dash(device.seen_at),
+                device.reason.clone(),
+            ]
+        })
+        .collect();
+    out.table(
+        &["  DEVICE", "CONDITION", "COMMIT", "SUITE", "SINCE", "SEEN", "WHY"],
+        rows,
+        "  no devices yet; make a token with: volary device token --stage STAGE",
+    );
+}
+
+/// Runs `volary trace`.
+pub fn trace(args: &TraceArgs, connection: &Connection, out: &Out) -> Result<(), Failure> {
+    let (package, version) = args.package.split_once('=').ok_or_else(|| {
+        Failure::with_help(
+            anyhow::anyhow!("{:?} names no version", args.package),
+            "write PACKAGE=VERSION; the versions are in: volary archive list",
+        )
+    })?;
+    let path = format!("/api/v1/trace?package={}&version={}", encode(package), encode(version));
+    let trace: Trace = connection.client()?.get(&path)?;
+    out.show(&trace, |trace| journey(trace, out));
+    Ok(())
+}
+
+fn journey(trace: &Trace, out: &Out) {
+    let step =
+        |name: &str, text: String| out.line(format!("{}{text}", out.tone(Tone::Dim, format!("{name:<10}"))));
+    let package = &trace.package;
+    step("package", format!("{} {} ({})", package.name, package.version, package.architecture));
+    match &trace.build {
+        Some(build) => {
+            step(
+                "commit",
+                format!(
+                    "{} {:?} by {} in {}",
+                    build.commit.short(),
+                    build.subject,
+                    build.author,
+                    build.source
+                ),
+            );
+            step("build", format!("{} ended {}", build.id, ago_or_dash(build.ended_at)));
+        }
+        None => step("build", "elsewhere; it was included as a file".into()),
+    }
+    step("archive", format!("{}, {}", ago(package.included_at), package.sha256));
+    let suites = if trace.suites.is_empty() { "none any more".into() } else { trace.suites.join(", ") };
+    step("suites", suites);
+    for stage in &trace.stages {
+        step(
+            "stage",
+            format!(
+                "{} takes {} at {}, {}",
+                stage.stage,
+                stage.suite,
+                stage.commit.short(),
+                ago(stage.committed_at)
+            ),
+        );
+    }
+    for device in &trace.devices {
+        step("device", format!("{} ({}) since {}", device.device, device.stage, ago(device.since)));
+    }
+    if trace.devices.is_empty() {
+        step("device", "none has it".into());
+    }
+}
+
+/// Runs `volary events`.
+pub fn events(args: &EventsArgs, connection: &Connection, out: &Out) -> Result<(), Failure> {
+    let events: Vec<Event> = connection.client()?.get(&format!("/api/v1/events?limit={}", args.limit))?;
+    out.show(&events, |events| {
+        let rows = events
+            .iter()
+            .map(|event| vec![ago(event.at), event.kind.clone(), event.subject.clone(), event.text.clone()])
+            .collect();
+        out.table(&["WHEN", "WHAT", "OF", ""], rows, "nothing has happened yet");
+    });
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! A person's clone of the fleet repository: what `bump` and `promote` do with git there.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use volary_host::{Cmd, Output};
+use volary_model::CommitId;
+
+use crate::config::Config;
+use crate::failure::Failure;
+
+/// Fetching and pushing may cross a slow line.
+const NETWORK_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The clone that a command was started in.
+pub struct WorkDir {
+    root: PathBuf,
+}
+
+impl WorkDir {
+    /// Finds the clone around the current folder.
+    pub fn find() -> Result<Self, Failure> {
+        let output = Cmd::new("git").args(["rev-parse", "--show-toplevel"]).run()?;
+        let root = PathBuf::from(output.text().trim_end());
+        if !output.status.success() || !root.join("volary.yml").is_file() {
+            return Err(Failure::with_help(
+                anyhow!("this folder is in no clone of a fleet repository (no volary.yml at its top)"),
+                "make one with: volary clone fleet",
+            ));
+        }
+        Ok(Self { root })
+    }
+
+    /// The top of the clone.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn git(&self) -> Cmd {
+        Cmd::new("git").cwd(&self.root).env("GIT_TERMINAL_PROMPT", "0").timeout(NETWORK_TIMEOUT)
+    }
+
+    /// Brings the remote branches up to date.
+    pub fn fetch(&self) -> Result<(), Failure> {
+        self.git().args(["fetch", "--quiet", "--prune", "origin"]).check()?;
+        Ok(())
+    }
+
+    /// Makes sure that `branch` is checked out, clean, and what the server has.
+    pub fn ready_on(&self, branch: &str) -> Result<(), Failure> {
+        let current = self.git().args(["symbolic-ref", "--short", "-q", "HEAD"]).run()?.text();
+        if current.trim() != branch {
+            return Err(Failure::with_help(
+                anyhow!("the pin is committed on {branch}, but this clone is on {}", current.trim()),
+                format!("git switch {branch}"),
+            ));
+        }
+        let status = self.git().args(["status", "--porcelain", "--untracked-files=no"]).check()?.text();
+        if !status.trim().is_empty() {
+            return Err(Failure::with_help(
+                anyhow!("this clone has changes that are not committed"),
+                "commit them, or put them away with: git stash",
+            ));
+        }
+        self.git().args(["merge", "--quiet", "--ff-only", &format!("origin/{branch}")]).check().map_err(
+            |error| {
+                Failure::with_help(
+                    error,
+                    format!("bring this clone in step: git pull --rebase origin {branch}"),
+                )
+            },
+        )?;
+        Ok(())
+    }
+
+    /// Commits one file with a signature.
+    pub fn commit_file(&self, config: &Config, file: &str, message: &str) -> Result<CommitId, Failure> {
+        self.git().args(["add", "--", file]).check()?;
+        let args = signing(config)?;
+        self.signed(self.git().args(args).args(["commit", "--quiet", "-S", "-m", message, "--", file]))?;
+        Ok(self.git().args(["rev-parse", "HEAD"]).check()?.text().trim().parse()?)
+    }
+
+    /// Makes a signed merge of `second` into `first` whose tree is exactly that of `second`.
+    pub fn merge_commit(
+        &self,
+        config: &Config,
+        first: &CommitId,
+        second: &CommitId,
+        message: &str,
+    ) -> Result<CommitId, Failure> {
+        let tree = format!("{second}^{{tree}}");
+        let output = self.signed(
+            self.git()
+                .args(signing(config)?)
+                .args(["commit-tree", "-S", "-p", first.as_str(), "-p", second.as_str(), "-F", "-", &tree])
+                .stdin(message),
+        )?;
+        Ok(output.text().trim().parse()?)
+    }
+
+    fn signed(&self, command: Cmd) -> Result<Output, Failure> {
+        command.check().map_err(|error| {
+            Failure::with_help(
+                error,
+                "commits on stage branches are signed; git needs: git config gpg.format ssh, \
+                 git config user.signingkey ~/.ssh/id_ed25519.pub, and user.name and user.email",
+            )
+        })
+    }
+
+    /// Pushes a commit to a branch of the server. What the server's hook says is passed on.
+    pub fn push(&self, commit: &str, branch: &str) -> Result<(), Failure> {
+        let target = format!("{commit}:refs/heads/{branch}");
+        let output = self.git().args(["push", "--quiet", "origin", &target]).run()?;
+        if output.status.success() {
+            // Keep the remote branch of the clone in step, as an ordinary push would.
+            self.git().args(["update-ref", &format!("refs/remotes/origin/{branch}"), commit]).check()?;
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let hook: Vec<&str> =
+            said.lines().filter_map(|line| line.strip_prefix("remote: ")).map(str::trim_end).collect();
+        let reason = if hook.is_empty() { said.trim().to_owned() } else { hook.join("\n  ") };
+        Err(Failure::no(format!("the push to {branch} was refused:\n  {reason}"), None))
+    }
+}
+
+/// Git's options for a signature: the configured key, or else what git itself is configured for.
+fn signing(config: &Config) -> Result<Vec<String>, Failure> {
+    let Some(key) = &config.signing_key else {
+        return Ok(Vec::new());
+    };
+    if !key.is_file() {
+        return Err(Failure::with_help(
+            anyhow!("the signing key {} is not there", key.display()),
+            "set signing_key in client.toml, or take the line out to use git's own configuration",
+        ));
+    }
+    let options =
+        ["-c".into(), "gpg.format=ssh".into(), "-c".into(), format!("user.signingkey={}", key.display())];
+    Ok(options.into())
+}
