@@ -22,6 +22,9 @@ pub struct Config {
     /// The SSH key to sign with, relative to this file; git's own configuration if absent.
     #[serde(default)]
     pub signing_key: Option<PathBuf>,
+    /// This file.
+    #[serde(skip)]
+    pub path: PathBuf,
 }
 
 /// The way to the server, read when it is first needed: `volary check` needs none.
@@ -50,6 +53,7 @@ impl Connection {
         let dir = path.parent().unwrap_or(Path::new("."));
         let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         config.ca = dir.join(config.ca);
+        config.path = dir.join(path.file_name().unwrap_or_default());
         config.signing_key = config.signing_key.map(|key| dir.join(key));
         Ok(config)
     }

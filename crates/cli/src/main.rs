@@ -70,6 +70,9 @@ enum Command {
     Init(server::InitArgs),
     /// Run a server
     Serve(server::ServeArgs),
+    /// What git asks for the token of a clone
+    #[command(hide = true)]
+    Credential(fleet::CredentialArgs),
     /// What git runs on the server when somebody pushes
     #[command(subcommand, hide = true)]
     Hook(server::HookCommand),
@@ -104,6 +107,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Check(args) => check::run(&args, out),
         Command::Bump(args) => fleet::bump(&args, &connection, out),
         Command::Promote(args) => fleet::promote(&args, &connection, out),
+        Command::Credential(args) => fleet::credential(&args, &connection, out),
         Command::Device(command) => device::run(command, &connection, out),
         Command::Token(command) => token::run(command, &connection, out),
         Command::Init(args) => server::init(args, out),

@@ -13,6 +13,9 @@ use crate::failure::Failure;
 /// Fetching and pushing may cross a slow line.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// An environment variable that outranks the authority a clone is configured for.
+pub const FOREIGN_AUTHORITY: &str = "GIT_SSL_CAINFO";
+
 /// The clone that a command was started in.
 pub struct WorkDir {
     root: PathBuf,
@@ -38,7 +41,11 @@ impl WorkDir {
     }
 
     fn git(&self) -> Cmd {
-        Cmd::new("git").cwd(&self.root).env("GIT_TERMINAL_PROMPT", "0").timeout(NETWORK_TIMEOUT)
+        Cmd::new("git")
+            .cwd(&self.root)
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env_remove(FOREIGN_AUTHORITY)
+            .timeout(NETWORK_TIMEOUT)
     }
 
     /// Brings the remote branches up to date.

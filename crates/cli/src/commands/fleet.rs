@@ -1,10 +1,10 @@
 //! `volary clone`, `bump` and `promote`: the fleet repository in the hands of a person.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::anyhow;
-use base64::Engine;
 use clap::Args;
 use volary_api::v1::archive::Pin;
 use volary_api::v1::fleet::{Promotion, Say, Verdict};
@@ -17,7 +17,7 @@ use super::{encode, release};
 use crate::config::{Config, Connection};
 use crate::failure::Failure;
 use crate::out::{Out, Tone};
-use crate::workdir::WorkDir;
+use crate::workdir::{FOREIGN_AUTHORITY, WorkDir};
 
 /// How many files and commits `promote` lists before it only counts.
 const SHOWN: usize = 20;
@@ -72,7 +72,9 @@ pub fn clone(args: &CloneArgs, connection: &Connection, out: &Out) -> Result<(),
     let url = format!("{}/git/{name}.git", config.server.trim_end_matches('/'));
     let mut options = vec![
         ("http.sslCAInfo".to_owned(), config.ca.display().to_string()),
-        ("http.extraHeader".to_owned(), format!("Authorization: {}", basic(&config.token))),
+        // An empty helper first: git then asks no other helper for this clone.
+        ("credential.helper".to_owned(), String::new()),
+        ("credential.helper".to_owned(), helper(&config)?),
     ];
     if let Some(key) = &config.signing_key {
         options.push(("gpg.format".into(), "ssh".into()));
@@ -82,7 +84,7 @@ pub fn clone(args: &CloneArgs, connection: &Connection, out: &Out) -> Result<(),
     if name == "fleet" {
         options.push(("gpg.ssh.allowedSignersFile".into(), ".volary/allowed_signers".into()));
     }
-    // `git clone -c` keeps these settings in the clone, which only its owner can read.
+    // `git clone -c` keeps these settings in the clone. The token is not among them.
     let settings = options.iter().flat_map(|(key, value)| ["-c".to_owned(), format!("{key}={value}")]);
     Cmd::new("git")
         .args(["clone", "--quiet"])
@@ -90,17 +92,39 @@ pub fn clone(args: &CloneArgs, connection: &Connection, out: &Out) -> Result<(),
         .arg(&url)
         .arg(&dir)
         .env("GIT_TERMINAL_PROMPT", "0")
-        .timeout(std::time::Duration::from_secs(600))
+        .env_remove(FOREIGN_AUTHORITY)
+        .timeout(Duration::from_secs(600))
         .check()?;
-    let config_file = dir.join(".git/config");
-    let text = volary_host::read(&config_file)?;
-    volary_host::write_atomic(&config_file, &text, 0o600)?;
     out.line(format!("{} is a clone of {url}", dir.display()));
+    if std::env::var_os(FOREIGN_AUTHORITY).is_some() {
+        out.line(format!(
+            "note: {FOREIGN_AUTHORITY} is set and outranks the clone's settings; unset it to use git there"
+        ));
+    }
     Ok(())
 }
 
-fn basic(token: &str) -> String {
-    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("volary:{token}")))
+/// The command that git asks for the token: this program with this configuration.
+fn helper(config: &Config) -> Result<String, Failure> {
+    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
+    let program = std::env::current_exe()?;
+    Ok(format!("!{} --config {} credential", quoted(&program), quoted(&config.path)))
+}
+
+/// Options of the credential helper.
+#[derive(Args)]
+pub struct CredentialArgs {
+    /// What git wants: `get`; others are ignored, as git asks for
+    operation: String,
+}
+
+/// Answers git's question for a password. See gitcredentials(7).
+pub fn credential(args: &CredentialArgs, connection: &Connection, out: &Out) -> Result<(), Failure> {
+    if args.operation == "get" {
+        let config = connection.config()?;
+        out.raw(&format!("username=volary\npassword={}\n", config.token));
+    }
+    Ok(())
 }
 
 /// Runs `volary bump`.
