@@ -148,6 +148,7 @@ fn other_mistakes_are_named() {
         &[".volary/allowed_signers", "no signer"],
     );
     check(
+        &fleet,
         ".volary/allowed_signers",
         |old| old + "x ssh-rsa AAAA\n",
         &["allowed_signers, line 3", "cannot be read"],
@@ -159,6 +160,7 @@ fn other_mistakes_are_named() {
         &["roles/a/tasks/main.yml, line 2"],
     );
     check(
+        &fleet,
         "health/required.d/20-new",
         |_| "#!/bin/sh\n".into(),
         &["must be executable", "git add --chmod=+x"],
