@@ -1,7 +1,7 @@
 //! The chroot that all builds start from: made by mmdebstrap, kept unpacked, never written to.
 //!
 //! `chroots/SUITE-ARCH/ID/` has `rootfs/`, `stamp.json` (what it is), `archives/` (downloaded .deb
-//! files) and `layers/` (see the depends module). A new one is made in a build's place and renamed
+//! files), `layers/` and `resolved/` (see the layers module). A new one is made in a build's place and renamed
 //! here, so that what is here is always whole; ids sort by age, and the newest that fits is used.
 
 use std::fs;
@@ -59,6 +59,16 @@ pub(crate) struct Base {
 }
 
 impl Base {
+    #[cfg(test)]
+    pub(crate) fn at(dir: PathBuf, id: &str, made: Timestamp) -> Self {
+        Self { dir, id: id.to_owned(), made }
+    }
+
+    /// What apt answered to which question.
+    pub(crate) fn resolved(&self) -> PathBuf {
+        self.dir.join("resolved")
+    }
+
     pub(crate) fn rootfs(&self) -> PathBuf {
         self.dir.join("rootfs")
     }

@@ -17,6 +17,7 @@ use crate::error::{BuildError, SetupError};
 use crate::isolation::{Ended, Isolation, Network, Run, RunAs};
 use crate::log::Log;
 use crate::repository::{CommitInfo, Repository, at};
+use crate::sources::AptSource;
 use crate::version::version_for;
 
 /// How builds are done on this machine.
@@ -51,33 +52,6 @@ impl Default for BuilderConfig {
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
-}
-
-/// Where an additional archive is.
-#[derive(Debug, Clone)]
-pub enum AptLocation {
-    /// A folder of this machine with `dists` in it.
-    Folder(PathBuf),
-    /// Somewhere else.
-    Url {
-        /// What stands in an apt source.
-        url: String,
-        /// The certificate authority of that server (PEM), if it is none that everybody knows.
-        ca: Option<String>,
-    },
-}
-
-/// An additional archive to take build dependencies from, so that own packages can need each other.
-#[derive(Debug, Clone)]
-pub struct AptSource {
-    /// Where it is.
-    pub location: AptLocation,
-    /// The suite in it: `rolling`.
-    pub suite: String,
-    /// Its components: `main`.
-    pub components: Vec<String>,
-    /// The OpenPGP public key that signs it, in ASCII armour.
-    pub key: String,
 }
 
 /// What to build.
@@ -187,13 +161,14 @@ pub struct Builder {
 }
 
 /// The programs of this machine that builds need, and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("git", "git"),
     ("mmdebstrap", "mmdebstrap"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
     ("mount", "mount"),
     ("ip", "iproute2"),
+    ("hostname", "hostname"),
     ("dpkg", "dpkg"),
     ("sync", "coreutils"),
 ];
@@ -349,7 +324,7 @@ impl Builder {
         let (phase, tail) = (Phase::Build, log.tail());
         match ended {
             Ended::Well => Ok(()),
-            Ended::Badly => Err(BuildError::Failed { phase, reason: diagnose(&log.since(before)), tail }),
+            Ended::Badly(_) => Err(BuildError::Failed { phase, reason: diagnose(&log.since(before)), tail }),
             Ended::TimedOut => {
                 Err(BuildError::TimedOut { phase, limit: request.timeout, last: log.last().to_owned(), tail })
             }

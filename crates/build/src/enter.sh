@@ -29,7 +29,7 @@ ln -s /proc/self/fd "$ROOT/dev/fd"
 ln -s /proc/self/fd/0 "$ROOT/dev/stdin"
 ln -s /proc/self/fd/1 "$ROOT/dev/stdout"
 ln -s /proc/self/fd/2 "$ROOT/dev/stderr"
-echo builder >/proc/sys/kernel/hostname
+hostname builder
 
 if [ "$NETWORK" = on ]; then
     # A link into another file system is followed by the mount; the base has an empty file there.

@@ -108,6 +108,14 @@ pub enum SetupError {
         /// The end of the log.
         tail: String,
     },
+    /// Package lists or packages could not be fetched.
+    #[error("cannot fetch build dependencies: {reason}")]
+    Packages {
+        /// The line of the log that says why.
+        reason: String,
+        /// The end of the log.
+        tail: String,
+    },
     /// A path that cannot be used for overlay mounts.
     #[error("{} cannot hold the cache: its path has a character that mount options reserve ({character:?})", .path.display())]
     CachePath {
@@ -191,7 +199,11 @@ impl BuildError {
     pub fn tail(&self) -> &str {
         match self {
             Self::Failed { tail, .. } | Self::TimedOut { tail, .. } | Self::NothingBuilt { tail, .. } => tail,
-            Self::Setup(SetupError::Base { tail, .. } | SetupError::Enter { tail, .. }) => tail,
+            Self::Setup(
+                SetupError::Base { tail, .. }
+                | SetupError::Enter { tail, .. }
+                | SetupError::Packages { tail, .. },
+            ) => tail,
             Self::Unpack(_) | Self::NoPackaging { .. } | Self::Changelog { .. } | Self::Setup(_) => "",
         }
     }

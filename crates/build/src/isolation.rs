@@ -80,8 +80,8 @@ pub(crate) struct Run<'a> {
 pub(crate) enum Ended {
     /// With exit status 0.
     Well,
-    /// With another one.
-    Badly,
+    /// With another one: which, or -1 if a signal ended it.
+    Badly(i32),
     /// It was killed because its time was up.
     TimedOut,
 }
@@ -171,7 +171,7 @@ impl Isolation {
             {
                 Err(not_entered(log, before))
             }
-            Err(CmdError::Failed { .. }) => Ok(Ended::Badly),
+            Err(CmdError::Failed { status, .. }) => Ok(Ended::Badly(status.code().unwrap_or(-1))),
             Err(error @ (CmdError::Start { .. } | CmdError::Pipe { .. })) => Err(error.into()),
         }
     }

@@ -17,15 +17,15 @@ mod depends;
 mod diagnose;
 mod error;
 mod isolation;
+mod layers;
 mod log;
 mod mirror;
 mod repository;
+mod sources;
 mod version;
 
 pub use base::Renewal;
-pub use builder::{
-    AptLocation, AptSource, BuildRequest, Builder, BuilderConfig, Built, Event, Phase, PhaseTime,
-};
+pub use builder::{BuildRequest, Builder, BuilderConfig, Built, Event, Phase, PhaseTime};
 pub use cache::default_cache;
 pub use changelog::{Changelog, ChangelogError, NewEntry};
 pub use diagnose::diagnose;
@@ -33,4 +33,5 @@ pub use error::{BuildError, GitError, SetupError};
 pub use isolation::Isolation;
 pub use mirror::SourceMirror;
 pub use repository::{CommitInfo, Repository};
+pub use sources::{AptLocation, AptSource};
 pub use version::{InvalidVersion, version_for};

@@ -3,6 +3,7 @@
 
 mod common;
 mod debian;
+mod depends;
 mod failures;
 mod pulse;
 mod source;
