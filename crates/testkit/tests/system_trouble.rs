@@ -132,7 +132,11 @@ fn pushes_against_the_rules_are_refused_with_a_sentence() {
 #[test]
 fn a_second_server_says_what_is_in_its_way() {
     let (chain, _logs) = common::chain();
-    let serve = |dir: &Path| chain.desk().run(&chain.desk().volary(&["serve"]).arg(dir)).unwrap();
+    let listen = format!("{}:8443", chain.lab().host_address());
+    let serve = |dir: &Path| {
+        let serve = chain.desk().volary(&["serve", "--listen", &listen]).arg(dir);
+        chain.desk().run(&serve).unwrap()
+    };
     let said = refused(&serve(chain.folder()));
     assert!(said.contains(&chain.folder().display().to_string()), "{said}");
 

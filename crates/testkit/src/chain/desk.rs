@@ -47,14 +47,15 @@ impl Desk {
 
     /// A program with this person's environment, and nothing of the machine's own settings.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Cmd {
-        Cmd::new(program)
-            .env("HOME", &self.home)
+        // Some machines set these for a proxy of theirs; git would prefer them to our authority.
+        let foreign =
+            ["XDG_CONFIG_HOME", "SSH_AUTH_SOCK", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "CURL_CA_BUNDLE"];
+        let cmd = foreign.iter().fold(Cmd::new(program), |cmd, name| cmd.env_remove(name));
+        cmd.env("HOME", &self.home)
             .env("VOLARY_CONFIG", &self.config)
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("NO_COLOR", "1")
-            .env_remove("XDG_CONFIG_HOME")
-            .env_remove("SSH_AUTH_SOCK")
             .cwd(&self.home)
             .timeout(Duration::from_secs(120))
     }

@@ -111,8 +111,10 @@ impl Chain {
             let home = self.desk.home().display().to_string();
             let env = [("HOME", home.as_str()), ("NO_COLOR", "1")];
             let log = self.logs.join("server.log");
-            let process =
-                self.lab.start_process("volary serve", &self.tools.volary, &["serve", &dir], &env, &log)?;
+            // This lab's address only: the next lab has a server with the same port.
+            let listen = format!("{}:{PORT}", self.lab.host_address());
+            let args = ["serve", &dir, "--listen", &listen];
+            let process = self.lab.start_process("volary serve", &self.tools.volary, &args, &env, &log)?;
             *server = Some(process);
         }
         let Some(process) = server.as_mut() else { return Ok(()) };
@@ -243,7 +245,7 @@ impl Chain {
     /// What dpkg or the agent said.
     pub fn join(&self, device: &Device, stage: &str) -> Result<(), LabError> {
         let token: DeviceToken = self.desk.json(&["device", "token", "--stage", stage])?;
-        device.copy_in(&self.tools.agent_deb, "/var/tmp/volary-agent.deb", 0o644)?;
+        device.copy_in(&self.tools.agent_deb()?, "/var/tmp/volary-agent.deb", 0o644)?;
         device.check(&["dpkg", "--install", "/var/tmp/volary-agent.deb"])?;
         device.check(&["volary-agent", "enroll", "--token", &token.token])?;
         Ok(())

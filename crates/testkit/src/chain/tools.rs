@@ -9,17 +9,16 @@ use crate::LabError;
 pub struct Tools {
     /// The program `volary`.
     pub volary: PathBuf,
-    /// The Debian package of the agent.
-    pub agent_deb: PathBuf,
     /// The top of the checkout.
     pub checkout: PathBuf,
+    target: PathBuf,
 }
 
 impl Tools {
-    /// `$VOLARY_BIN` and `$VOLARY_AGENT_DEB`, or what was built beside the running program.
+    /// `$VOLARY_BIN`, or what was built beside the running program.
     ///
     /// # Errors
-    /// [`LabError::NotBuilt`] with the command that builds what is missing.
+    /// [`LabError::NotBuilt`] with the command that builds it.
     pub fn find() -> Result<Self, LabError> {
         let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let checkout = checkout.canonicalize().unwrap_or(checkout);
@@ -28,12 +27,18 @@ impl Tools {
         if !volary.is_file() {
             return Err(LabError::NotBuilt { path: volary, remedy: "make build" });
         }
-        let agent_deb = from_env("VOLARY_AGENT_DEB").or_else(|| newest_deb(&target.join("debian")));
-        let Some(agent_deb) = agent_deb.filter(|path| path.is_file()) else {
-            let path = target.join("debian/volary-agent_*.deb");
-            return Err(LabError::NotBuilt { path, remedy: "make agent-deb" });
-        };
-        Ok(Self { volary, agent_deb, checkout })
+        Ok(Self { volary, checkout, target })
+    }
+
+    /// The Debian package of the agent: `$VOLARY_AGENT_DEB`, or the newest that was built.
+    ///
+    /// # Errors
+    /// [`LabError::NotBuilt`] with the command that builds it.
+    pub fn agent_deb(&self) -> Result<PathBuf, LabError> {
+        let folder = self.target.join("debian");
+        let deb = from_env("VOLARY_AGENT_DEB").or_else(|| newest_deb(&folder)).filter(|path| path.is_file());
+        let path = folder.join("volary-agent_*.deb");
+        deb.ok_or(LabError::NotBuilt { path, remedy: "make agent-deb" })
     }
 }
 

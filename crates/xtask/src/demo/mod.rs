@@ -46,6 +46,8 @@ const CONVERGE: Duration = Duration::from_secs(5 * 60);
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::listen()?;
     let tools = Tools::find()?;
+    // Better now than after the devices booted.
+    tools.agent_deb()?;
     let logs = fresh_logs(&Workspace::find()?)?;
     let story = Story::begin();
     println!("{}", story.bold("Volary: from a commit to six Debian devices"));
