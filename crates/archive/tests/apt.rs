@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Apt, Http, Lab};
-use volary_archive::Pick;
+use volary_archive::{Pick, Provenance, UploadPolicy};
 use volary_host::Cmd;
 
 #[test]
@@ -31,9 +31,12 @@ fn publishes_within_one_second_are_all_seen() {
     let lab = Lab::new();
     let http = Http::new(lab.archive.public_dir());
     let apt = Apt::new(&http.uri, "rolling", lab.archive.public_key());
+    // All of them have the same Date, only the time of modification differs.
+    let clock = common::now();
     for version in 1..=5 {
         let version = format!("1.{version}");
-        lab.add("hello", &version, "amd64", "");
+        let deb = lab.deb("hello", &version, "amd64", "");
+        lab.archive.include(&[deb], &Provenance::default(), &UploadPolicy::Refuse, clock).unwrap();
         apt.update();
         assert_eq!(apt.candidate("hello"), version);
     }
@@ -48,9 +51,9 @@ fn every_revision_of_a_release_stays_installable() {
     lab.add("hello", "2.0", "amd64", "");
     let pick: Pick = "hello".parse().unwrap();
     lab.archive.pick(&name, &[pick], false, common::now()).unwrap();
-    let uri = format!("file:{}", lab.archive.public_dir().display());
+    let http = Http::new(lab.archive.public_dir());
     for (suite, version) in [("v1.0/r1", "1.0"), ("v1.0/r2", "2.0")] {
-        let apt = Apt::new(&uri, suite, lab.archive.public_key());
+        let apt = Apt::new(&http.uri, suite, lab.archive.public_key());
         apt.update();
         assert_eq!(apt.candidate("hello"), version);
         assert!(!apt.download("hello").is_empty());

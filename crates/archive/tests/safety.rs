@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Apt, Lab, now};
+use common::{Apt, Http, Lab, now};
 use volary_archive::{Archive, Provenance, UploadPolicy};
 use volary_debian::release::Release;
 use volary_host::Cmd;
@@ -37,6 +37,7 @@ fn debs_in(dir: &Path) -> Vec<PathBuf> {
     debs
 }
 
+#[allow(clippy::print_stdout, reason = "the parent reads it")]
 /// What a child does: includes each package and says so when it is acknowledged.
 fn include_all() {
     let dir = PathBuf::from(std::env::var_os("ARCHIVE_DIR").unwrap());
@@ -126,8 +127,8 @@ fn a_publisher_killed_at_any_moment_loses_nothing() {
     assert_eq!(whole.len(), 40);
     assert!(rounds > 10, "only {rounds} rounds: the child was hardly ever killed");
     check_pool(&Archive::open(&lab.path()).unwrap(), &Suite::Rolling);
-    let uri = format!("file:{}", lab.archive.public_dir().display());
-    Apt::new(&uri, "rolling", lab.archive.public_key()).update();
+    let http = Http::new(lab.archive.public_dir());
+    Apt::new(&http.uri, "rolling", lab.archive.public_key()).update();
 }
 
 #[test]
@@ -180,9 +181,10 @@ fn open_finishes_what_was_not_published() {
     volary_host::write_atomic(&inrelease, &before, 0o644).unwrap();
     std::fs::remove_dir_all(lab.archive.public_dir().join("dists/v1")).unwrap();
     let opened = Archive::open(&lab.path()).unwrap();
+    let http = Http::new(opened.public_dir());
     for suite in ["rolling", "v1/r1"] {
         check_whole(opened.public_dir(), suite);
-        let apt = Apt::new(&format!("file:{}", opened.public_dir().display()), suite, opened.public_key());
+        let apt = Apt::new(&http.uri, suite, opened.public_key());
         apt.update();
         assert_eq!(apt.candidate("hello"), "2.0");
     }

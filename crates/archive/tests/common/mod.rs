@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use volary_archive::{Archive, Error, Included, Provenance, Settings, UploadPolicy};
@@ -83,9 +82,11 @@ pub fn deb(dir: &Path, name: &str, version: &str, architecture: &str, more: &str
     deb
 }
 
-/// A real apt that knows one suite and nothing of the machine.
+/// A real apt that knows one suite and nothing of the machine. With `ARCHIVE_TEST_APT_ROOT` it is
+/// the apt of the Debian that lies in that folder, such as a newer one.
 pub struct Apt {
     dir: tempfile::TempDir,
+    root: Option<PathBuf>,
 }
 
 impl Apt {
@@ -94,7 +95,13 @@ impl Apt {
     }
 
     pub fn with(uri: &str, suite: &str, key: &str, more: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let root = std::env::var_os("ARCHIVE_TEST_APT_ROOT").map(PathBuf::from);
+        let dir = match &root {
+            None => tempfile::tempdir().unwrap(),
+            Some(root) => tempfile::tempdir_in(root.join("tmp")).unwrap(),
+        };
+        let apt = Self { dir, root };
+        let dir = &apt.dir;
         for below in [
             "etc/sources.list.d",
             "etc/preferences.d",
@@ -107,7 +114,7 @@ impl Apt {
         let write = |name: &str, text: &str| {
             volary_host::write_atomic(&dir.path().join(name), text.as_bytes(), 0o644).unwrap();
         };
-        let key_path = dir.path().join("key.asc");
+        let key_path = apt.inside().join("key.asc");
         write("key.asc", key);
         write("status", "");
         let source = format!(
@@ -115,12 +122,19 @@ impl Apt {
             key_path.display()
         );
         write("etc/sources.list.d/test.sources", &source);
-        Self { dir }
+        apt
+    }
+
+    /// The private folder as apt sees it.
+    fn inside(&self) -> PathBuf {
+        let Some(root) = &self.root else { return self.dir.path().to_owned() };
+        Path::new("/").join(self.dir.path().strip_prefix(root).unwrap())
     }
 
     /// Runs an apt program with the private state.
     pub fn run(&self, program: &str, args: &[&str]) -> volary_host::Output {
-        let dir = self.dir.path().display();
+        let inside = self.inside();
+        let dir = inside.display();
         let options = [
             format!("Dir::Etc={dir}/etc"),
             format!("Dir::State={dir}/state"),
@@ -133,7 +147,15 @@ impl Apt {
             "APT::Architecture=amd64".to_owned(),
             "APT::Architectures::=amd64".to_owned(),
         ];
-        let mut command = Cmd::new(program).cwd(self.dir.path()).env("LC_ALL", "C.UTF-8");
+        let mut command = match &self.root {
+            None => Cmd::new(program).cwd(self.dir.path()),
+            Some(root) => Cmd::new("chroot")
+                .arg(root)
+                .args(["sh", "-c", "cd \"$0\" && exec \"$@\""])
+                .arg(&inside)
+                .arg(program),
+        };
+        command = command.env("LC_ALL", "C.UTF-8");
         for option in options {
             command = command.arg("-o").arg(option);
         }
@@ -197,12 +219,4 @@ impl Drop for Http {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The version of apt on this machine, for messages.
-pub fn apt_version() -> &'static str {
-    static VERSION: OnceLock<String> = OnceLock::new();
-    VERSION.get_or_init(|| {
-        Cmd::new("apt-get").arg("--version").run().unwrap().text().lines().next().unwrap_or("").to_owned()
-    })
 }
