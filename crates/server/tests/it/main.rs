@@ -1,0 +1,27 @@
+//! A real server with real TLS, asked by real clients: HTTP, git, devices.
+
+mod accounts;
+mod archive;
+mod builds;
+mod devices;
+mod git;
+mod page;
+mod server;
+mod support;
+
+/// Not a test of its own: the hook of a test's repository runs this program with this test's name,
+/// since `volary` itself is not there when only this crate is built.
+#[test]
+fn hook_entry() {
+    if std::env::var_os("VOLARY_TEST_HOOK").is_none() {
+        return;
+    }
+    let input = std::io::read_to_string(std::io::stdin()).unwrap();
+    match volary_server::pre_receive(&input) {
+        Ok(()) => std::process::exit(0),
+        Err(refused) => {
+            eprintln!("{refused}");
+            std::process::exit(1);
+        }
+    }
+}
