@@ -211,7 +211,11 @@ impl Agent {
     fn store_report(&mut self) -> Result<u64, AgentError> {
         let at = now();
         let number = report::next_number(self.state.last_report, at);
-        let look = Look { source: work::source(self), checks: std::mem::take(&mut self.checks) };
+        let look = Look {
+            dpkg: self.paths.dpkg().to_owned(),
+            source: work::source(self),
+            checks: std::mem::take(&mut self.checks),
+        };
         let report = report::build(&self.state, look, &self.architecture, number, at);
         self.state.last_report = number;
         self.spool.keep(&report)?;

@@ -2,9 +2,11 @@
 //! Which packages move is decided in `volary-device`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, fcntl_lock};
 use sha2::{Digest as _, Sha256};
 use volary_debian::Version;
 use volary_debian::packages::{PackagesError, iterate};
@@ -12,11 +14,16 @@ use volary_device::{Installed, Offer, plan_upgrade};
 use volary_host::{Cmd, CmdError, FileError, read, read_to_string};
 use volary_model::{Architecture, Digest};
 
+use crate::log;
+
 /// How long apt may take: a large upgrade on a slow card.
 const INSTALL: Duration = Duration::from_secs(3600);
 
 /// How long fetching one suite's indexes may take.
 const UPDATE: Duration = Duration::from_secs(600);
+
+/// How long to wait for somebody else's apt before an interrupted dpkg is mended.
+const BUSY: Duration = Duration::from_secs(120);
 
 /// apt waits this many seconds for another apt or dpkg to end.
 const LOCK: &str = "DPkg::Lock::Timeout=120";
@@ -84,17 +91,62 @@ pub enum AptError {
     },
 }
 
-/// What dpkg has.
+/// What dpkg has, by its database in `admin` (`/var/lib/dpkg` on a device).
 ///
 /// # Errors
 /// [`CmdError`] if dpkg-query fails.
-pub fn installed() -> Result<Inventory, CmdError> {
+pub fn installed(admin: &Path) -> Result<Inventory, CmdError> {
     let format = "${db:Status-Abbrev}\\t${Package}\\t${Architecture}\\t${Version}\\n";
-    let listed = Cmd::new("dpkg-query").args(["--show", "--showformat", format]).check()?;
+    let listed =
+        Cmd::new("dpkg-query").arg("--admindir").arg(admin).args(["--show", "--showformat", format]).run()?;
+    // Without any package dpkg-query ends with 1, which is no error of a device.
     let mut inventory = inventory(&listed.text());
-    let journal = std::fs::read_dir("/var/lib/dpkg/updates");
+    let journal = std::fs::read_dir(admin.join("updates"));
     inventory.interrupted |= journal.is_ok_and(|mut entries| entries.next().is_some());
     Ok(inventory)
+}
+
+/// What dpkg has once nobody works on it, after it was let finish what a power cut interrupted.
+/// Somebody else's apt that runs right now looks the same as an interrupted one, so its end is
+/// waited for first.
+///
+/// # Errors
+/// [`CmdError`].
+pub fn mended(admin: &Path) -> Result<Inventory, CmdError> {
+    let found = installed(admin)?;
+    if !found.interrupted {
+        return Ok(found);
+    }
+    let free = wait_for_others(&admin.join("lock-frontend"), BUSY);
+    let found = installed(admin)?;
+    if !found.interrupted || !free {
+        return Ok(found);
+    }
+    log::say("dpkg was interrupted: letting it finish");
+    noninteractive(Cmd::new("dpkg").arg("--admindir").arg(admin).args([
+        "--force-confold",
+        "--configure",
+        "-a",
+    ]))
+    .timeout(INSTALL)
+    .check()?;
+    installed(admin)
+}
+
+/// True as soon as nobody holds the lock that apt and dpkg work under.
+fn wait_for_others(lock: &Path, limit: Duration) -> bool {
+    let started = Instant::now();
+    loop {
+        let Ok(file) = File::options().write(true).open(lock) else { return true };
+        // Closing the file gives the lock back at once.
+        if fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return true;
+        }
+        if started.elapsed() > limit {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 fn inventory(listed: &str) -> Inventory {
@@ -144,18 +196,6 @@ pub fn changes(
             (before != after).then(|| (name.clone(), (before, after)))
         })
         .collect()
-}
-
-/// Lets dpkg finish what a power cut interrupted.
-///
-/// # Errors
-/// [`CmdError`].
-pub fn repair() -> Result<(), CmdError> {
-    // dpkg has no option to wait for its lock; apt's fix-broken has, and runs it.
-    noninteractive(Cmd::new("dpkg").args(["--force-confold", "--configure", "-a"]))
-        .timeout(INSTALL)
-        .check()
-        .map(drop)
 }
 
 /// The suite at `url` as apt knows it, whether its indexes were fetched already or not.
@@ -286,6 +326,26 @@ mod tests {
         };
         let have = inventory("ii \tmoves\tamd64\t1\nhi \tkept\tall\t1.0\n");
         assert_eq!(plan(&have, &[offer("moves"), offer("kept"), offer("other")]), ["moves=2"]);
+    }
+
+    #[test]
+    fn the_lock_of_others_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = dir.path().join("lock-frontend");
+        assert!(wait_for_others(&lock, Duration::ZERO), "no lock at all");
+        volary_host::write_atomic(&lock, b"", 0o640).unwrap();
+        assert!(wait_for_others(&lock, Duration::ZERO), "nobody holds it");
+        // A lock of this kind belongs to a process, so another one must hold it.
+        let hold = "import fcntl,sys,time; f=open(sys.argv[1],'w'); fcntl.lockf(f,fcntl.LOCK_EX); \
+                    print('held',flush=True); time.sleep(60)";
+        let mut python = Cmd::new("python3").args(["-c", hold]).arg(&lock).into_std();
+        let mut holder = python.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut told = [0; 4];
+        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut told).unwrap();
+        assert!(!wait_for_others(&lock, Duration::ZERO));
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert!(wait_for_others(&lock, Duration::from_secs(10)));
     }
 
     #[test]

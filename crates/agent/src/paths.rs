@@ -11,6 +11,7 @@ pub struct Paths {
     etc: PathBuf,
     state: PathBuf,
     run: PathBuf,
+    dpkg: PathBuf,
 }
 
 impl Paths {
@@ -20,6 +21,7 @@ impl Paths {
             etc: root.join("etc/volary"),
             state: root.join("var/lib/volary"),
             run: root.join("run/volary"),
+            dpkg: root.join("var/lib/dpkg"),
         }
     }
 
@@ -100,6 +102,11 @@ impl Paths {
     /// What the agent gives to Ansible: its callback plugin.
     pub fn ansible(&self) -> PathBuf {
         self.state.join("ansible")
+    }
+
+    /// The database of dpkg.
+    pub fn dpkg(&self) -> &Path {
+        &self.dpkg
     }
 
     /// Held by whoever converges.

@@ -6,7 +6,7 @@
 //! stage. From then on that stage only goes forward from there, also if the device leaves it and
 //! comes back: the record holds the last commit of every stage that it ever followed.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -288,16 +288,14 @@ impl<'a> Repo<'a> {
         Ok(folder)
     }
 
-    /// Removes checkouts and objects that nobody needs: kept are the files of the accepted commits
-    /// that are applied or may be again, and the rules of those of other stages.
+    /// Removes checkouts and objects that nobody needs after a good end: kept are the files of the
+    /// commit that was applied, and the rules of those accepted of other stages.
     ///
     /// # Errors
     /// [`RepoError`]; what is kept is whole in any case.
     pub fn prune(&self, state: &State) -> Result<(), RepoError> {
-        let mut applied: BTreeSet<&CommitId> = state.trusted.iter().collect();
-        applied.extend(state.good.iter().map(|good| &good.commit));
         let mut keep: HashSet<ObjectId> = HashSet::new();
-        for commit in &applied {
+        for commit in &state.trusted {
             if self.is_whole(commit)? {
                 keep.extend(volary_fleet::device_objects(&self.store, commit, None, self.name)?);
             }
@@ -310,7 +308,7 @@ impl<'a> Repo<'a> {
         let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !applied.iter().any(|commit| commit.as_str() == name) {
+            if state.trusted.as_ref().is_none_or(|commit| commit.as_str() != name) {
                 fs::remove_dir_all(entry.path()).map_err(FileError::at("remove", &entry.path()))?;
             }
         }

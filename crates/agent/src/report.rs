@@ -1,6 +1,7 @@
 //! What the device tells: a convergence that ended, and how the machine is.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use volary_api::v1::device::{self as wire, CheckResult, Report};
@@ -14,6 +15,8 @@ use crate::{facts, units};
 /// is better than none.
 #[derive(Debug, Clone, Default)]
 pub struct Look {
+    /// The database of dpkg.
+    pub dpkg: PathBuf,
     /// The suite as apt holds it, if it does.
     pub source: Option<Source>,
     /// The checks of the fleet.
@@ -27,7 +30,7 @@ pub fn next_number(last: u64, now: Timestamp) -> u64 {
 
 /// Puts a report together. It is about the convergence that ended, if the state is there.
 pub fn build(state: &State, look: Look, architecture: &Architecture, number: u64, now: Timestamp) -> Report {
-    let inventory = apt::installed().unwrap_or_default();
+    let inventory = apt::installed(&look.dpkg).unwrap_or_default();
     let offers =
         look.source.as_ref().and_then(|source| apt::offers(source, "", None).ok()).unwrap_or_default();
     let offered: Vec<_> = inventory
@@ -36,6 +39,7 @@ pub fn build(state: &State, look: Look, architecture: &Architecture, number: u64
         .filter(|package| offers.iter().any(|offer| offer.name == package.name))
         .collect();
     let watched = units::of_packages(
+        &look.dpkg,
         offered.iter().map(|package| (package.name.as_str(), package.architecture.as_str())),
     );
     let (memory, disk) = (facts::memory(), facts::disk());

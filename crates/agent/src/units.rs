@@ -63,9 +63,12 @@ pub fn failed() -> Result<BTreeSet<String>, CmdError> {
     Ok(listed.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
 }
 
-/// The services that came with these packages.
-pub fn of_packages<'a>(packages: impl IntoIterator<Item = (&'a str, &'a str)>) -> BTreeSet<String> {
-    let info = Path::new("/var/lib/dpkg/info");
+/// The services that came with these packages (name and architecture), by the database of dpkg.
+pub fn of_packages<'a>(
+    dpkg: &Path,
+    packages: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> BTreeSet<String> {
+    let info = dpkg.join("info");
     let mut units = BTreeSet::new();
     for (name, architecture) in packages {
         let plain = read_to_string(&info.join(format!("{name}.list")));

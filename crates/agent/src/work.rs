@@ -12,7 +12,7 @@ use volary_model::{Digest, Suite};
 
 use crate::agent::Agent;
 use crate::ansible::{Ansible, AnsibleError, Variables};
-use crate::apt::{self, AptError, Inventory, Source};
+use crate::apt::{self, AptError, Source};
 use crate::health;
 use crate::http::HttpError;
 use crate::log;
@@ -105,7 +105,7 @@ pub fn apply(agent: &mut Agent, work: &Work, step: Step) -> Event {
 fn playbook(agent: &Agent, work: &Work) -> Event {
     log::say("running the playbook");
     let run = || -> Result<Event, AnsibleError> {
-        let before = mended()?.versions();
+        let before = apt::mended(agent.paths.dpkg())?.versions();
         let checkout = agent.paths.checkout(&work.target.commit);
         let watched = log::is_watched();
         let mut progress = |line: &str| {
@@ -115,21 +115,10 @@ fn playbook(agent: &Agent, work: &Work) -> Event {
         };
         let changed_tasks =
             ansible(agent, &checkout, &work.target).playbook(&variables(agent, work), &mut progress)?;
-        let after = apt::installed()?.versions();
+        let after = apt::installed(agent.paths.dpkg())?.versions();
         Ok(Event::Done(Gains { changed_tasks, packages: apt::changes(&before, &after) }))
     };
     run().unwrap_or_else(|error| from_ansible(&error))
-}
-
-/// What is installed, after dpkg was let finish what a power cut interrupted.
-fn mended() -> Result<Inventory, CmdError> {
-    let found = apt::installed()?;
-    if !found.interrupted {
-        return Ok(found);
-    }
-    log::say("dpkg was interrupted: letting it finish");
-    apt::repair()?;
-    apt::installed()
 }
 
 fn variables(agent: &Agent, work: &Work) -> Variables {
@@ -155,7 +144,7 @@ fn packages(agent: &Agent, work: &Work) -> Event {
         let source = apt::source(&archive_url(agent), suite, &agent.architecture)?;
         apt::update(&source)?;
         let offers = apt::offers(&source, suite, locked_digest(agent, work).as_ref())?;
-        let inventory = mended()?;
+        let inventory = apt::mended(agent.paths.dpkg())?;
         let plan = apt::plan(&inventory, &offers);
         if plan.is_empty() {
             return Ok(Event::Done(Gains::default()));
@@ -164,7 +153,7 @@ fn packages(agent: &Agent, work: &Work) -> Event {
         if let Err(error) = apt::install(&plan) {
             return Ok(failed(Step::Packages, &plan.join(" "), error.to_string()));
         }
-        let after = apt::installed()?;
+        let after = apt::installed(agent.paths.dpkg())?;
         let left = apt::plan(&after, &offers);
         if !left.is_empty() {
             let message = "apt ended well, but these are still not at the suite's version".to_owned();
@@ -215,9 +204,12 @@ fn watched(agent: &Agent, work: &Work) -> Result<BTreeSet<String>, CmdError> {
     };
     let offers = apt::offers(&source, suite, None).unwrap_or_default();
     let names: BTreeSet<&str> = offers.iter().map(|offer| offer.name.as_str()).collect();
-    let inventory = apt::installed()?;
+    let inventory = apt::installed(agent.paths.dpkg())?;
     let ours = inventory.packages.iter().filter(|package| names.contains(package.name.as_str()));
-    Ok(units::of_packages(ours.map(|package| (package.name.as_str(), package.architecture.as_str()))))
+    Ok(units::of_packages(
+        agent.paths.dpkg(),
+        ours.map(|package| (package.name.as_str(), package.architecture.as_str())),
+    ))
 }
 
 fn check(agent: &mut Agent, work: &Work) -> Event {

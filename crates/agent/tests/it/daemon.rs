@@ -1,0 +1,128 @@
+//! The real program: its daemon, its commands, its exit statuses.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use volary_host::{Cmd, Output};
+
+use crate::fleet::Fleet;
+use crate::stub::Stub;
+
+fn agent(root: &Path, args: &[&str]) -> Cmd {
+    Cmd::new(env!("CARGO_BIN_EXE_volary-agent")).env("VOLARY_AGENT_ROOT", root).args(args)
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.clone(), output.stderr.clone()].concat()).into_owned()
+}
+
+#[track_caller]
+fn check(root: &Path, args: &[&str], status: i32, expected: &str) {
+    let output = agent(root, args).run().unwrap();
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {text}");
+    assert!(text.contains(expected), "{args:?}: {text}");
+}
+
+fn start(root: &Path) -> Child {
+    let mut command = agent(root, &["daemon"]).into_std();
+    command.stderr(Stdio::inherit()).stdin(Stdio::null()).spawn().unwrap()
+}
+
+fn end(mut child: Child, signal: &str) -> Option<i32> {
+    Cmd::new("kill").args([signal, &child.id().to_string()]).check().unwrap();
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "it does not end");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn commands_end_with_their_status() {
+    let fleet = Fleet::new();
+    let stub = Stub::start(&fleet.work());
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    check(root, &["frobnicate"], 2, "there is no command");
+    check(root, &["run", "now"], 2, "now");
+    check(root, &["status"], 6, "not enrolled");
+    check(root, &["enroll", "--token", "volary1.broken"], 2, "not a join token");
+    check(root, &["enroll"], 2, "give --token TOKEN");
+    let token = stub.token("development", &fleet.signers(&["alice"]));
+    stub.world().accepts = false;
+    check(root, &["enroll", "--token", &token, "--name", "dev-1", "--no-wait"], 4, "device accept dev-1");
+    stub.world().accepts = true;
+    check(root, &["enroll"], 0, "dev-1 belongs to the fleet");
+    check(root, &["run"], 7, "no branch yet");
+    stub.want("development", &fleet.head());
+    check(root, &["run"], 0, "good: commit");
+    check(root, &["status"], 0, "stage     development");
+    check(root, &["status", "--json"], 0, "\"doing\": \"idle\"");
+    fleet.put("site.yml", "- hosts: all\n  gather_facts: false\n  tasks:\n    - name: Break\n      fail:\n");
+    fleet.commit("alice", "Break");
+    stub.want("development", &fleet.head());
+    check(root, &["run"], 1, "failed: commit");
+    check(root, &["status"], 0, "playbook \"Break\"");
+    fleet.commit("mallory", "Evil");
+    stub.want("development", &fleet.head());
+    check(root, &["run"], 3, "refused: commit");
+}
+
+#[test]
+fn the_daemon_converges_and_hears_signals() {
+    let fleet = Fleet::new();
+    let stub = Stub::start(&fleet.work());
+    let root = tempfile::tempdir().unwrap();
+    let token = stub.token("development", &fleet.signers(&["alice"]));
+    check(root.path(), &["enroll", "--token", &token, "--name", "dev-1"], 0, "belongs");
+    stub.want("development", &fleet.head());
+    let daemon = start(root.path());
+    stub.wait_for("the first result", |world| {
+        world.reports.iter().any(|report| report.good_commit.is_some())
+    });
+    fleet.put("site.yml", &fleet.playbook("nudged"));
+    fleet.commit("alice", "Go on");
+    let head = fleet.head();
+    stub.want("development", &head);
+    Cmd::new("kill").args(["-HUP", &daemon.id().to_string()]).check().unwrap();
+    stub.wait_for("the second result", |world| {
+        world.reports.iter().any(|report| report.good_commit.as_ref() == Some(&head))
+    });
+    assert_eq!(end(daemon, "-TERM"), Some(0));
+}
+
+#[test]
+fn a_daemon_that_is_killed_goes_on() {
+    let fleet = Fleet::new();
+    let stub = Stub::start(&fleet.work());
+    let root = tempfile::tempdir().unwrap();
+    let token = stub.token("development", &fleet.signers(&["alice"]));
+    check(root.path(), &["enroll", "--token", &token, "--name", "dev-1"], 0, "belongs");
+    let flag = root.path().join("flag");
+    let playbook = format!(
+        "- hosts: all\n  gather_facts: false\n  tasks:\n    - name: Hang at first\n      shell: test -e {0} || \
+         (touch {0}; sleep 60)\n",
+        flag.display()
+    );
+    fleet.put("site.yml", &playbook);
+    fleet.commit("alice", "Hang");
+    stub.want("development", &fleet.head());
+    let daemon = start(root.path());
+    let started = Instant::now();
+    while !flag.exists() {
+        assert!(started.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(end(daemon, "-KILL"), None);
+    let daemon = start(root.path());
+    let head = fleet.head();
+    stub.wait_for("the result", |world| {
+        world.reports.iter().any(|report| report.good_commit.as_ref() == Some(&head))
+    });
+    assert_eq!(end(daemon, "-TERM"), Some(0));
+}
