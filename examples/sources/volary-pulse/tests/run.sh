@@ -14,9 +14,11 @@ fail() {
 
 cat >good.conf <<END
 # comment
-interval = 1
+interval = 60
 message = hello  world
 END
+# Only where a second measurement is waited for: on a busy machine a second is short.
+sed 's/60/1/' good.conf >quick.conf
 
 pulse() {
     "$program" --config good.conf --status status "$@"
@@ -25,7 +27,7 @@ pulse() {
 [ "$("$program" --version)" = "volary-pulse $VERSION" ] || fail "--version says the package's version"
 
 pulse --once || fail "one measurement"
-grep -Eq '^version=[^ ]+ boot_s=[0-9]+ uptime_s=0 interval_s=1 beats=1 ' status || fail "the fields: $(cat status)"
+grep -Eq '^version=[^ ]+ boot_s=[0-9]+ uptime_s=[0-9]+ interval_s=60 beats=1 ' status || fail "the fields: $(cat status)"
 grep -q ' message="hello  world"$' status || fail "the message: $(cat status)"
 [ ! -e status.new ] || fail "no temporary file stays"
 pulse --check >/dev/null || fail "a new measurement is fresh"
@@ -44,12 +46,12 @@ for line in 'interval = 0' 'interval = soon' 'intervall = 1' 'interval' 'message
     [ "$status" = 78 ] || fail "the setting \"$line\" is refused (got $status)"
 done
 
-"$program" --config good.conf --status status &
+"$program" --config quick.conf --status status &
 pid=$!
 tries=0
 until grep -q ' beats=2 ' status 2>/dev/null; do
     tries=$((tries + 1))
-    [ "$tries" -lt 100 ] || fail "a second measurement comes"
+    [ "$tries" -lt 600 ] || fail "a second measurement comes"
     sleep 0.1
 done
 kill "$pid"
