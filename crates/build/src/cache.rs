@@ -45,6 +45,7 @@ pub fn default_cache() -> PathBuf {
 pub(crate) struct Cache {
     root: PathBuf,
     isolation: Isolation,
+    boot: String,
 }
 
 /// A folder of one running build, removed when this is dropped.
@@ -68,7 +69,8 @@ impl Cache {
         for dir in ["chroots", "work"] {
             create_dir(&root.join(dir))?;
         }
-        let cache = Self { root, isolation };
+        let boot = volary_host::read_to_string(Path::new("/proc/sys/kernel/random/boot_id"))?;
+        let cache = Self { root, isolation, boot: boot.trim().to_owned() };
         cache.clean()?;
         Ok(cache)
     }
@@ -79,6 +81,11 @@ impl Cache {
 
     pub(crate) fn isolation(&self) -> Isolation {
         self.isolation
+    }
+
+    /// Names this start of the machine.
+    pub(crate) fn boot(&self) -> &str {
+        &self.boot
     }
 
     /// The bookkeeping lock. Never held while something long is done.

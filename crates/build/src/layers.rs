@@ -1,13 +1,17 @@
 //! Installed dependencies that are kept: a layer per set of packages, and which set answered which
 //! question. All of it belongs to one base and goes with it.
+//!
+//! A layer is not flushed to the disk, which takes seconds on a busy machine, so it must not be
+//! trusted after a power cut: its name has the machine's boot id, and one of an earlier boot is
+//! never used.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use volary_host::{Cmd, create_dir, write_atomic};
+use volary_host::{create_dir, write_atomic};
 
 use crate::base::Base;
 use crate::cache::{Cache, Place};
@@ -39,12 +43,16 @@ struct Answer {
 }
 
 impl Layers<'_> {
+    fn name(&self, key: &str) -> String {
+        format!("{key}.{}", self.cache.boot())
+    }
+
     fn path(&self, key: &str) -> PathBuf {
-        self.base.layers().join(key)
+        self.base.layers().join(self.name(key))
     }
 
     fn parts(&self, key: &str) -> [String; 2] {
-        [self.base.id.clone(), format!("{}/{key}", self.base.id)]
+        [self.base.id.clone(), format!("{}/{}", self.base.id, self.name(key))]
     }
 
     /// What to build over with this layer, the topmost first.
@@ -66,8 +74,6 @@ impl Layers<'_> {
 
     /// Makes what an installation wrote a layer, and lets the least recently used ones go.
     pub(crate) fn keep(&self, upper: &Path, key: &str) -> Result<(), SetupError> {
-        // Its name says that it is whole, so it must be on the disk before it gets it.
-        Cmd::new("sync").arg("--file-system").arg(upper).timeout(Duration::from_secs(600)).check()?;
         let trash = self.cache.place("old-layers")?;
         let _books = self.cache.lock()?;
         let layer = self.path(key);
@@ -82,7 +88,7 @@ impl Layers<'_> {
         let surplus = all.len().saturating_sub(LAYERS);
         for name in all.into_iter().take(surplus) {
             if !used.contains(&format!("{}/{name}", self.base.id)) {
-                let from = self.path(&name);
+                let from = self.base.layers().join(&name);
                 fs::rename(&from, trash.dir().join(&name)).map_err(at("remove", &from))?;
             }
         }
@@ -182,10 +188,11 @@ mod tests {
         }
         assert!(fixture.layers(&other).claim("00").unwrap());
         keep(&other, "last");
-        let mut left = by_age(&fixture.base.layers()).unwrap();
-        left.sort();
-        assert_eq!(left[..2], ["00".to_owned(), "02".to_owned()], "00 was used again, 01 was the oldest");
-        assert!(left.contains(&"in-use".to_owned()) && left.contains(&"last".to_owned()));
+        let is_there = |key: &str| fixture.layers(&other).path(key).exists();
+        assert!(is_there("00"), "it was used again");
+        assert!(!is_there("01"), "it was the oldest");
+        assert!(is_there("02") && is_there("last"));
+        assert!(is_there("in-use"));
     }
 
     #[test]
@@ -201,7 +208,9 @@ mod tests {
         check(None);
         layers.remember("q", Some("k"), now).unwrap();
         check(None);
-        create_dir(&fixture.base.layers().join("k")).unwrap();
+        create_dir(&fixture.base.layers().join("k.another-boot")).unwrap();
+        check(None);
+        create_dir(&layers.path("k")).unwrap();
         check(Some(Some("k")));
         layers.remember("q", None, now).unwrap();
         check(Some(None));
