@@ -13,7 +13,7 @@ use volary_agent::ledger::Ledger;
 use volary_agent::paths::Paths;
 use volary_agent::spool::Spool;
 use volary_agent::status::Status;
-use volary_agent::{daemon, log, work};
+use volary_agent::{daemon, log, units, work};
 use volary_api::join::JoinToken;
 use volary_device::{Event, Rest};
 use volary_model::DeviceName;
@@ -176,6 +176,7 @@ fn enroll(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> 
                 "{} belongs to the fleet of {} and begins in {}",
                 config.name, config.server, config.stage
             ));
+            units::start_agent();
             Ok(Exit::Good)
         }
         Ending::Waiting(name) => {

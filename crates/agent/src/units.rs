@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use volary_host::{Cmd, CmdError, read_to_string};
 
+use crate::log;
+
 /// How long watched units are looked at after a change. A service that can't start dies within
 /// seconds; systemd's own limit of starts (5 in 10 s) is reached by then too.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -45,6 +47,19 @@ pub struct Broken {
 /// True if systemd runs this machine.
 pub fn is_booted() -> bool {
     Path::new("/run/systemd/system").is_dir()
+}
+
+/// Starts our own unit, which waits for the device to be enrolled. Where there is none (a test, an
+/// image that is made) there is nothing to start.
+pub fn start_agent() {
+    let unit = "volary-agent.service";
+    let enabled = Cmd::new("systemctl").args(["is-enabled", "--quiet", unit]);
+    if is_booted() && enabled.check().is_ok() {
+        let started = Cmd::new("systemctl").args(["start", "--no-block", unit]).check();
+        if let Err(error) = started {
+            log::say(error.to_string());
+        }
+    }
 }
 
 /// The units that have failed.
