@@ -22,7 +22,7 @@ use crate::intake::{Candidate, Intake};
 use crate::journal::Journal;
 use crate::key::Signer;
 use crate::pick::{self, Pick, PickResult};
-use crate::publish::{PreparedSuite, Publisher};
+use crate::publish::{Job, PreparedSuite, Publisher};
 use crate::record::{Record, StoredPackage};
 use crate::set::{Edits, PackageSet, key_of};
 use crate::state::{self, State};
@@ -188,6 +188,9 @@ impl Archive {
         for suite in inner.state.suites() {
             archive.republish(&inner.state, &suite, now)?;
         }
+        if !archive.publisher.has_its_differences(&Suite::Rolling)? {
+            archive.publish(&inner.state, &Suite::Rolling, now)?;
+        }
         files::sweep(&archive.dir.join("incoming"), SystemTime::now())?;
         drop(inner);
         Ok(archive)
@@ -240,12 +243,22 @@ impl Archive {
         }
         self.store(&added, copies)?;
         let set = inner.state.rolling_with(&added);
-        let digest = self.digest(&set);
-        let prepared = self.publisher.prepare(&Suite::Rolling, &set, &self.settings, &[], now)?;
+        let rendered = self.publisher.rendered(&set, &self.settings, Some(&inner.state.rolling));
+        let digest = rendered.digest;
+        let indexes: BTreeMap<_, _> = rendered
+            .indexes
+            .iter()
+            .map(|(architecture, index)| (architecture.clone(), index.plain))
+            .collect();
+        let history = inner.state.history_with_current();
+        let job = Job { suite: &Suite::Rolling, set: &set, donors: &[], history, now };
+        let prepared = self.publisher.prepare(&job, &self.settings)?;
         let packages = added.iter().map(|entry| StoredPackage::from_entry(entry)).collect();
         let provenance = (*provenance).clone();
-        inner.journal.append(&Record::Include { at: now, provenance, packages, rolling: digest })?;
-        inner.state.included(&added, set, digest, now);
+        let record =
+            Record::Include { at: now, provenance, packages, rolling: digest, indexes: indexes.clone() };
+        inner.journal.append(&record)?;
+        inner.state.included(&added, set, digest, indexes);
         activate(&mut inner, Suite::Rolling, prepared)?;
         Ok(Included { added, known, rolling: digest })
     }
@@ -262,7 +275,8 @@ impl Archive {
         let set = inner.state.rolling.clone();
         let digest = self.digest(&set);
         let suite = Suite::Release(ReleaseRef { name: name.clone(), revision: Revision::FIRST });
-        let prepared = self.publisher.prepare(&suite, &set, &self.settings, &[Suite::Rolling], now)?;
+        let prepared =
+            self.publisher.prepare(&Job::release(&suite, &set, &[Suite::Rolling], now), &self.settings)?;
         self.commit(&mut inner, Record::Cut { at: now, release: name.clone(), set: digest })?;
         activate(&mut inner, suite, prepared)?;
         info(&inner.state, name)
@@ -300,14 +314,14 @@ impl Archive {
             .map(|change| ((change.package.clone(), change.architecture.clone()), change.incoming.clone()))
             .collect();
         let set = base.with(&edits);
-        let digest = self.digest(&set);
+        let digest = self.publisher.rendered(&set, &self.settings, Some(base)).digest;
         let result = PickResult { release: next.clone(), digest, changes, dry_run };
         if dry_run {
             return Ok(result);
         }
         let donors = [Suite::Release(latest), Suite::Rolling];
         let suite = Suite::Release(next);
-        let prepared = self.publisher.prepare(&suite, &set, &self.settings, &donors, now)?;
+        let prepared = self.publisher.prepare(&Job::release(&suite, &set, &donors, now), &self.settings)?;
         let record = Record::Pick {
             at: now,
             release: name.clone(),
@@ -392,7 +406,7 @@ impl Archive {
     /// [`Error::NoRelease`], [`Error::NoSuite`], or what reading the journal may bring.
     pub fn pin(&self, release: &ReleaseRef) -> Result<Pin, Error> {
         let inner = self.look()?;
-        let rendered = self.publisher.rendered(&inner.state.revision(release)?.set, &self.settings);
+        let rendered = self.publisher.rendered(&inner.state.revision(release)?.set, &self.settings, None);
         let indexes =
             rendered.indexes.iter().map(|(architecture, index)| (architecture.clone(), index.plain.sha256));
         Ok(Pin { digest: rendered.digest, indexes: indexes.collect() })
@@ -465,7 +479,7 @@ impl Archive {
     }
 
     fn digest(&self, set: &PackageSet) -> Digest {
-        self.publisher.rendered(set, &self.settings).digest
+        self.publisher.rendered(set, &self.settings, None).digest
     }
 
     /// Splits candidates into those that are new and those that are there already.
@@ -544,8 +558,16 @@ impl Archive {
             return Ok(());
         }
         tracing::info!(%suite, %digest, "publishing a suite that was left unpublished");
-        let donors = if *suite == Suite::Rolling { Vec::new() } else { vec![Suite::Rolling] };
-        self.publisher.prepare(suite, set, &self.settings, &donors, now)?.activate()?;
+        self.publish(state, suite, now)
+    }
+
+    fn publish(&self, state: &State, suite: &Suite, now: Timestamp) -> Result<(), Error> {
+        let (set, _) = state.suite(suite)?;
+        let job = match suite {
+            Suite::Rolling => Job { suite, set, donors: &[], history: state.history(), now },
+            Suite::Release(_) => Job::release(suite, set, &[Suite::Rolling], now),
+        };
+        self.publisher.prepare(&job, &self.settings)?.activate()?;
         Ok(())
     }
 

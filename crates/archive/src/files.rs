@@ -39,18 +39,28 @@ impl Prepared {
         parts: impl IntoIterator<Item = &'a [u8]>,
         modified: Option<SystemTime>,
     ) -> Result<Self, FileError> {
+        let prepared = Self::unflushed_parts(path, parts)?;
+        let file = prepared.file.as_file();
+        let stamped = modified.map_or(Ok(()), |time| file.set_times(FileTimes::new().set_modified(time)));
+        stamped.and_then(|()| file.sync_data()).map_err(FileError::at("write", &prepared.path))?;
+        Ok(prepared)
+    }
+
+    /// As `write`, for a file that may be gone after a power cut.
+    pub(crate) fn unflushed(path: PathBuf, bytes: &[u8]) -> Result<Self, FileError> {
+        Self::unflushed_parts(path, [bytes])
+    }
+
+    fn unflushed_parts<'a>(
+        path: PathBuf,
+        parts: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Self, FileError> {
         let dir = path.parent().expect("files of the archive lie in folders");
         let mut file = temporary(dir)?;
         let written = (|| {
             // `tempfile` subtracts the umask; served files must be readable.
             file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-            for part in parts {
-                file.write_all(part)?;
-            }
-            if let Some(time) = modified {
-                file.as_file().set_times(FileTimes::new().set_modified(time))?;
-            }
-            file.as_file().sync_data()
+            parts.into_iter().try_for_each(|part| file.write_all(part))
         })();
         written.map_err(FileError::at("write", &path))?;
         Ok(Self { file, path })

@@ -57,10 +57,15 @@ impl Frame {
     }
 }
 
-fn compress(text: &[u8]) -> Frame {
+/// Compresses a text as one member of gzip.
+pub(crate) fn gzip(text: &[u8]) -> Vec<u8> {
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL));
     gz.write_all(text).expect("a Vec takes any write");
-    let gz = gz.finish().expect("a Vec takes any write").into();
+    gz.finish().expect("a Vec takes any write")
+}
+
+fn compress(text: &[u8]) -> Frame {
+    let gz = gzip(text).into();
     let zst = zstd::bulk::compress(text, ZSTD_LEVEL).expect("a buffer of the right size is made").into();
     Frame { gz, zst }
 }

@@ -28,6 +28,7 @@ mod frame;
 mod intake;
 mod journal;
 mod key;
+mod pdiff;
 mod pick;
 mod publish;
 mod record;

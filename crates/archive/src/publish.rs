@@ -19,8 +19,10 @@ use crate::error::Error;
 use crate::files::{self, Prepared};
 use crate::frame::{Frame, FrameCache};
 use crate::key::Signer;
+use crate::pdiff::{self, Patch};
 use crate::render::{self, Blob, Index, Rendered};
 use crate::set::PackageSet;
+use crate::state::Past;
 
 /// How long index files stay after the last `InRelease` that named them: longer than a slow
 /// device takes to fetch one of 2 MB over a link of 1 kB/s.
@@ -41,6 +43,30 @@ pub(crate) struct Publisher {
     pub(crate) signer: Signer,
     pub(crate) key_path: PathBuf,
     pub(crate) cache: FrameCache,
+}
+
+/// What to publish.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    pub(crate) suite: &'a Suite,
+    pub(crate) set: &'a PackageSet,
+    /// Suites that may have some of the index files already.
+    pub(crate) donors: &'a [Suite],
+    /// What devices may hold of this suite; differences from that are offered.
+    pub(crate) history: Vec<Past<'a>>,
+    pub(crate) now: Timestamp,
+}
+
+impl<'a> Job<'a> {
+    /// To publish a revision of a release, which never changes.
+    pub(crate) fn release(
+        suite: &'a Suite,
+        set: &'a PackageSet,
+        donors: &'a [Suite],
+        now: Timestamp,
+    ) -> Self {
+        Self { suite, set, donors, history: Vec::new(), now }
+    }
 }
 
 /// A suite of which only the last step is missing.
@@ -65,8 +91,14 @@ struct Published {
 
 impl Publisher {
     /// What a set looks like to apt.
-    pub(crate) fn rendered<'a>(&self, set: &'a PackageSet, settings: &Settings) -> &'a Rendered {
-        set.rendered().get_or_init(|| render::render(set, &settings.architectures, &self.cache))
+    /// `base` is a similar set that was rendered before, to save work.
+    pub(crate) fn rendered<'a>(
+        &self,
+        set: &'a PackageSet,
+        settings: &Settings,
+        base: Option<&PackageSet>,
+    ) -> &'a Rendered {
+        set.rendered().get_or_init(|| render::render(set, &settings.architectures, &self.cache, base))
     }
 
     /// The folder of a suite.
@@ -78,6 +110,24 @@ impl Publisher {
     pub(crate) fn published_set(&self, suite: &Suite) -> Option<Digest> {
         let published = self.published(suite).ok().flatten()?;
         published.release.fields.get(SET_FIELD)?.parse().ok()
+    }
+
+    /// True if all differences that a suite offers are there. They are written without a flush, so
+    /// a power cut may take them.
+    pub(crate) fn has_its_differences(&self, suite: &Suite) -> Result<bool, FileError> {
+        let Some(published) = self.published(suite)? else { return Ok(true) };
+        let dir = self.suite_dir(suite);
+        for (path, file) in &published.release.files {
+            let Some(folder) = path.strip_suffix("/Index") else { continue };
+            let folder = dir.join(folder);
+            let text = volary_host::read_to_string(&folder.join("by-hash/SHA256").join(&file.sha256))?;
+            for (name, size) in pdiff::downloads(&text) {
+                if fs::metadata(folder.join(name)).map_or(0, |meta| meta.len()) != size {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// What is published in a suite. An InRelease that cannot be read counts as none: it is about
@@ -94,17 +144,11 @@ impl Publisher {
         Ok(Release::parse(&text).ok().map(|release| Published { release, modified }))
     }
 
-    /// Writes all of a suite but the name of its InRelease. `donors` are suites that may have
-    /// some of the index files already.
-    pub(crate) fn prepare(
-        &self,
-        suite: &Suite,
-        set: &PackageSet,
-        settings: &Settings,
-        donors: &[Suite],
-        now: Timestamp,
-    ) -> Result<PreparedSuite, Error> {
-        let rendered = self.rendered(set, settings);
+    /// Writes all of a suite but the name of its InRelease.
+    pub(crate) fn prepare(&self, job: &Job<'_>, settings: &Settings) -> Result<PreparedSuite, Error> {
+        let Job { suite, set, donors, history, now } = job;
+        let now = *now;
+        let rendered = self.rendered(set, settings, None);
         let dir = self.suite_dir(suite);
         let before = self.published(suite)?;
         let mut release = Release { fields: self.fields(suite, settings), ..Release::default() };
@@ -127,13 +171,24 @@ impl Publisher {
             release.files.insert(format!("{below}/Packages"), listed(index.plain));
             volary_host::sync_dir(&by_hash)?;
             current.push((by_hash, vec![index.gz.sha256.hex(), index.zst.sha256.hex()]));
+            let differences = Differences { architecture, set, to: index.plain, history };
+            if let Some(written) = differences.write(&folder.join("Packages.diff"))? {
+                release.files.insert(format!("{below}/Packages.diff/Index"), listed(written.index));
+                current.extend(written.current);
+            }
         }
         let (date, modified) = next_times(before.as_ref(), now);
         release.fields.set("Date", release::format_date(date));
         release.fields.set(SET_FIELD, rendered.digest.to_string());
         let text = self.signer.clearsign(&release.text(), now, &self.key_path)?;
         let inrelease = Prepared::write(dir.join("InRelease"), [text.as_bytes()], Some(modified))?;
-        let superseded = before.iter().flat_map(|before| by_hash_paths(&dir, &before.release)).collect();
+        let mut superseded = Vec::new();
+        if let Some(before) = &before {
+            superseded.extend(by_hash_paths(&dir, &before.release));
+            for architecture in rendered.indexes.keys() {
+                superseded.extend(patches_to(&dir, &before.release, architecture)?);
+            }
+        }
         Ok(PreparedSuite { dir, inrelease, canonical: prepared_canonical, superseded, current })
     }
 
@@ -243,12 +298,76 @@ fn write_index(
     Prepared::write(path, parts, None)?.place()
 }
 
+/// The differences from earlier states to the index of one architecture.
+struct Differences<'a> {
+    architecture: &'a Architecture,
+    set: &'a PackageSet,
+    to: Blob,
+    history: &'a [Past<'a>],
+}
+
+/// What `Differences` wrote.
+struct WrittenDifferences {
+    index: Blob,
+    /// The folders and what is in use in them.
+    current: Vec<(PathBuf, Vec<String>)>,
+}
+
+impl Differences<'_> {
+    /// Writes the scripts and the list of them; `None` if there is no earlier state.
+    fn write(&self, folder: &Path) -> Result<Option<WrittenDifferences>, FileError> {
+        let mut patches: Vec<Patch> = Vec::new();
+        for past in self.history {
+            let Some(from) = past.indexes.get(self.architecture).filter(|from| **from != self.to) else {
+                continue;
+            };
+            let name = pdiff::patch_name(from, &self.to);
+            if patches.iter().any(|patch| patch.name == name) {
+                continue;
+            }
+            let script = pdiff::script(past.set, self.set, self.architecture);
+            let gz = crate::frame::gzip(script.as_bytes());
+            make_dir(folder)?;
+            let path = folder.join(format!("{name}.gz"));
+            // Not flushed: when a power cut takes it, apt fetches the whole index instead, and
+            // `open` writes it again.
+            Prepared::unflushed(path, &gz)?.place()?;
+            patches.push(Patch { name, from: *from, plain: Blob::of(script.as_bytes()), gz: Blob::of(&gz) });
+        }
+        if patches.is_empty() {
+            return Ok(None);
+        }
+        let text = pdiff::index(&self.to, &patches);
+        let index = Blob::of(text.as_bytes());
+        let by_hash = folder.join("by-hash/SHA256");
+        make_dir(&by_hash)?;
+        let path = by_hash.join(index.sha256.hex());
+        if !path.exists() {
+            Prepared::write(path, [text.as_bytes()], None)?.place()?;
+            volary_host::sync_dir(&by_hash)?;
+        }
+        let names = patches.iter().map(|patch| format!("{}.gz", patch.name)).collect();
+        let current = vec![(by_hash, vec![index.sha256.hex()]), (folder.to_owned(), names)];
+        Ok(Some(WrittenDifferences { index, current }))
+    }
+}
+
 /// Where the index files lie that a Release file names.
 fn by_hash_paths<'a>(dir: &'a Path, release: &'a Release) -> impl Iterator<Item = PathBuf> + 'a {
     release.files.iter().filter_map(move |(path, file)| {
         let (folder, _) = path.rsplit_once('/')?;
         Some(dir.join(folder).join("by-hash/SHA256").join(&file.sha256))
     })
+}
+
+/// Where the differences lie that lead to the index of a Release file.
+fn patches_to(dir: &Path, release: &Release, architecture: &Architecture) -> Result<Vec<PathBuf>, FileError> {
+    let below = format!("main/binary-{architecture}");
+    let Some(file) = release.files.get(&format!("{below}/Packages")) else { return Ok(Vec::new()) };
+    let ending = format!("-{}.gz", &file.sha256[..12]);
+    let folder = dir.join(below).join("Packages.diff");
+    let names = files::list(&folder)?.into_iter().map(|(name, _)| name);
+    Ok(names.filter(|name| name.ends_with(&ending)).map(|name| folder.join(name)).collect())
 }
 
 /// The Date and the time of modification of the next InRelease. apt ignores an InRelease with an

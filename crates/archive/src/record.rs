@@ -1,5 +1,6 @@
 //! What the journal says: one record for each transaction.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
@@ -8,6 +9,7 @@ use volary_debian::Version;
 use volary_model::{Architecture, Digest, PackageName, ReleaseName};
 
 use crate::entry::{PackageEntry, Provenance};
+use crate::render::Blob;
 
 /// A transaction. Each names the digest of the package set that it led to, so that reading the
 /// journal again proves that it leads there still.
@@ -15,7 +17,14 @@ use crate::entry::{PackageEntry, Provenance};
 #[serde(tag = "record", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Record {
     /// Packages came in. Those that are the newest of their kind are in rolling from now on.
-    Include { at: Timestamp, provenance: Provenance, packages: Vec<StoredPackage>, rolling: Digest },
+    Include {
+        at: Timestamp,
+        provenance: Provenance,
+        packages: Vec<StoredPackage>,
+        rolling: Digest,
+        /// The plain Packages indexes of rolling, for differences to it later on.
+        indexes: BTreeMap<Architecture, Blob>,
+    },
     /// A release was made from rolling; it has revision 1.
     Cut { at: Timestamp, release: ReleaseName, set: Digest },
     /// A release got its next revision.

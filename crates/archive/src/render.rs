@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use volary_model::{Architecture, Digest};
 
@@ -25,10 +26,26 @@ pub(crate) struct Index {
     pub(crate) gz: Blob,
     pub(crate) zst: Blob,
     pub(crate) frames: Vec<Arc<Frame>>,
+    /// The state of the hashes before every `STRIDE`th chunk, so that the index of a later set
+    /// need be hashed only from the first change on.
+    checkpoints: Vec<Meters>,
+}
+
+/// How many chunks lie between two checkpoints: few enough to lose little, many enough that the
+/// checkpoints of many sets stay small.
+const STRIDE: usize = 8;
+
+/// The hashes of the three forms of an index.
+#[derive(Debug, Default, Clone)]
+struct Meters {
+    plain: Meter,
+    gz: Meter,
+    zst: Meter,
 }
 
 /// SHA-256 and size of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Blob {
     pub(crate) sha256: Digest,
     pub(crate) size: u64,
@@ -39,6 +56,15 @@ pub(crate) struct Blob {
 struct Meter {
     hash: Sha256,
     size: u64,
+}
+
+impl Blob {
+    /// SHA-256 and size of these bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let mut meter = Meter::default();
+        meter.update(bytes);
+        meter.finish()
+    }
 }
 
 impl Meter {
@@ -71,33 +97,64 @@ pub(crate) fn set_digest(set: &PackageSet) -> Digest {
     meter.finish().sha256
 }
 
-/// Works out the index files of a set.
-pub(crate) fn render(set: &PackageSet, architectures: &[Architecture], cache: &FrameCache) -> Rendered {
-    let indexes = architectures
-        .iter()
-        .map(|architecture| (architecture.clone(), render_index(set, architecture, cache)))
-        .collect();
-    Rendered { digest: set_digest(set), indexes }
+/// Works out the index files of a set. `base` is a similar set that was rendered before; what
+/// both begin with is not hashed again.
+pub(crate) fn render(
+    set: &PackageSet,
+    architectures: &[Architecture],
+    cache: &FrameCache,
+    base: Option<&PackageSet>,
+) -> Rendered {
+    let base = base.and_then(|base| Some((base, base.rendered().get()?)));
+    let same = base.map_or(0, |(base, _)| common_chunks(base, set));
+    let indexes = architectures.iter().map(|architecture| {
+        let before = base.and_then(|(_, rendered)| rendered.indexes.get(architecture));
+        (architecture.clone(), render_index(set, architecture, cache, before.map(|index| (index, same))))
+    });
+    Rendered { digest: set_digest(set), indexes: indexes.collect() }
 }
 
-fn render_index(set: &PackageSet, architecture: &Architecture, cache: &FrameCache) -> Index {
-    let mut plain = Meter::default();
-    let mut gz = Meter::default();
-    let mut zst = Meter::default();
-    let mut frames = Vec::with_capacity(set.chunks().len());
-    for chunk in set.chunks() {
-        chunk.text(architecture, &mut |part| plain.update(part));
+/// With how many equal chunks two sets begin.
+fn common_chunks(a: &PackageSet, b: &PackageSet) -> usize {
+    a.chunks().iter().zip(b.chunks()).take_while(|(a, b)| Arc::ptr_eq(a, b)).count()
+}
+
+fn render_index(
+    set: &PackageSet,
+    architecture: &Architecture,
+    cache: &FrameCache,
+    before: Option<(&Index, usize)>,
+) -> Index {
+    let chunks = set.chunks();
+    let mut meters = Meters::default();
+    let mut frames = Vec::with_capacity(chunks.len());
+    let mut checkpoints = Vec::with_capacity(chunks.len() / STRIDE + 1);
+    if let Some((index, same)) = before {
+        // A checkpoint stands before its chunk, so the one at the first change is still good.
+        let known = (same / STRIDE + 1).min(index.checkpoints.len());
+        if let Some(last) = known.checked_sub(1) {
+            checkpoints.extend_from_slice(&index.checkpoints[..last]);
+            meters = index.checkpoints[last].clone();
+            frames.extend_from_slice(&index.frames[..last * STRIDE]);
+        }
+    }
+    for (number, chunk) in chunks.iter().enumerate().skip(frames.len()) {
+        if number % STRIDE == 0 {
+            checkpoints.push(meters.clone());
+        }
+        chunk.text(architecture, &mut |part| meters.plain.update(part));
         let frame = chunk.frame(architecture, cache);
-        gz.update(&frame.gz);
-        zst.update(&frame.zst);
+        meters.gz.update(&frame.gz);
+        meters.zst.update(&frame.zst);
         frames.push(frame);
     }
-    if plain.size == 0 {
+    if meters.plain.size == 0 {
         // An empty file is no valid gzip or zstd file; an empty member is.
         let empty = Arc::new(Frame::empty());
-        gz.update(&empty.gz);
-        zst.update(&empty.zst);
+        meters.gz.update(&empty.gz);
+        meters.zst.update(&empty.zst);
         frames.push(empty);
     }
-    Index { plain: plain.finish(), gz: gz.finish(), zst: zst.finish(), frames }
+    let Meters { plain, gz, zst } = meters;
+    Index { plain: plain.finish(), gz: gz.finish(), zst: zst.finish(), frames, checkpoints }
 }

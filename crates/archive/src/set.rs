@@ -33,19 +33,41 @@ pub(crate) struct PackageSet {
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) entries: Vec<Arc<PackageEntry>>,
-    frames: Mutex<BTreeMap<Architecture, Arc<Frame>>>,
+    pieces: Mutex<BTreeMap<Architecture, Piece>>,
+}
+
+/// What a chunk is in the Packages index of one architecture.
+#[derive(Debug, Clone)]
+struct Piece {
+    frame: Arc<Frame>,
+    lines: usize,
 }
 
 impl Chunk {
+    fn new(entries: Vec<Arc<PackageEntry>>) -> Arc<Self> {
+        Arc::new(Self { entries, pieces: Mutex::default() })
+    }
+
     /// Its piece of the Packages index of an architecture, compressed.
     pub(crate) fn frame(&self, architecture: &Architecture, cache: &FrameCache) -> Arc<Frame> {
-        let mut frames = self.frames.lock().expect("nobody panics with this lock");
-        let frame = frames.entry(architecture.clone()).or_insert_with(|| {
+        let mut pieces = self.pieces.lock().expect("nobody panics with this lock");
+        let piece = pieces.entry(architecture.clone()).or_insert_with(|| {
             let mut text = Vec::new();
             self.text(architecture, &mut |part| text.extend_from_slice(part));
-            cache.get(&text)
+            Piece { frame: cache.get(&text), lines: count_lines(&text) }
         });
-        Arc::clone(frame)
+        Arc::clone(&piece.frame)
+    }
+
+    /// How many lines its piece of the Packages index of an architecture has.
+    pub(crate) fn lines(&self, architecture: &Architecture) -> usize {
+        let pieces = self.pieces.lock().expect("nobody panics with this lock");
+        if let Some(piece) = pieces.get(architecture) {
+            return piece.lines;
+        }
+        let mut lines = 0;
+        self.text(architecture, &mut |part| lines += count_lines(part));
+        lines
     }
 
     /// Hands over its piece of the plain Packages index of an architecture.
@@ -59,6 +81,10 @@ impl Chunk {
     fn last_name(&self) -> &PackageName {
         &self.entries.last().expect("a chunk is never empty").name
     }
+}
+
+fn count_lines(text: &[u8]) -> usize {
+    text.iter().filter(|&&byte| byte == b'\n').count()
 }
 
 /// True if a chunk ends after this name (FNV-1a; it must never change, or all index files would).
@@ -132,7 +158,7 @@ impl PackageSet {
         merge(&[], &here, &mut open);
         split(&mut open, &mut chunks);
         if !open.is_empty() {
-            chunks.push(Arc::new(Chunk { entries: open, frames: Mutex::default() }));
+            chunks.push(Chunk::new(open));
         }
         Self { chunks, rendered: Arc::default() }
     }
@@ -163,8 +189,7 @@ fn split(open: &mut Vec<Arc<PackageEntry>>, chunks: &mut Vec<Arc<Chunk>>) {
         let name = &open[index].name;
         let is_last_of_name = open.get(index + 1).is_none_or(|next| next.name != *name);
         if is_last_of_name && ends_chunk(name) {
-            let entries = open[start..=index].to_vec();
-            chunks.push(Arc::new(Chunk { entries, frames: Mutex::default() }));
+            chunks.push(Chunk::new(open[start..=index].to_vec()));
             start = index + 1;
         }
     }

@@ -1,6 +1,6 @@
 //! What the journal adds up to: all packages, rolling, the releases. Not here: files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,6 +10,7 @@ use volary_model::{Architecture, Digest, PackageName, ReleaseName, ReleaseRef, R
 use crate::entry::PackageEntry;
 use crate::error::{Error, RefusalReason};
 use crate::record::Record;
+use crate::render::Blob;
 use crate::set::{Edits, Key, PackageSet, key_of};
 
 /// Everything there is.
@@ -21,9 +22,30 @@ pub(crate) struct State {
     pub(crate) rolling: PackageSet,
     /// The digest of rolling that the last record named.
     pub(crate) rolling_digest: Option<Digest>,
-    /// When rolling last changed.
-    pub(crate) rolling_since: Option<Timestamp>,
+    /// The plain Packages indexes of rolling as the last record named them.
+    rolling_indexes: BTreeMap<Architecture, Blob>,
+    /// What rolling was before, oldest first.
+    history: VecDeque<Generation>,
     pub(crate) releases: BTreeMap<ReleaseName, Release>,
+}
+
+/// How many earlier states of rolling devices may hold and still update by a difference. Each
+/// costs 290 bytes in the list that a device fetches when something changed.
+const HISTORY: usize = 8;
+
+/// An earlier state of rolling.
+#[derive(Debug)]
+struct Generation {
+    set: PackageSet,
+    indexes: BTreeMap<Architecture, Blob>,
+}
+
+/// A state that a device may hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Past<'a> {
+    pub(crate) set: &'a PackageSet,
+    /// Its plain Packages indexes.
+    pub(crate) indexes: &'a BTreeMap<Architecture, Blob>,
 }
 
 /// A release with its revisions, at least one.
@@ -157,13 +179,28 @@ impl State {
         self.rolling.with(&edits)
     }
 
+    /// What rolling was before it became what it is, oldest first.
+    pub(crate) fn history(&self) -> Vec<Past<'_>> {
+        self.history.iter().map(|past| Past { set: &past.set, indexes: &past.indexes }).collect()
+    }
+
+    /// As `history`, for when rolling is about to change: what it is now comes last.
+    pub(crate) fn history_with_current(&self) -> Vec<Past<'_>> {
+        let mut history = self.history();
+        if self.rolling_digest.is_some() {
+            history.push(Past { set: &self.rolling, indexes: &self.rolling_indexes });
+        }
+        let surplus = history.len().saturating_sub(HISTORY);
+        history.split_off(surplus)
+    }
+
     /// Makes a record's change. The digest that it names is not compared here.
     ///
     /// # Errors
     /// The record does not fit what came before it.
     pub(crate) fn apply(&mut self, record: Record) -> Result<(), String> {
         match record {
-            Record::Include { at, provenance, packages, rolling } => {
+            Record::Include { at, provenance, packages, rolling, indexes } => {
                 let provenance = Arc::new(provenance);
                 let entries: Vec<Arc<PackageEntry>> = packages
                     .into_iter()
@@ -171,7 +208,7 @@ impl State {
                     .collect::<Result<_, _>>()
                     .map_err(|error| error.to_string())?;
                 let set = self.rolling_with(&entries);
-                self.included(&entries, set, rolling, at);
+                self.included(&entries, set, rolling, indexes);
             }
             Record::Cut { at, release, set } => {
                 let revision = ReleaseRevision {
@@ -214,15 +251,20 @@ impl State {
         entries: &[Arc<PackageEntry>],
         set: PackageSet,
         digest: Digest,
-        at: Timestamp,
+        indexes: BTreeMap<Architecture, Blob>,
     ) {
         for entry in entries {
             self.by_digest.insert(entry.sha256, Arc::clone(entry));
             let versions = self.catalogue.entry(key_of(entry)).or_default();
             versions.insert(entry.version.clone(), Arc::clone(entry));
         }
-        self.rolling = set;
-        self.rolling_digest = Some(digest);
-        self.rolling_since = Some(at);
+        let set = std::mem::replace(&mut self.rolling, set);
+        let indexes = std::mem::replace(&mut self.rolling_indexes, indexes);
+        if self.rolling_digest.replace(digest).is_some() {
+            self.history.push_back(Generation { set, indexes });
+        }
+        if self.history.len() > HISTORY {
+            self.history.pop_front();
+        }
     }
 }

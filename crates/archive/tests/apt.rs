@@ -122,3 +122,38 @@ fn apt_refuses_an_index_that_was_altered() {
     assert!(!apt.run("apt-get", &["update"]).status.success());
     assert_eq!(apt.candidate("hello"), "nothing");
 }
+
+#[test]
+fn a_change_is_fetched_as_a_difference() {
+    let lab = Lab::new();
+    for number in 0..40 {
+        lab.add(&format!("package-{number:02}"), "1.0", "amd64", "");
+    }
+    let http = Http::new(lab.archive.public_dir());
+    let fresh = || Apt::new(&http.uri, "rolling", lab.archive.public_key());
+    let (apt, late) = (fresh(), fresh());
+    let check = |apt: &Apt, package: &str, version: &str| {
+        http.requests();
+        apt.update();
+        let requests = http.requests();
+        let has = |part: &str| requests.iter().any(|line| line.contains(part) && line.contains("\" 200"));
+        assert!(has(".gz HTTP") && has("Packages.diff") && !has("binary-amd64/by-hash"), "{requests:#?}");
+        assert_eq!(apt.candidate(package), version);
+        // The index that came out is the one that a fresh apt fetches whole.
+        let list = |apt: &Apt| apt.run("apt-cache", &["dumpavail"]).text();
+        let whole = fresh();
+        whole.update();
+        assert_eq!(list(apt), list(&whole));
+    };
+    apt.update();
+    late.update();
+    lab.add("package-17", "1.1", "amd64", "");
+    check(&apt, "package-17", "1.1");
+    lab.add("a-first", "1.0", "amd64", "Section: misc\n");
+    lab.add("zz-last", "1.0", "all", "");
+    check(&apt, "a-first", "1.0");
+    lab.add("package-00", "1.1", "amd64", "Section: misc\n");
+    lab.add("package-39", "1.1", "all", "");
+    check(&apt, "package-00", "1.1");
+    check(&late, "package-39", "1.1");
+}

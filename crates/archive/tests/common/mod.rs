@@ -195,6 +195,7 @@ impl Apt {
 /// A web server for a folder on the loopback interface, ended with this value.
 pub struct Http {
     child: std::process::Child,
+    log: tempfile::NamedTempFile,
     pub uri: String,
 }
 
@@ -203,14 +204,27 @@ impl Http {
         use std::io::{BufRead, BufReader};
         use std::process::Stdio;
         let script = "import http.server,functools,sys\n\
-            H=functools.partial(http.server.SimpleHTTPRequestHandler,directory=sys.argv[1])\n\
+            class L(http.server.SimpleHTTPRequestHandler):\n\
+            \x20   def log_message(self,f,*a): print(f%a,file=sys.stderr,flush=True)\n\
+            H=functools.partial(L,directory=sys.argv[1])\n\
             s=http.server.ThreadingHTTPServer(('127.0.0.1',0),H)\n\
             print(s.server_address[1],flush=True)\ns.serve_forever()";
         let mut command = Cmd::new("python3").args(["-c", script]).arg(dir).into_std();
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let errors = log.as_file().try_clone().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
         let mut port = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
-        Self { child, uri: format!("http://127.0.0.1:{}/", port.trim()) }
+        Self { child, log, uri: format!("http://127.0.0.1:{}/", port.trim()) }
+    }
+}
+
+impl Http {
+    /// The requests since the last time, as `"GET /path HTTP/1.1" 200 -`.
+    pub fn requests(&self) -> Vec<String> {
+        let text = volary_host::read_to_string(self.log.path()).unwrap();
+        self.log.as_file().set_len(0).unwrap();
+        text.lines().map(|line| line.trim_start_matches('\0').to_owned()).collect()
     }
 }
 

@@ -1,0 +1,236 @@
+//! Differences between Packages indexes, as apt applies them: ed scripts that lead from an older
+//! index straight to the newest one ("merged"), and the `Index` that lists them.
+
+use std::cmp::Ordering;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use volary_model::Architecture;
+
+use crate::entry::PackageEntry;
+use crate::render::Blob;
+use crate::set::{Chunk, PackageSet};
+
+/// A difference as the `Index` lists it.
+#[derive(Debug)]
+pub(crate) struct Patch {
+    /// Unique: apt fetches it by this name and not by its hash.
+    pub(crate) name: String,
+    /// The plain Packages index that it starts from.
+    pub(crate) from: Blob,
+    /// The script.
+    pub(crate) plain: Blob,
+    /// The script as it is fetched.
+    pub(crate) gz: Blob,
+}
+
+/// The name of the difference between two indexes.
+pub(crate) fn patch_name(from: &Blob, to: &Blob) -> String {
+    format!("{}-{}", from.sha256.short(), to.sha256.short())
+}
+
+/// The text of `Packages.diff/Index`. apt wants all four lists with SHA-256, and does without
+/// differences, silently, when one is missing.
+pub(crate) fn index(current: &Blob, patches: &[Patch]) -> String {
+    let mut text = format!("SHA256-Current: {} {}\n", current.sha256.hex(), current.size);
+    type Line = fn(&Patch) -> (&Blob, &'static str);
+    let lists: [(&str, Line); 3] = [
+        ("History", |patch| (&patch.from, "")),
+        ("Patches", |patch| (&patch.plain, "")),
+        ("Download", |patch| (&patch.gz, ".gz")),
+    ];
+    for (list, line) in lists {
+        writeln!(text, "SHA256-{list}:").expect("a String takes any write");
+        for patch in patches {
+            let (blob, ending) = line(patch);
+            writeln!(text, " {} {} {}{ending}", blob.sha256.hex(), blob.size, patch.name)
+                .expect("a String takes any write");
+        }
+    }
+    text.push_str("X-Patch-Precedence: merged\n");
+    text
+}
+
+/// The files that an `Index` offers, with their sizes.
+pub(crate) fn downloads(index: &str) -> impl Iterator<Item = (&str, u64)> {
+    index.lines().filter_map(|line| {
+        let mut words = line.strip_prefix(' ')?.split(' ').skip(1);
+        let size = words.next()?.parse().ok()?;
+        words.next().filter(|name| name.ends_with(".gz")).map(|name| (name, size))
+    })
+}
+
+/// Lines of the old index that are replaced by others.
+#[derive(Debug, Default)]
+struct Hunk {
+    /// Counted from 1.
+    start: usize,
+    count: usize,
+    text: String,
+}
+
+/// Collects hunks from the first line to the last.
+#[derive(Debug)]
+struct Hunks {
+    all: Vec<Hunk>,
+    open: Hunk,
+    /// The next line of the old index, counted from 1.
+    line: usize,
+}
+
+impl Hunks {
+    /// Steps over lines that stay.
+    fn keep(&mut self, lines: usize) {
+        if lines == 0 {
+            return;
+        }
+        self.close();
+        self.line += lines;
+    }
+
+    fn remove(&mut self, lines: usize) {
+        self.begin();
+        self.open.count += lines;
+        self.line += lines;
+    }
+
+    fn add(&mut self, text: &str) {
+        self.begin();
+        self.open.text.push_str(text);
+    }
+
+    fn begin(&mut self) {
+        if self.open.count == 0 && self.open.text.is_empty() {
+            self.open.start = self.line;
+        }
+    }
+
+    fn close(&mut self) {
+        let open = std::mem::take(&mut self.open);
+        if open.count > 0 || !open.text.is_empty() {
+            self.all.push(open);
+        }
+    }
+
+    /// The ed script: from the last hunk to the first, so that line numbers stay right.
+    fn script(mut self) -> String {
+        self.close();
+        let mut script = String::new();
+        for hunk in self.all.iter().rev() {
+            let last = hunk.start + hunk.count - 1;
+            match (hunk.count, hunk.text.is_empty()) {
+                (0, _) => write!(script, "{}a", hunk.start - 1),
+                (1, true) => write!(script, "{}d", hunk.start),
+                (1, false) => write!(script, "{}c", hunk.start),
+                (_, true) => write!(script, "{},{last}d", hunk.start),
+                (_, false) => write!(script, "{},{last}c", hunk.start),
+            }
+            .expect("a String takes any write");
+            script.push('\n');
+            if !hunk.text.is_empty() {
+                script.push_str(&hunk.text);
+                script.push_str(".\n");
+            }
+        }
+        script
+    }
+}
+
+/// The entries of a set for one architecture, or whole chunks where both sides stand at the
+/// beginning of the same one.
+struct Cursor<'a> {
+    chunks: &'a [Arc<Chunk>],
+    at: usize,
+    architecture: &'a Architecture,
+}
+
+impl<'a> Cursor<'a> {
+    fn chunk(&self) -> Option<&'a Arc<Chunk>> {
+        self.chunks.first().filter(|_| self.at == 0)
+    }
+
+    fn peek(&mut self) -> Option<&'a Arc<PackageEntry>> {
+        loop {
+            let chunk = self.chunks.first()?;
+            match chunk.entries.get(self.at) {
+                Some(entry) if entry.serves(self.architecture) => return Some(entry),
+                Some(_) => self.at += 1,
+                None => self.skip(),
+            }
+        }
+    }
+
+    fn skip(&mut self) {
+        (self.chunks, self.at) = (&self.chunks[1..], 0);
+    }
+
+    /// Leaves a chunk that is used up, so that `chunk` sees the next one.
+    fn settle(&mut self) {
+        if self.chunks.first().is_some_and(|chunk| self.at == chunk.entries.len()) {
+            self.skip();
+        }
+    }
+}
+
+fn lines(entry: &PackageEntry) -> usize {
+    // The empty line after a stanza belongs to it.
+    entry.stanza.matches('\n').count() + 1
+}
+
+/// The ed script that makes the index of `new` out of that of `old`.
+pub(crate) fn script(old: &PackageSet, new: &PackageSet, architecture: &Architecture) -> String {
+    let cursor = |chunks| Cursor { chunks, at: 0, architecture };
+    let (mut left, mut right) = (cursor(old.chunks()), cursor(new.chunks()));
+    let mut hunks = Hunks { all: Vec::new(), open: Hunk::default(), line: 1 };
+    loop {
+        left.settle();
+        right.settle();
+        if let (Some(a), Some(b)) = (left.chunk(), right.chunk())
+            && Arc::ptr_eq(a, b)
+        {
+            hunks.keep(a.lines(architecture));
+            left.skip();
+            right.skip();
+            continue;
+        }
+        let order = match (left.peek(), right.peek()) {
+            (None, None) => return hunks.script(),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(a), Some(b)) => (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)),
+        };
+        let from = left.peek().filter(|_| order.is_le());
+        let to = right.peek().filter(|_| order.is_ge());
+        match (from, to) {
+            (Some(a), Some(b)) if Arc::ptr_eq(a, b) => hunks.keep(lines(a)),
+            (Some(a), Some(b)) => replace(&mut hunks, a, b),
+            (Some(a), None) => hunks.remove(lines(a)),
+            (None, Some(b)) => {
+                hunks.add(&b.stanza);
+                hunks.add("\n");
+            }
+            (None, None) => unreachable!("one of the two sides is the smaller one"),
+        }
+        left.at += usize::from(from.is_some());
+        right.at += usize::from(to.is_some());
+    }
+}
+
+/// Replaces a stanza, line by line where the lines correspond.
+fn replace(hunks: &mut Hunks, from: &PackageEntry, to: &PackageEntry) {
+    if lines(from) != lines(to) {
+        hunks.remove(lines(from));
+        hunks.add(&to.stanza);
+        hunks.add("\n");
+        return;
+    }
+    for (a, b) in from.stanza.split_inclusive('\n').zip(to.stanza.split_inclusive('\n')) {
+        if a == b {
+            hunks.keep(1);
+        } else {
+            hunks.remove(1);
+            hunks.add(b);
+        }
+    }
+    hunks.keep(1);
+}
