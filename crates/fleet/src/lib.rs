@@ -14,6 +14,7 @@ mod config;
 mod diff;
 mod fields;
 mod hook;
+pub mod inventory;
 mod lock;
 mod loose;
 mod object;

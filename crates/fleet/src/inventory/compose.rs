@@ -26,8 +26,11 @@ pub(crate) struct Node {
 pub(crate) enum Kind {
     Scalar(String),
     List(Vec<Rc<Node>>),
-    Map(Vec<(Rc<Node>, Rc<Node>)>),
+    Map(Vec<Pair>),
 }
+
+/// A key and its value.
+pub(crate) type Pair = (Rc<Node>, Rc<Node>);
 
 /// The tag of a node, after resolution of plain scalars.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,11 +50,18 @@ pub(crate) enum Tag {
 /// The root of the only document of a text; `None` if there is no document.
 pub(crate) fn compose(text: &str) -> Result<Option<Rc<Node>>, LoadError> {
     if let Some(c) = text.chars().find(|&c| !is_printable(c)) {
-        return Err(LoadError::syntax(line_of(text, c), format!("the character U+{:04X} is not allowed", u32::from(c))));
+        return Err(LoadError::syntax(
+            line_of(text, c),
+            format!("the character U+{:04X} is not allowed", u32::from(c)),
+        ));
     }
     if let Some(c) = text.chars().find(|c| matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}')) {
         // YAML 1.1 breaks lines there, 1.2 does not.
-        return Err(LoadError::beyond(format!("the line break U+{:04X} of YAML 1.1 in line {}", u32::from(c), line_of(text, c))));
+        return Err(LoadError::beyond(format!(
+            "the line break U+{:04X} of YAML 1.1 in line {}",
+            u32::from(c),
+            line_of(text, c)
+        )));
     }
     if text.chars().skip(1).any(|c| c == '\u{FEFF}') {
         return Err(LoadError::beyond("a byte order mark inside the text"));
@@ -63,7 +73,8 @@ pub(crate) fn compose(text: &str) -> Result<Option<Rc<Node>>, LoadError> {
         emit_anchor_events: true,
     };
     let parser = Parser::new_from_str_with_options(text, options);
-    Composer { parser, anchors: HashMap::new(), names: HashSet::new(), flow: 0, line: 1, absent: false }.document()
+    Composer { parser, anchors: HashMap::new(), names: HashSet::new(), flow: 0, line: 1, absent: false }
+        .document()
 }
 
 fn line_of(text: &str, c: char) -> usize {
@@ -115,7 +126,9 @@ impl<'a> Composer<'a> {
                 Event::Comment(..) | Event::StreamStart | Event::DocumentEnd => {}
                 Event::Anchor(_, name) => {
                     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
-                        return Err(self.error(format!("the anchor &{name} is not a name of letters and digits")));
+                        return Err(
+                            self.error(format!("the anchor &{name} is not a name of letters and digits"))
+                        );
                     }
                     if !self.names.insert(name.to_string()) {
                         return Err(self.error(format!("the anchor &{name} stands twice")));
@@ -139,8 +152,11 @@ impl<'a> Composer<'a> {
             Event::Scalar(text, style, anchor, tag) => {
                 // Where libyaml is stricter in `[…]` and `{…}`.
                 let bare = self.flow > 0 && style == ScalarStyle::Plain;
-                if bare && (text.starts_with(['?', ':']) || tag.is_some() && (self.absent || text.is_empty())) {
-                    return Err(LoadError::beyond(format!("the value in line {line}, which should be quoted")));
+                if bare && (text.starts_with(['?', ':']) || tag.is_some() && (self.absent || text.is_empty()))
+                {
+                    return Err(LoadError::beyond(format!(
+                        "the value in line {line}, which should be quoted"
+                    )));
                 }
                 let tag = match tag_name(tag.as_deref()) {
                     // The tag `!` alone makes libyaml treat even a quoted scalar as a plain one,
@@ -165,7 +181,9 @@ impl<'a> Composer<'a> {
             }
             Event::Alias(id) => {
                 let node = self.anchors.get(&id).cloned();
-                return node.ok_or_else(|| LoadError::beyond(format!("the alias in line {line}, which contains itself")));
+                return node.ok_or_else(|| {
+                    LoadError::beyond(format!("the alias in line {line}, which contains itself"))
+                });
             }
             _ => return Err(self.error("a value is missing")),
         };
@@ -198,7 +216,7 @@ impl<'a> Composer<'a> {
         }
     }
 
-    fn map(&mut self) -> Result<Vec<(Rc<Node>, Rc<Node>)>, LoadError> {
+    fn map(&mut self) -> Result<Vec<Pair>, LoadError> {
         let mut pairs = Vec::new();
         loop {
             let key = match self.inner()? {

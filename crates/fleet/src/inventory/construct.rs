@@ -5,15 +5,13 @@ use std::rc::Rc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-use super::compose::{Kind, Node, Tag};
+use super::compose::{Kind, Node, Pair, Tag};
 use super::document::LoadError;
 use super::scalar::{self, ScalarTag};
 use super::value::{Map, Value};
 
 /// More values than this in one file are an attack by aliases of aliases, or no inventory.
 const MAX_VALUES: usize = 4_000_000;
-
-type Pair = (Rc<Node>, Rc<Node>);
 
 /// Builds values; counts them, and notes keys that stand twice in one map.
 #[derive(Debug, Default)]
@@ -32,7 +30,9 @@ impl Constructor {
             (Tag::Scalar(tag), Kind::Scalar(text)) => scalar::build(*tag, text).map_err(wrong),
             (Tag::Unsafe, Kind::Scalar(text)) => Ok(Value::Unsafe(text.clone())),
             (Tag::Vault, Kind::Scalar(text)) => Ok(Value::Vault(text.clone())),
-            (Tag::Binary, Kind::Scalar(text)) => binary(text).map(Value::Bytes).ok_or_else(|| wrong("this is not base64".into())),
+            (Tag::Binary, Kind::Scalar(text)) => {
+                binary(text).map(Value::Bytes).ok_or_else(|| wrong("this is not base64".into()))
+            }
             (Tag::Seq, Kind::List(items)) => self.list(items).map(Value::List),
             (Tag::Map, Kind::Map(pairs)) => self.map(pairs, node.line).map(Value::Map),
             (Tag::Set, Kind::Map(pairs)) => {
@@ -141,7 +141,10 @@ impl Constructor {
             _ => false,
         };
         if beyond {
-            return Err(LoadError::beyond(format!("nested collections under `!unsafe` in line {}", node.line)));
+            return Err(LoadError::beyond(format!(
+                "nested collections under `!unsafe` in line {}",
+                node.line
+            )));
         }
         Ok(marked_unsafe(value))
     }

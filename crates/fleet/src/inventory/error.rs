@@ -105,7 +105,9 @@ impl fmt::Display for Reason {
             Self::Toml => f.write_str("it is TOML"),
             Self::SealedInventory => f.write_str("it is vaulted as a whole"),
             Self::Unreadable { attempts } => write!(f, "it has no known form ({})", attempts.join("; ")),
-            Self::Setting { key, value } => write!(f, "the setting {key} = {value} changes how inventories are read"),
+            Self::Setting { key, value } => {
+                write!(f, "the setting {key} = {value} changes how inventories are read")
+            }
             Self::Link => f.write_str("it is a link that leaves the repository"),
             Self::Rare { what } => write!(f, "it has {what}"),
         }
@@ -115,7 +117,9 @@ impl fmt::Display for Reason {
 impl Reason {
     pub(crate) fn of(self, file: &str) -> Unsupported {
         let remedy = match &self {
-            Self::Script | Self::Plugin { .. } => "store its result in the repository as YAML (`ansible-inventory --list --export --yaml`)",
+            Self::Script | Self::Plugin { .. } => {
+                "store its result in the repository as YAML (`ansible-inventory --list --export --yaml`)"
+            }
             Self::VarsPlugin => "put the variables into group_vars and host_vars",
             Self::Toml => "write it as YAML",
             Self::SealedInventory => "vault only the values that are secret",
@@ -176,11 +180,15 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::GroupName { group } => write!(f, "the group name {group:?} has characters other than letters, digits and _"),
+            Self::GroupName { group } => {
+                write!(f, "the group name {group:?} has characters other than letters, digits and _")
+            }
             Self::SameName { name } => write!(f, "{name:?} is a group and a host"),
             Self::Missing { path } => write!(f, "the inventory {path} is not there"),
             Self::Unreadable(unsupported) => write!(f, "{}: {}", unsupported.file, unsupported.reason),
-            Self::Skipped { file, group, reason } => write!(f, "{file}: a part of group {group:?} is passed over: {reason}"),
+            Self::Skipped { file, group, reason } => {
+                write!(f, "{file}: a part of group {group:?} is passed over: {reason}")
+            }
             Self::DuplicateKey { file, line, key } => {
                 write!(f, "{file}:{line}: the key {key:?} stands twice in the map, the last one counts")
             }

@@ -37,6 +37,8 @@ pub(crate) struct Host {
     pub vars: Map,
     /// With all their ancestors; in no order that means anything.
     pub groups: Vec<GroupId>,
+    /// The file that named it first.
+    pub origin: Option<Source>,
 }
 
 /// Why something can't be added.
@@ -112,7 +114,12 @@ impl Graph {
         }
     }
 
-    pub fn add_host(&mut self, name: &str, group: Option<&str>, port: Option<i64>) -> Result<HostId, GraphError> {
+    pub fn add_host(
+        &mut self,
+        name: &str,
+        group: Option<&str>,
+        port: Option<i64>,
+    ) -> Result<HostId, GraphError> {
         if name.is_empty() {
             return Err(GraphError::EmptyName);
         }
@@ -122,7 +129,7 @@ impl Graph {
         };
         let id = match self.host_id(name) {
             Some(id) => id,
-            None => self.push_host(name, port)?,
+            None => self.push_host(name, port),
         };
         if let Some(group) = group {
             self.put_host(group, id);
@@ -130,19 +137,15 @@ impl Graph {
         Ok(id)
     }
 
-    fn push_host(&mut self, name: &str, port: Option<i64>) -> Result<HostId, GraphError> {
+    fn push_host(&mut self, name: &str, port: Option<i64>) -> HostId {
         let id = self.hosts.len();
-        let mut host = Host { name: name.to_owned(), ..Host::default() };
+        let mut host = Host { name: name.to_owned(), origin: self.source.clone(), ..Host::default() };
         if let Some(port) = port.filter(|&port| port != 0) {
             host.vars.insert(Value::text("ansible_port"), Value::Int(port.into()));
         }
         self.hosts.push(host);
         self.host_ids.insert(name.to_owned(), id);
-        if let Some(Source { file, folder }) = self.source.clone() {
-            self.set_variable(name, Value::text("inventory_file"), Value::Text(file))?;
-            self.set_variable(name, Value::text("inventory_dir"), Value::Text(folder))?;
-        }
-        Ok(id)
+        id
     }
 
     /// Sets a variable of the group with this name or, if there is none, of the host.
@@ -298,6 +301,11 @@ impl Graph {
                 self.leave(host, ancestor);
             }
         }
+    }
+
+    /// Whether a group names a host itself, not only through a group below it.
+    pub fn names(&self, group: GroupId, host: HostId) -> bool {
+        self.groups[group].members.contains(&host)
     }
 
     /// Groups in the order in which their variables override each other, the last one winning.

@@ -306,7 +306,8 @@ mod tests {
 
     #[test]
     fn mistakes() {
-        for pattern in ["a[1:", "a[1]", "a[01:100]", "a[b:a]", "a[1:2:0]", "a|b[1:2]", "a[1:2:3:4]", "a[1:]"] {
+        for pattern in ["a[1:", "a[1]", "a[01:100]", "a[b:a]", "a[1:2:0]", "a|b[1:2]", "a[1:2:3:4]", "a[1:]"]
+        {
             assert!(expand(pattern).is_err(), "{pattern}");
         }
     }

@@ -1,6 +1,6 @@
 //! Inventories in Ansible's INI format, which is no INI: host lines, `[group:vars]`, `[group:children]`.
 
-use super::graph::{GraphError, Graph, UNGROUPED};
+use super::graph::{Graph, GraphError, UNGROUPED};
 use super::hosts;
 use super::literal::{self, LiteralError};
 use super::python;
@@ -11,7 +11,8 @@ use super::words;
 /// Adds what a file says to the graph, up to the first mistake.
 pub(crate) fn read(graph: &mut Graph, bytes: &[u8]) -> Result<(), SourceError> {
     let lines = decode(bytes)?;
-    let mut reader = Reader { graph, pending: Vec::new(), group: UNGROUPED.to_owned(), section: Section::Hosts };
+    let mut reader =
+        Reader { graph, pending: Vec::new(), group: UNGROUPED.to_owned(), section: Section::Hosts };
     for (at, line) in lines.iter().enumerate() {
         let line = python::strip(line);
         if !line.is_empty() && !line.starts_with(['#', ';']) {
@@ -78,7 +79,8 @@ impl Reader<'_> {
             Section::Hosts => self.hosts(line),
             Section::Vars => {
                 let pair = line.split_once('=');
-                let (key, value) = pair.ok_or_else(|| SourceError::at(0, format!("{line:?} is not key=value")))?;
+                let (key, value) =
+                    pair.ok_or_else(|| SourceError::at(0, format!("{line:?} is not key=value")))?;
                 let value = parse_value(python::strip(value))?;
                 Ok(self.graph.set_variable(&self.group, Value::text(python::strip(key)), value)?)
             }
@@ -92,7 +94,9 @@ impl Reader<'_> {
             None | Some("hosts") => Section::Hosts,
             Some("vars") => Section::Vars,
             Some("children") => Section::Children,
-            Some(kind) => return Err(SourceError::at(0, format!("[{name}:{kind}] is a section of unknown kind"))),
+            Some(kind) => {
+                return Err(SourceError::at(0, format!("[{name}:{kind}] is a section of unknown kind")));
+            }
         };
         let known = self.pending.iter().position(|pending| pending.name == name);
         if self.graph.group_id(name).is_none() {
@@ -132,7 +136,8 @@ impl Reader<'_> {
     }
 
     fn child(&mut self, line: &str) -> Result<(), SourceError> {
-        let child = child_name(line).ok_or_else(|| SourceError::at(0, format!("{line:?} is no name of a group")))?;
+        let child =
+            child_name(line).ok_or_else(|| SourceError::at(0, format!("{line:?} is no name of a group")))?;
         if self.graph.group_id(child).is_some() {
             return Ok(self.graph.add_child(&self.group, child)?);
         }
@@ -162,7 +167,8 @@ impl Reader<'_> {
         let mut variables = Map::new();
         for word in assignments {
             let pair = word.split_once('=');
-            let (key, value) = pair.ok_or_else(|| SourceError::at(0, format!("{word:?} is not key=value")))?;
+            let (key, value) =
+                pair.ok_or_else(|| SourceError::at(0, format!("{word:?} is not key=value")))?;
             variables.insert(Value::text(key), parse_value(value)?);
         }
         populate(self.graph, &names, &variables, &self.group, port)?;
@@ -173,7 +179,9 @@ impl Reader<'_> {
         let Some(first) = self.pending.first() else { return Ok(()) };
         let message = match first.section {
             Section::Vars | Section::Hosts => format!("[{0}:vars] is there, but no group {0}", first.name),
-            Section::Children => format!("{} is a child of {}, but no group", first.name, first.parents.join(", ")),
+            Section::Children => {
+                format!("{} is a child of {}, but no group", first.name, first.parents.join(", "))
+            }
         };
         Err(SourceError::at(0, message))
     }
@@ -198,7 +206,9 @@ pub(crate) fn populate(
 
 fn parse_value(text: &str) -> Result<Value, SourceError> {
     literal::parse(text).map_err(|error| match error {
-        LiteralError::Unhashable => SourceError::at(0, format!("{text:?} is a Python set or map with a list inside")),
+        LiteralError::Unhashable => {
+            SourceError::at(0, format!("{text:?} is a Python set or map with a list inside"))
+        }
         LiteralError::Beyond(what) => SourceError::Beyond(what),
     })
 }

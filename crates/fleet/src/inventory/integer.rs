@@ -108,7 +108,12 @@ mod tests {
         check(true, "0", 10, Some("0"));
         check(true, "000", 10, Some("0"));
         check(false, "ffffffffffffffffffffffff", 16, Some("79228162514264337593543950335"));
-        check(false, "100000000000000000000000000000000001", 10, Some("100000000000000000000000000000000001"));
+        check(
+            false,
+            "100000000000000000000000000000000001",
+            10,
+            Some("100000000000000000000000000000000001"),
+        );
         check(false, "9", 8, None);
         check(false, "", 10, None);
         check(false, &"9".repeat(4300), 10, Some(&"9".repeat(4300)));

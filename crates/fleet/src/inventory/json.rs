@@ -13,7 +13,8 @@ const MAX_DEPTH: usize = 255;
 
 /// Reads a text; `None` if it is not JSON (and thus YAML, or nothing).
 pub(crate) fn parse(text: &str) -> Result<Option<Value>, LoadError> {
-    let begins = |c: char| c.is_ascii_digit() || matches!(c, '{' | '[' | '"' | '-' | 't' | 'f' | 'n' | 'N' | 'I');
+    let begins =
+        |c: char| c.is_ascii_digit() || matches!(c, '{' | '[' | '"' | '-' | 't' | 'f' | 'n' | 'N' | 'I');
     if !text.trim_start_matches(BLANKS).starts_with(begins) {
         return Ok(None);
     }
@@ -209,7 +210,8 @@ impl Reader<'_> {
                 _ => self.rest = before,
             }
         }
-        char::from_u32(first).ok_or_else(|| Stop::Beyond("half of a surrogate pair in a JSON text".to_owned()))
+        char::from_u32(first)
+            .ok_or_else(|| Stop::Beyond("half of a surrogate pair in a JSON text".to_owned()))
     }
 
     fn hex4(&mut self) -> Option<u32> {
@@ -224,7 +226,9 @@ fn special(map: Map) -> Result<Value, Stop> {
     for (key, value) in map.iter() {
         match (key.as_text(), value) {
             (Some("__ansible_vault"), Value::Text(text)) => return Ok(Value::Vault(text.clone())),
-            (Some("__ansible_vault"), _) => return Err(Stop::Beyond("a vaulted value that is no text".to_owned())),
+            (Some("__ansible_vault"), _) => {
+                return Err(Stop::Beyond("a vaulted value that is no text".to_owned()));
+            }
             (Some("__ansible_unsafe"), value) => return Ok(marked_unsafe(value.clone())),
             _ => {}
         }
@@ -246,8 +250,12 @@ fn write(out: &mut String, value: &Value) {
         Value::Int(value) => out.push_str(value.as_str()),
         Value::Float(value) => out.push_str(&python_float(*value)),
         Value::Text(text) | Value::Time(text) => quote(out, text),
-        Value::Unsafe(text) => object(out, std::iter::once(("__ansible_unsafe".to_owned(), &Value::text(text.as_str())))),
-        Value::Vault(text) => object(out, std::iter::once(("__ansible_vault".to_owned(), &Value::text(text.as_str())))),
+        Value::Unsafe(text) => {
+            object(out, std::iter::once(("__ansible_unsafe".to_owned(), &Value::text(text.as_str()))))
+        }
+        Value::Vault(text) => {
+            object(out, std::iter::once(("__ansible_vault".to_owned(), &Value::text(text.as_str()))))
+        }
         Value::Bytes(bytes) => quote(out, &String::from_utf8_lossy(bytes)),
         Value::List(items) | Value::Set(items) => {
             out.push('[');

@@ -22,7 +22,8 @@ pub(crate) enum LiteralError {
 
 /// The value that Ansible gives to the text after `=`.
 pub(crate) fn parse(text: &str) -> Result<Value, LiteralError> {
-    let mut reader = Reader { rest: text.trim_start_matches([' ', '\t']), depth: 0, unhashable: false, exotic: None };
+    let mut reader =
+        Reader { rest: text.trim_start_matches([' ', '\t']), depth: 0, unhashable: false, exotic: None };
     let value = reader.expression();
     let Some(value) = value else {
         // What follows an unhashable element decides between failure and text.
@@ -320,7 +321,8 @@ impl<'a> Reader<'a> {
             _ => None,
         };
         if let Some(radix) = radix {
-            return Integer::from_digits(false, &digits[2..], radix).map(|value| Literal::plain(Value::Int(value)));
+            return Integer::from_digits(false, &digits[2..], radix)
+                .map(|value| Literal::plain(Value::Int(value)));
         }
         if complex || digits.contains(['.', 'e', 'E']) {
             return python_float(&digits).map(|value| Literal::plain(Value::Float(value)));

@@ -18,7 +18,8 @@ impl Quoted {
             (Self::Exotic(what), Self::Text(_) | Self::Exotic(_)) | (Self::Text(_), Self::Exotic(what)) => {
                 Some(Self::Exotic(what))
             }
-            (Self::Bytes(_), Self::Text(_) | Self::Exotic(_)) | (Self::Text(_) | Self::Exotic(_), Self::Bytes(_)) => None,
+            (Self::Bytes(_), Self::Text(_) | Self::Exotic(_))
+            | (Self::Text(_) | Self::Exotic(_), Self::Bytes(_)) => None,
         }
     }
 }
@@ -94,7 +95,8 @@ fn octal(digits: &str) -> usize {
 }
 
 fn hex(digits: &str, count: usize) -> Result<u32, Refused> {
-    let digits = digits.get(..count).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit())).ok_or(Refused)?;
+    let digits =
+        digits.get(..count).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit())).ok_or(Refused)?;
     u32::from_str_radix(digits, 16).map_err(|_| Refused)
 }
 

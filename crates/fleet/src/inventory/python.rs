@@ -14,7 +14,8 @@ pub(crate) fn strip(text: &str) -> &str {
 
 /// `str.splitlines`
 pub(crate) fn lines(text: &str) -> Vec<&str> {
-    let breaks = ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
+    let breaks =
+        ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
     let mut lines = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find(breaks) {
@@ -56,7 +57,14 @@ mod tests {
 
     #[test]
     fn extensions() {
-        for (path, expected) in [("a/b.yml", ".yml"), ("a.d/b", ""), (".yml", ""), ("..a.b", ".b"), ("b.", "."), ("x.tar.gz", ".gz")] {
+        for (path, expected) in [
+            ("a/b.yml", ".yml"),
+            ("a.d/b", ""),
+            (".yml", ""),
+            ("..a.b", ".b"),
+            ("b.", "."),
+            ("x.tar.gz", ".gz"),
+        ] {
             assert_eq!(extension(path), expected, "{path}");
         }
     }
@@ -69,7 +77,15 @@ mod tests {
 
     #[test]
     fn integers() {
-        for (text, expected) in [("5", Some("5")), (" -1_0\n", Some("-10")), ("0644", Some("644")), ("1__0", None), ("_1", None), ("", None), ("1.5", None)] {
+        for (text, expected) in [
+            ("5", Some("5")),
+            (" -1_0\n", Some("-10")),
+            ("0644", Some("644")),
+            ("1__0", None),
+            ("_1", None),
+            ("", None),
+            ("1.5", None),
+        ] {
             assert_eq!(integer(text).map(|number| number.to_string()).as_deref(), expected, "{text:?}");
         }
     }

@@ -43,7 +43,9 @@ pub(crate) fn build(tag: ScalarTag, text: &str) -> Result<Value, String> {
         ScalarTag::Bool => bool_of(text).map(Value::Bool).ok_or_else(wrong),
         ScalarTag::Int => int_of(text).map(Value::Int).ok_or_else(wrong),
         ScalarTag::Float => float_of(text).map(Value::Float).ok_or_else(wrong),
-        ScalarTag::Time => Stamp::parse(text).and_then(|stamp| stamp.iso()).map(Value::Time).ok_or_else(wrong),
+        ScalarTag::Time => {
+            Stamp::parse(text).and_then(|stamp| stamp.iso()).map(Value::Time).ok_or_else(wrong)
+        }
         ScalarTag::Merge | ScalarTag::Default => Err(format!("{text:?} is no value in YAML 1.1; quote it")),
     }
 }
@@ -80,10 +82,7 @@ fn digits(text: &str) -> bool {
 
 /// The base-60 parts after the first: `[0-5]?[0-9]` each.
 fn sixties<'a>(mut parts: impl Iterator<Item = &'a str>) -> bool {
-    parts.all(|part| match part.as_bytes() {
-        [b'0'..=b'9'] | [b'0'..=b'5', b'0'..=b'9'] => true,
-        _ => false,
-    })
+    parts.all(|part| matches!(part.as_bytes(), [b'0'..=b'9'] | [b'0'..=b'5', b'0'..=b'9']))
 }
 
 fn is_int(text: &str) -> bool {
@@ -94,7 +93,9 @@ fn is_int(text: &str) -> bool {
     if let Some(hex) = text.strip_prefix("0x") {
         return all(hex, |b| b.is_ascii_hexdigit() || b == b'_');
     }
-    if text == "0" || text.strip_prefix('0').is_some_and(|octal| all(octal, |b| matches!(b, b'0'..=b'7' | b'_'))) {
+    if text == "0"
+        || text.strip_prefix('0').is_some_and(|octal| all(octal, |b| matches!(b, b'0'..=b'7' | b'_')))
+    {
         return true;
     }
     let mut parts = text.split(':');

@@ -86,12 +86,17 @@ impl FileTree for DirTree {
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
+    )
 }
 
 fn utf8(path: &Path) -> io::Result<String> {
     let text = path.to_str().map(str::to_owned);
-    text.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("the file name {} is not UTF-8", path.display())))
+    text.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("the file name {} is not UTF-8", path.display()))
+    })
 }
 
 /// A tree in memory: paths of files and what is in them.
@@ -125,7 +130,8 @@ impl FileTree for MemoryTree {
 
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
         let below = self.files.keys().filter_map(|file| inside(file, path));
-        let mut names: Vec<String> = below.filter_map(|rest| rest.split('/').next()).map(str::to_owned).collect();
+        let mut names: Vec<String> =
+            below.filter_map(|rest| rest.split('/').next()).map(str::to_owned).collect();
         names.dedup();
         Ok(names)
     }
@@ -162,8 +168,13 @@ pub(crate) fn parent(path: &str) -> &str {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     Nothing,
-    File { path: String, executable: bool },
-    Folder { path: String },
+    File {
+        path: String,
+        executable: bool,
+    },
+    Folder {
+        path: String,
+    },
     /// A link on the way leaves the tree or goes in circles.
     Outside,
 }

@@ -108,7 +108,9 @@ impl Value {
             Self::Null => Key::Null,
             Self::Bool(value) => Key::Number(i64::from(*value).to_string()),
             Self::Int(value) => Key::Number(value.as_str().to_owned()),
-            Self::Float(value) if value.fract() == 0.0 && value.abs() < 1e15 => Key::Number(format!("{value:.0}")),
+            Self::Float(value) if value.fract() == 0.0 && value.abs() < 1e15 => {
+                Key::Number(format!("{value:.0}"))
+            }
             Self::Float(value) => Key::Float(value.to_bits()),
             Self::Text(text) | Self::Unsafe(text) => Key::Text(text.clone()),
             Self::Bytes(bytes) => Key::Bytes(bytes.clone()),

@@ -15,12 +15,19 @@ pub(crate) struct Skipped {
 }
 
 /// Adds what a file says to the graph, up to the first mistake.
-pub(crate) fn read(graph: &mut Graph, document: &Document, skipped: &mut Vec<Skipped>) -> Result<(), SourceError> {
+pub(crate) fn read(
+    graph: &mut Graph,
+    document: &Document,
+    skipped: &mut Vec<Skipped>,
+) -> Result<(), SourceError> {
     if !document.value.is_truthy() {
         return Err(SourceError::at(0, "the file is empty"));
     }
     let Value::Map(groups) = &document.value else {
-        return Err(SourceError::at(0, format!("a map of groups is needed, this is {}", document.value.kind())));
+        return Err(SourceError::at(
+            0,
+            format!("a map of groups is needed, this is {}", document.value.kind()),
+        ));
     };
     if groups.get("plugin").is_some_and(Value::is_truthy) {
         return Err(SourceError::at(0, "this is the configuration of an inventory plugin"));
@@ -57,7 +64,8 @@ impl Reader<'_> {
             match sections.get(section) {
                 None | Some(Value::Null | Value::Map(_) | Value::Text(_) | Value::Unsafe(_)) => {}
                 Some(other) => {
-                    let message = format!("{section:?} of group {name:?} must be a map, not {}", other.kind());
+                    let message =
+                        format!("{section:?} of group {name:?} must be a map, not {}", other.kind());
                     return Err(SourceError::at(0, message));
                 }
             }
@@ -116,13 +124,15 @@ impl Reader<'_> {
 
     fn host(&mut self, group: &str, pattern: &Value, variables: &Value) -> Result<(), SourceError> {
         let pattern = pattern.as_text();
-        let pattern = pattern.ok_or_else(|| SourceError::at(0, "the name of a host must be a text; quote numbers"))?;
+        let pattern =
+            pattern.ok_or_else(|| SourceError::at(0, "the name of a host must be a text; quote numbers"))?;
         let (names, port) = hosts::expand(pattern).map_err(|error| SourceError::at(0, error.to_string()))?;
         match variables {
             Value::Map(variables) => populate(self.graph, &names, variables, group, port)?,
             other if !other.is_truthy() => populate(self.graph, &names, &Map::new(), group, port)?,
             other => {
-                let message = format!("the variables of host {pattern:?} must be a map, not {}", other.kind());
+                let message =
+                    format!("the variables of host {pattern:?} must be a map, not {}", other.kind());
                 return Err(SourceError::at(0, message));
             }
         }

@@ -1,0 +1,101 @@
+"""Tells what Ansible itself makes of inventories: one JSON question a line, one JSON answer a line.
+
+It runs Ansible's own classes in the way of ansible-inventory, many inventories in one process,
+and prints values with their types, which ansible-inventory's JSON loses.
+"""
+
+import contextlib
+import datetime
+import io
+import json
+import os
+import sys
+from collections.abc import Mapping, Set
+
+from ansible import context
+from ansible.cli.inventory import INTERNAL_VARS
+from ansible.inventory.helpers import sort_groups
+from ansible.inventory.manager import InventoryManager
+from ansible.module_utils.common.collections import ImmutableDict
+from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.yaml.objects import AnsibleVaultEncryptedUnicode
+from ansible.utils.unsafe_proxy import AnsibleUnsafe
+from ansible.vars.manager import VariableManager
+
+context.CLIARGS = ImmutableDict({})
+
+
+def quote(text):
+    return json.dumps(str(text), ensure_ascii=False)
+
+
+def typed(value):
+    if value is None:
+        return "null"
+    if isinstance(value, AnsibleVaultEncryptedUnicode):
+        return "vault" + quote(value._ciphertext.decode())
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return "int:%d" % value
+    if isinstance(value, float):
+        return "float:" + json.dumps(value)
+    if isinstance(value, AnsibleUnsafe):
+        return "unsafe" + quote(value)
+    if isinstance(value, str):
+        return quote(value)
+    if isinstance(value, bytes):
+        return "bytes:" + value.hex()
+    if isinstance(value, (datetime.date, datetime.datetime)):
+        return "time:" + value.isoformat()
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(typed, value)) + "]"
+    if isinstance(value, Set):
+        return "set[" + ",".join(sorted(map(typed, value))) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(key(k) + ":" + typed(v) for k, v in value.items()) + "}"
+    return "other:" + repr(value)
+
+
+def key(value):
+    return quote(value) if isinstance(value, str) else typed(value)
+
+
+def host_answer(manager, inventory, host):
+    try:
+        variables = manager.get_vars(host=host, include_hostvars=False, stage="all")
+    except Exception as error:
+        return {"error": str(error)}
+    group_names = variables["group_names"]
+    kept = {key(k): typed(v) for k, v in variables.items() if k not in INTERNAL_VARS}
+    groups = [[g.name, g.depth, g.priority] for g in sort_groups(host.get_groups())]
+    places = [str(variables.get(name)) for name in ("inventory_file", "inventory_dir")]
+    return {"vars": kept, "groups": groups, "group_names": group_names, "places": places}
+
+
+def answer(question):
+    loader = DataLoader()
+    loader.set_basedir(question["playbook_folder"])
+    inventory = InventoryManager(loader=loader, sources=question["sources"])
+    manager = VariableManager(loader=loader, inventory=inventory, version_info={})
+    hosts = {h.name: host_answer(manager, inventory, h) for h in inventory.hosts.values()}
+    groups = {
+        g.name: {"hosts": [h.name for h in g.hosts], "children": [c.name for c in g.child_groups]}
+        for g in inventory.groups.values()
+    }
+    return {"hosts": hosts, "groups": groups, "host_order": list(hosts), "group_order": list(groups)}
+
+
+def main():
+    for line in sys.stdin:
+        question = json.loads(line)
+        os.chdir(question["root"])
+        try:
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                result = answer(question)
+        except Exception as error:
+            result = {"error": str(error)}
+        print(json.dumps(result), flush=True)
+
+
+main()
