@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use std::time::Duration;
 
 use volary_fleet::{
-    CONFIG_FILE, FleetConfig, FleetLock, Gates, GitRepository, LOCK_FILE, ObjectSource, ReadObjects, Rules,
-    file_at,
+    CONFIG_FILE, FleetConfig, FleetLock, Gates, GitRepository, LOCK_FILE, ObjectId, ObjectSource,
+    ReadObjects, Rules, file_at,
 };
 use volary_model::{CommitId, StageName, Suite};
 
@@ -18,6 +18,8 @@ pub(crate) struct StageView {
     pub(crate) name: StageName,
     /// Its branch.
     pub(crate) branch: String,
+    /// The stage that is merged into it; the first has none.
+    pub(crate) from: Option<StageName>,
     /// The branch's tip; `None` if there is no such branch yet.
     pub(crate) tip: Option<Tip>,
     /// The suite it takes packages from.
@@ -31,6 +33,8 @@ pub(crate) struct StageView {
 pub(crate) struct Tip {
     /// Its id.
     pub(crate) commit: CommitId,
+    /// Its files, as one id.
+    pub(crate) tree: ObjectId,
     /// The first line of its message.
     pub(crate) subject: String,
     /// When it was made, by the committer's clock.
@@ -74,6 +78,7 @@ impl FleetView {
             let mut view = StageView {
                 name: stage.name.clone(),
                 branch: stage.branch.clone(),
+                from: stage.from.clone(),
                 tip: None,
                 suite: None,
                 poll: config.poll,
@@ -165,6 +170,7 @@ fn read_tip(
     let (suite, poll) = suite_at(repository, commit, stage, config)?;
     let tip = Tip {
         commit: commit.clone(),
+        tree: read.tree,
         subject: read.subject().to_owned(),
         committed_at: Timestamp::from_second(read.committer.seconds).unwrap_or(Timestamp::UNIX_EPOCH),
         overrides: crate::hook::overrides(&read.message)

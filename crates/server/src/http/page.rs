@@ -1,25 +1,169 @@
-//! stub
-use crate::app::App;
-use axum::extract::State;
+//! The pages for people: rendered here, without anything from elsewhere, and kept current by a
+//! small script that fetches them again.
+
+mod view;
+
 use std::sync::Arc;
-pub(crate) async fn home(State(_): State<Arc<App>>) -> &'static str {
-    ""
+
+use askama::Template;
+use axum::extract::{Form, Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use serde::Deserialize;
+
+use crate::app::App;
+use crate::http::auth::{self, COOKIE, Person};
+use crate::http::build::{api_build, find_build, read_log};
+use crate::http::refusal::Refusal;
+use crate::http::status::{TraceQuery, journey, newest_events, whole};
+
+/// In the addresses of the assets, so that a browser never mixes two versions.
+pub(crate) const ASSETS_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const STYLE: &str = include_str!("../../assets/style.css");
+const SCRIPT: &str = include_str!("../../assets/live.js");
+
+/// Nothing from elsewhere, nothing inline: whatever stands in a commit's subject stays text.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+                      img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// How many events the page shows.
+const EVENTS: u32 = 25;
+
+/// How much of a log's end the page shows at once; the command line has all of it.
+const LOG_TAIL: u64 = 256 << 10;
+
+/// How long a browser stays signed in, in seconds.
+const SIGNED_IN: u32 = 30 * 86_400;
+
+/// `GET /`.
+pub(crate) async fn home(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    page(&app, &headers, async |person| {
+        let status = whole(&app).await?;
+        let events = newest_events(&app, EVENTS).await?;
+        Ok(view::Home::new(status, events, &app.view.get(), &person).render())
+    })
+    .await
 }
-pub(crate) async fn trace(State(_): State<Arc<App>>) -> &'static str {
-    ""
+
+/// `GET /trace?package=P&version=V`.
+pub(crate) async fn trace(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    query: Result<Query<TraceQuery>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    page(&app, &headers, async |person| {
+        let Query(query) = query.map_err(|_| Refusal::invalid("name a package and its version"))?;
+        let trace = journey(&app, &query).await?;
+        Ok(view::Journey::new(trace, &app.config.fleet, &app.view.get(), &person).render())
+    })
+    .await
 }
-pub(crate) async fn build(State(_): State<Arc<App>>) -> &'static str {
-    ""
+
+/// `GET /builds/{id}`.
+pub(crate) async fn build(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Response {
+    page(&app, &headers, async |person| {
+        let record = find_build(&app, &id).await?;
+        let length = tokio::fs::metadata(app.layout.build_log(record.id)).await.map_or(0, |log| log.len());
+        let from = length.saturating_sub(LOG_TAIL);
+        let (text, whole) = read_log(&app, record.id, from).await?;
+        let next = from + text.len() as u64;
+        let log = view::Log { text: String::from_utf8_lossy(&text).into_owned(), cut: from > 0, next, whole };
+        Ok(view::BuildPage::new(api_build(record), log, &app.config.fleet, &person).render())
+    })
+    .await
 }
-pub(crate) async fn login_form(State(_): State<Arc<App>>) -> &'static str {
-    ""
+
+/// Renders for a person who is signed in; sends others to sign in, and shows refusals as a page.
+async fn page(
+    app: &App,
+    headers: &HeaderMap,
+    render: impl AsyncFnOnce(Person) -> Result<askama::Result<String>, Refusal>,
+) -> Response {
+    let Ok(person) = auth::person(app, &Method::GET, headers) else {
+        return Redirect::to("/login").into_response();
+    };
+    match render(person).await {
+        Ok(html) => html_page(StatusCode::OK, html),
+        Err(refusal) => {
+            let (problem, help) = (refusal.sentence().to_owned(), refusal.advice().to_owned());
+            let shown = view::RefusalPage { fleet: app.config.fleet.clone(), problem, help };
+            html_page(refusal.status(), shown.render())
+        }
+    }
 }
-pub(crate) async fn login(State(_): State<Arc<App>>) -> &'static str {
-    ""
+
+fn html_page(status: StatusCode, html: askama::Result<String>) -> Response {
+    let Ok(html) = html else {
+        return Refusal::broken("the page cannot be rendered").into_response();
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ];
+    (status, headers, html).into_response()
 }
-pub(crate) async fn logout(State(_): State<Arc<App>>) -> &'static str {
-    ""
+
+/// A token, from the form or from a link.
+#[derive(Deserialize)]
+pub(crate) struct Login {
+    token: Option<String>,
 }
-pub(crate) async fn asset(State(_): State<Arc<App>>) -> &'static str {
-    ""
+
+/// `GET /login`, also with `?token=` as in a link that an administrator gave.
+pub(crate) async fn login_form(State(app): State<Arc<App>>, Query(login): Query<Login>) -> Response {
+    match login.token {
+        Some(token) => sign_in(&app, &token),
+        None => form(&app, StatusCode::OK, None),
+    }
+}
+
+/// `POST /login`.
+pub(crate) async fn login(State(app): State<Arc<App>>, Form(login): Form<Login>) -> Response {
+    sign_in(&app, login.token.as_deref().unwrap_or(""))
+}
+
+fn sign_in(app: &App, token: &str) -> Response {
+    let token = token.trim();
+    if app.tokens.find(token).is_none() {
+        let problem = "This token is not known to this server. It may have been revoked.";
+        return form(app, StatusCode::UNAUTHORIZED, Some(problem));
+    }
+    set_cookie(token, SIGNED_IN)
+}
+
+/// `POST /logout`.
+pub(crate) async fn logout() -> Response {
+    set_cookie("", 0)
+}
+
+fn set_cookie(token: &str, seconds: u32) -> Response {
+    let cookie = format!("{COOKIE}={token}; Path=/; Max-Age={seconds}; HttpOnly; Secure; SameSite=Lax");
+    let mut response = Redirect::to(if seconds == 0 { "/login" } else { "/" }).into_response();
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+fn form(app: &App, status: StatusCode, problem: Option<&'static str>) -> Response {
+    html_page(status, view::LoginPage { fleet: app.config.fleet.clone(), problem }.render())
+}
+
+/// `GET /assets/{name}`.
+pub(crate) async fn asset(Path(name): Path<String>) -> Result<Response, Refusal> {
+    let (content_type, text) = match name.as_str() {
+        "style.css" => ("text/css; charset=utf-8", STYLE),
+        "live.js" => ("text/javascript; charset=utf-8", SCRIPT),
+        _ => return Err(Refusal::not_found("there is nothing at this address")),
+    };
+    let headers = [(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "public, max-age=3600")];
+    Ok((headers, text).into_response())
 }

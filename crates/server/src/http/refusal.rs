@@ -53,6 +53,11 @@ impl Refusal {
         &self.problem.error
     }
 
+    /// What to do about it; empty if nobody knows.
+    pub(crate) fn advice(&self) -> &str {
+        self.problem.help.as_deref().unwrap_or_default()
+    }
+
     /// The status.
     pub(crate) fn status(&self) -> StatusCode {
         self.status

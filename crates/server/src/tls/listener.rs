@@ -37,8 +37,6 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// What a request's extensions say of its peer.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
-    /// Where it comes from.
-    pub(crate) address: SocketAddr,
     /// SHA-256 of the public key of its client certificate, which our authority signed.
     pub(crate) key: Option<Digest>,
 }
@@ -153,7 +151,7 @@ async fn connection(
         .peer_certificates()
         .and_then(|chain| chain.first())
         .and_then(|certificate| fingerprint_of_certificate(certificate));
-    let peer = Peer { address, key };
+    let peer = Peer { key };
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());

@@ -40,9 +40,7 @@ fn a_package_goes_from_upload_to_release() {
     let changes: Vec<Value> = developer.get("/api/v1/diff?from=v1.0/r1&to=v1.0/r2").json();
     assert_eq!((&changes[0]["from"], &changes[0]["to"]), (&json!("1.0"), &json!("1.1")));
     assert!(developer.post("/api/v1/releases/v1.0/freeze", &json!({})).status.is_success());
-    developer
-        .post("/api/v1/releases/v1.0/picks", &json!({"packages": ["hello"]}))
-        .refused(409, "frozen");
+    developer.post("/api/v1/releases/v1.0/picks", &json!({"packages": ["hello"]})).refused(409, "frozen");
     let pin: Pin = developer.get("/api/v1/releases/v1.0/pin").json();
     assert_eq!(pin.release.to_string(), "v1.0/r2");
     let first: Pin = developer.get("/api/v1/releases/v1.0/pin?revision=r1").json();
@@ -99,7 +97,9 @@ fn files_are_served_as_apt_asks_for_them() {
     let packages = apt.get("/archive/dists/rolling/main/binary-amd64/Packages.gz");
     assert_eq!(packages.header("content-type"), "application/gzip");
     assert_eq!(packages.header("content-encoding"), "", "apt compares these bytes with a hash");
-    for path in ["../keys/signing.asc", "..%2fkeys/signing.asc", "dists/%2e%2e/%2e%2e/journal", "dists", "nothing"] {
+    for path in
+        ["../keys/signing.asc", "..%2fkeys/signing.asc", "dists/%2e%2e/%2e%2e/journal", "dists", "nothing"]
+    {
         apt.get(&format!("/archive/{path}")).refused(404, "");
     }
 }

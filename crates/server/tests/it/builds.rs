@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use volary_host::Cmd;
 use volary_store::{NewBuild, Store};
 
-use crate::support::{TestServer, make_deb, wait_for};
+use crate::support::{TestServer, make_deb, wait_for, write};
 
 fn commit(digit: char) -> volary_model::CommitId {
     digit.to_string().repeat(40).parse().unwrap()
@@ -27,7 +27,8 @@ fn claimed(server: &TestServer) -> i64 {
     records(server, async |store| {
         let source = "pulse".parse().unwrap();
         store.add_source(&source, Some("/nowhere"), "master", now).await.unwrap();
-        let new = NewBuild { commit: commit('a'), subject: "s".into(), author: "a".into(), committed_at: now };
+        let new =
+            NewBuild { commit: commit('a'), subject: "s".into(), author: "a".into(), committed_at: now };
         store.advance_source(&source, None, &commit('a'), &[new], now).await.unwrap();
         store.claim_build(now).await.unwrap().unwrap().id
     })
@@ -49,7 +50,7 @@ fn changes(server: &TestServer, id: i64, version: &str) {
          Checksums-Sha256:\n {sum} {size} {name}\n\
          Files:\n d41d8cd98f00b204e9800998ecf8427e {size} misc optional {name}\n"
     );
-    std::fs::write(output.join(format!("pulse_{version}_amd64.changes")), text).unwrap();
+    write(output.join(format!("pulse_{version}_amd64.changes")), text);
 }
 
 fn build(server: &TestServer, id: i64, state: &str) -> Value {
@@ -75,7 +76,9 @@ fn packages_that_were_built_and_not_published_are_published() {
     let mut server = TestServer::made();
     let id = claimed(&server);
     changes(&server, id, "1.0+git1");
-    records(&server, async |store| store.build_built(id, "1.0+git1", &["pulse=1.0+git1".into()]).await.unwrap());
+    records(&server, async |store| {
+        store.build_built(id, "1.0+git1", &["pulse=1.0+git1".into()]).await.unwrap()
+    });
     server.resume();
     let done = build(&server, id, "succeeded");
     assert_eq!(done["packages"], json!(["pulse=1.0+git1"]));
@@ -108,7 +111,7 @@ fn packages_that_the_archive_refuses_fail_the_build_with_the_reason() {
     let mut server = TestServer::made();
     let id = claimed(&server);
     changes(&server, id, "1.0+git1");
-    std::fs::write(server.layout().build_output(id).join("pulse_1.0+git1_all.deb"), "other").unwrap();
+    write(server.layout().build_output(id).join("pulse_1.0+git1_all.deb"), "other");
     records(&server, async |store| store.build_built(id, "1.0+git1", &[]).await.unwrap());
     server.resume();
     let build = build(&server, id, "failed");
@@ -122,7 +125,7 @@ fn a_log_is_read_from_where_one_was() {
     let id = claimed(&server);
     let log = server.layout().build_log(id);
     std::fs::create_dir_all(log.parent().unwrap()).unwrap();
-    std::fs::write(&log, "one\ntwo\n").unwrap();
+    write(&log, "one\ntwo\n");
     server.resume();
     build(&server, id, "failed");
     let rest = server.admin().get(&format!("/api/v1/builds/{id}/log?from=4"));

@@ -115,7 +115,9 @@ fn an_unmerged_branch_is_not_given_to_devices() {
     let fleet = server.fleet_clone();
     let commit = fleet.commit("secret", "1", "Try something");
     fleet.push("HEAD:refs/heads/try").unwrap();
-    device.post("/device/v1/objects", &json!({"want": commit})).refused(404, "not on the branch of any stage");
+    device
+        .post("/device/v1/objects", &json!({"want": commit}))
+        .refused(404, "not on the branch of any stage");
 }
 
 #[test]
@@ -170,7 +172,9 @@ fn bad_reports_are_refused_with_the_reason() {
     let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     bomb.write_all(&vec![b' '; 20 << 20]).unwrap();
     let bomb = bomb.finish().unwrap();
-    device.post_bytes("/device/v1/reports", &bomb, &[("content-encoding", "gzip")]).refused(413, "larger than");
+    device
+        .post_bytes("/device/v1/reports", &bomb, &[("content-encoding", "gzip")])
+        .refused(413, "larger than");
     let report = good_report("", "development", &"a".repeat(40), None);
     device.post("/device/v1/reports", &report).refused(400, "1 to 200 characters");
 }

@@ -107,8 +107,7 @@ fn a_gate_keeps_a_merge_out_until_it_says_go_or_is_overridden() {
     let desired: Desired = device.get("/device/v1/desired").json();
     let report = good_report("1", "development", desired.commit.as_str(), Some("rolling"));
     assert!(device.post("/device/v1/reports", &report).status.is_success());
-    let gates: Vec<Verdict> =
-        server.admin().get(&format!("/api/v1/gates?to=canary&commit={commit}")).json();
+    let gates: Vec<Verdict> = server.admin().get(&format!("/api/v1/gates?to=canary&commit={commit}")).json();
     assert_eq!(gates[0].say, Say::Go, "{gates:?}");
     fleet.push(&format!("{merge}:canary")).unwrap();
     let promotion: Promotion = server.admin().get("/api/v1/promotion?from=development&to=canary").json();

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use volary_server::{InitOptions, ServeOptions, ServerError, init, serve};
 
-use crate::support::TestServer;
+use crate::support::{TestServer, write};
 
 fn options() -> InitOptions {
     InitOptions {
@@ -25,7 +25,8 @@ fn init_makes_all_or_nothing() {
     let check = |options: &InitOptions, part: &str| {
         let error = init(&dir, options).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
-        let left: Vec<_> = std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(left.is_empty(), "{left:?}");
     };
     check(&InitOptions { hosts: vec!["a b".into()], ..options() }, "neither a host name");
@@ -45,9 +46,14 @@ fn init_makes_all_or_nothing() {
 fn init_takes_the_operators_own_key() {
     let root = tempfile::tempdir().unwrap();
     let key = root.path().join("id");
-    volary_host::Cmd::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).check().unwrap();
+    volary_host::Cmd::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&key)
+        .check()
+        .unwrap();
     std::fs::remove_file(root.path().join("id.pub")).unwrap();
-    let made = init(&root.path().join("server"), &InitOptions { signing_key: Some(key.clone()), ..options() });
+    let made =
+        init(&root.path().join("server"), &InitOptions { signing_key: Some(key.clone()), ..options() });
     let made = made.unwrap();
     assert_eq!((made.made_key, made.signing_key), (false, key.canonicalize().unwrap()));
     let config = std::fs::read_to_string(made.client_config).unwrap();
@@ -75,7 +81,7 @@ fn an_unknown_key_is_refused_with_the_nearest() {
     let server = TestServer::made();
     let path = server.made.dir.join("server.toml");
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, format!("{text}poll_source = 3\n")).unwrap();
+    write(&path, format!("{text}poll_source = 3\n"));
     let error = serve(&server.made.dir, &ServeOptions::default()).unwrap_err().to_string();
     assert!(error.contains("server.toml") && error.contains("did you mean \"poll_sources\""), "{error}");
 }

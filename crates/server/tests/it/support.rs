@@ -51,7 +51,7 @@ impl TestServer {
         let config = made.dir.join("server.toml");
         let text = std::fs::read_to_string(&config).unwrap();
         let cache = root.path().join("no:cache");
-        std::fs::write(&config, format!("{text}build_cache = {:?}\n", cache.display().to_string())).unwrap();
+        write(&config, format!("{text}build_cache = {:?}\n", cache.display().to_string()));
         Self { root, made, running: None, url: String::new() }
     }
 
@@ -122,7 +122,12 @@ impl TestServer {
 
     /// git that knows the server and this token.
     pub fn git(&self, token: &str, dir: &Path) -> Git {
-        Git { token: token.to_owned(), ca: self.ca(), dir: dir.to_owned(), key: self.made.signing_key.clone() }
+        Git {
+            token: token.to_owned(),
+            ca: self.ca(),
+            dir: dir.to_owned(),
+            key: self.made.signing_key.clone(),
+        }
     }
 
     /// A clone of the fleet repository by the administrator.
@@ -138,6 +143,11 @@ impl TestServer {
         let of_kind = events.iter().filter(|event| event["kind"] == kind);
         of_kind.map(|event| event["text"].as_str().unwrap().to_owned()).collect()
     }
+}
+
+/// Writes a file, or dies.
+pub fn write(path: impl AsRef<Path>, content: impl AsRef<[u8]>) {
+    volary_host::write_atomic(path.as_ref(), content.as_ref(), 0o644).unwrap();
 }
 
 /// Waits until the question has an answer.
@@ -222,7 +232,9 @@ impl Client {
 
     pub fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         let mut request = self.agent.get(format!("{}{path}", self.url));
-        for (name, value) in headers.iter().copied().chain(self.bearer().as_ref().map(|(n, v)| (*n, v.as_str()))) {
+        for (name, value) in
+            headers.iter().copied().chain(self.bearer().as_ref().map(|(n, v)| (*n, v.as_str())))
+        {
             request = request.header(name, value);
         }
         Answer::of(request.call())
@@ -234,7 +246,9 @@ impl Client {
 
     pub fn post_bytes(&self, path: &str, body: &[u8], headers: &[(&str, &str)]) -> Answer {
         let mut request = self.agent.post(format!("{}{path}", self.url));
-        for (name, value) in headers.iter().copied().chain(self.bearer().as_ref().map(|(n, v)| (*n, v.as_str()))) {
+        for (name, value) in
+            headers.iter().copied().chain(self.bearer().as_ref().map(|(n, v)| (*n, v.as_str())))
+        {
             request = request.header(name, value);
         }
         Answer::of(request.send(body))
@@ -349,7 +363,7 @@ impl Git {
 
     /// Writes a file and commits it, signed.
     pub fn commit(&self, file: &str, content: &str, message: &str) -> String {
-        std::fs::write(self.dir.join(file), content).unwrap();
+        write(self.dir.join(file), content);
         self.run(&["add", "--all"]);
         self.run(&["commit", "--quiet", "-S", "-m", message]);
         self.run(&["rev-parse", "HEAD"])
@@ -358,7 +372,17 @@ impl Git {
     /// A signed promotion of `commit` on top of the remote branch `onto`; returns the merge.
     pub fn merge(&self, commit: &str, onto: &str, message: &str) -> String {
         let base = self.run(&["rev-parse", &format!("origin/{onto}")]);
-        self.run(&["commit-tree", "-S", "-m", message, "-p", &base, "-p", commit, &format!("{commit}^{{tree}}")])
+        self.run(&[
+            "commit-tree",
+            "-S",
+            "-m",
+            message,
+            "-p",
+            &base,
+            "-p",
+            commit,
+            &format!("{commit}^{{tree}}"),
+        ])
     }
 
     /// Pushes, and returns what the server said when it refused.
@@ -385,7 +409,7 @@ pub fn make_deb(dir: &Path, name: &str, version: &str) -> PathBuf {
     let control = format!(
         "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: T <t@example.com>\nDescription: test\n"
     );
-    std::fs::write(tree.join("DEBIAN/control"), control).unwrap();
+    write(tree.join("DEBIAN/control"), control);
     Cmd::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&deb).check().unwrap();
     deb
 }

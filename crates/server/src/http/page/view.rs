@@ -1,0 +1,546 @@
+//! What the templates show: texts, tones and links, ready to be put in. Decides nothing.
+
+use std::time::Duration;
+
+use askama::Template;
+use jiff::Timestamp;
+use volary_api::v1::archive::Release;
+use volary_api::v1::build::{Build, BuildState};
+use volary_api::v1::status::{Condition, Device, Event, Stage, Status, Trace};
+use volary_model::{CommitId, StageName};
+use volary_plan::text;
+
+use crate::fleet_view::FleetView;
+use crate::http::auth::Person;
+
+/// The overview.
+#[derive(Template)]
+#[template(path = "home.html")]
+pub(super) struct Home {
+    fleet: String,
+    person: String,
+    problems: Vec<String>,
+    waiting: Vec<Waiting>,
+    stages: Vec<StageColumn>,
+    builds: Vec<BuildRow>,
+    sources: Vec<SourceRow>,
+    releases: Vec<ReleaseRow>,
+    events: Vec<EventRow>,
+}
+
+/// The journey of a package version.
+#[derive(Template)]
+#[template(path = "trace.html")]
+pub(super) struct Journey {
+    fleet: String,
+    person: String,
+    package: String,
+    version: String,
+    summary: String,
+    build: Option<BuildRow>,
+    suites: Vec<String>,
+    included: String,
+    stages: Vec<JourneyStage>,
+}
+
+/// A build with its log.
+#[derive(Template)]
+#[template(path = "build.html")]
+pub(super) struct BuildPage {
+    fleet: String,
+    person: String,
+    build: BuildRow,
+    log: String,
+    cut: bool,
+    next: u64,
+    ended: bool,
+}
+
+/// Where a person signs in.
+#[derive(Template)]
+#[template(path = "login.html")]
+pub(super) struct LoginPage {
+    pub(super) fleet: String,
+    pub(super) problem: Option<&'static str>,
+}
+
+/// What cannot be shown.
+#[derive(Template)]
+#[template(path = "refusal.html")]
+pub(super) struct RefusalPage {
+    pub(super) fleet: String,
+    pub(super) problem: String,
+    pub(super) help: String,
+}
+
+/// The end of a log.
+pub(super) struct Log {
+    pub(super) text: String,
+    /// True if its beginning is left out.
+    pub(super) cut: bool,
+    /// From which byte on to ask for more.
+    pub(super) next: u64,
+    /// True if the text reaches the log's end.
+    pub(super) whole: bool,
+}
+
+struct Waiting {
+    name: String,
+    os: String,
+    architecture: String,
+    enrolled: String,
+    fingerprint: String,
+}
+
+struct StageColumn {
+    name: String,
+    branch: String,
+    suite: Option<String>,
+    commit: Option<String>,
+    subject: String,
+    age: Option<String>,
+    count: String,
+    all_good: bool,
+    meter: Vec<MeterPart>,
+    step: Option<Step>,
+    devices: Vec<DeviceRow>,
+}
+
+/// A part of the bar, in percent of its width.
+struct MeterPart {
+    tone: &'static str,
+    start: f64,
+    width: f64,
+}
+
+/// How a stage stands to the one before it.
+struct Step {
+    text: String,
+    command: Option<String>,
+}
+
+struct DeviceRow {
+    name: String,
+    tone: &'static str,
+    word: &'static str,
+    place: String,
+    reason: String,
+    facts: Vec<(&'static str, String)>,
+    packages: Vec<PackageLink>,
+    units: Vec<String>,
+    checks: Vec<CheckRow>,
+}
+
+struct PackageLink {
+    name: String,
+    version: String,
+}
+
+struct CheckRow {
+    name: String,
+    tone: &'static str,
+    word: &'static str,
+}
+
+struct BuildRow {
+    id: i64,
+    tone: &'static str,
+    word: &'static str,
+    source: String,
+    version: String,
+    when: String,
+    commit: String,
+    subject: String,
+    author: String,
+    reason: Option<String>,
+    packages: Vec<PackageLink>,
+    failed: bool,
+}
+
+struct SourceRow {
+    name: String,
+    url: String,
+    branch: String,
+    tip: String,
+    problem: Option<String>,
+}
+
+struct ReleaseRow {
+    name: String,
+    revision: String,
+    frozen: bool,
+    word: &'static str,
+    when: String,
+    text: String,
+}
+
+struct EventRow {
+    when: String,
+    tone: &'static str,
+    text: String,
+}
+
+struct JourneyStage {
+    name: String,
+    /// True if the stage offers it now.
+    offered: bool,
+    text: String,
+    devices: Vec<JourneyDevice>,
+}
+
+struct JourneyDevice {
+    name: String,
+    since: String,
+}
+
+impl Home {
+    pub(super) fn new(status: Status, events: Vec<Event>, view: &FleetView, person: &Person) -> Self {
+        let now = status.at;
+        Self {
+            stages: status.stages.iter().map(|stage| stage_column(stage, view, now)).collect(),
+            fleet: status.fleet,
+            person: person.name.clone(),
+            problems: status.problems,
+            waiting: status
+                .waiting
+                .into_iter()
+                .map(|device| Waiting {
+                    name: device.name.to_string(),
+                    os: device.os,
+                    architecture: device.architecture.to_string(),
+                    enrolled: ago(device.enrolled_at, now),
+                    fingerprint: device.fingerprint,
+                })
+                .collect(),
+            builds: status.builds.into_iter().take(8).map(|build| build_row(build, now)).collect(),
+            sources: status
+                .sources
+                .into_iter()
+                .map(|source| SourceRow {
+                    name: source.name.to_string(),
+                    url: source.url,
+                    branch: source.branch,
+                    tip: source.tip.as_ref().map_or("no commit yet", |tip| tip.short()).to_owned(),
+                    problem: source.problem,
+                })
+                .collect(),
+            releases: status.releases.into_iter().map(|release| release_row(release, now)).collect(),
+            events: events
+                .into_iter()
+                .map(|event| EventRow {
+                    when: ago(event.at, now),
+                    tone: event_tone(&event.kind),
+                    text: event.text,
+                })
+                .collect(),
+        }
+    }
+}
+
+fn stage_column(stage: &Stage, view: &FleetView, now: Timestamp) -> StageColumn {
+    let good = stage.devices.iter().filter(|device| device.condition == Condition::Good).count();
+    let all = stage.devices.len();
+    StageColumn {
+        name: stage.name.to_string(),
+        branch: stage.branch.clone(),
+        suite: stage.suite.clone(),
+        commit: stage.commit.as_ref().map(|commit| commit.short().to_owned()),
+        subject: stage.subject.clone(),
+        age: stage.committed_at.map(|at| ago(at, now)),
+        count: match all {
+            0 => "no devices".to_owned(),
+            all => format!("{good} of {all} good"),
+        },
+        all_good: all > 0 && good == all,
+        meter: meter(&stage.devices),
+        step: step(&stage.name, view),
+        devices: stage.devices.iter().map(|device| device_row(device, now)).collect(),
+    }
+}
+
+fn meter(devices: &[Device]) -> Vec<MeterPart> {
+    let mut parts = Vec::new();
+    let mut start = 0.0;
+    for wanted in ["good", "busy", "bad", "off"] {
+        let count = devices.iter().filter(|device| tone(device.condition).0 == wanted).count();
+        if count > 0 {
+            let width = count as f64 * 100.0 / devices.len() as f64;
+            parts.push(MeterPart { tone: wanted, start, width });
+            start += width;
+        }
+    }
+    parts
+}
+
+fn step(stage: &StageName, view: &FleetView) -> Option<Step> {
+    let own = view.stage(stage)?;
+    let from = view.stage(own.from.as_ref()?)?;
+    let (own_tip, from_tip) = (own.tip.as_ref()?, from.tip.as_ref()?);
+    // A merge of a merge has the same files, so it brings nothing either.
+    let same = own_tip.tree == from_tip.tree;
+    Some(if same {
+        Step { text: format!("Has everything of {}.", from.name), command: None }
+    } else {
+        Step {
+            text: format!("{} is ahead.", from.name),
+            command: Some(format!("volary promote --from {} --to {stage}", from.name)),
+        }
+    })
+}
+
+/// The tone and the word of a condition.
+fn tone(condition: Condition) -> (&'static str, &'static str) {
+    match condition {
+        Condition::Good => ("good", "good"),
+        Condition::Converging => ("busy", "converging"),
+        Condition::Failed => ("bad", "failed"),
+        Condition::Refused => ("bad", "refused"),
+        Condition::Silent => ("off", "silent"),
+        Condition::Waiting => ("off", "waiting"),
+        Condition::Rejected => ("off", "rejected"),
+        Condition::New => ("off", "new"),
+    }
+}
+
+fn device_row(device: &Device, now: Timestamp) -> DeviceRow {
+    let (tone, word) = tone(device.condition);
+    let mut facts = Vec::new();
+    let mut fact = |name, value: Option<String>| facts.extend(value.map(|value| (name, value)));
+    fact("suite", device.suite.clone());
+    fact("commit", device.commit.as_ref().map(CommitId::to_string));
+    fact("since", device.since.map(|at| format!("{} ago", ago(at, now))));
+    fact("seen", device.seen_at.map(|at| format!("{} ago", ago(at, now))));
+    fact("system", Some(format!("{} ({})", device.os, device.architecture)));
+    let report = device.report.as_ref();
+    if let Some(report) = report {
+        fact("up", Some(text::duration(Duration::from_secs(report.uptime))));
+        if report.memory_total > 0 {
+            fact("memory", Some(of(report.memory_available, report.memory_total, "available")));
+        }
+        if report.disk_total > 0 {
+            fact("disk", Some(of(report.disk_free, report.disk_total, "free")));
+        }
+        fact("agent", Some(report.agent.clone()));
+    }
+    DeviceRow {
+        name: device.name.to_string(),
+        tone,
+        word,
+        place: match (&device.commit, device.since) {
+            (Some(commit), Some(since)) => format!("{} · {}", commit.short(), ago(since, now)),
+            _ => String::new(),
+        },
+        reason: device.reason.clone(),
+        facts,
+        packages: report
+            .map(|report| {
+                let pairs = report.packages.iter();
+                pairs
+                    .map(|(name, version)| PackageLink { name: name.clone(), version: version.clone() })
+                    .collect()
+            })
+            .unwrap_or_default(),
+        units: report
+            .map(|report| report.units.iter().map(|(unit, state)| format!("{unit} {state}")).collect())
+            .unwrap_or_default(),
+        checks: report
+            .map(|report| {
+                let row = |check: &volary_api::v1::device::CheckResult| CheckRow {
+                    name: check.name.clone(),
+                    tone: if check.passed {
+                        "good"
+                    } else if check.required {
+                        "bad"
+                    } else {
+                        "warn"
+                    },
+                    word: if check.passed { "passed" } else { "failed" },
+                };
+                report.checks.iter().map(row).collect()
+            })
+            .unwrap_or_default(),
+    }
+}
+
+fn build_row(build: Build, now: Timestamp) -> BuildRow {
+    let (tone, word) = match build.state {
+        BuildState::Queued => ("off", "queued"),
+        BuildState::Running => ("busy", "running"),
+        BuildState::Succeeded => ("good", "built"),
+        BuildState::Failed => ("bad", "failed"),
+    };
+    let took = build.started_at.map(|start| {
+        let end = build.ended_at.unwrap_or(now);
+        text::duration(Duration::try_from(end.duration_since(start)).unwrap_or_default())
+    });
+    let when = match (build.ended_at, took) {
+        (Some(ended), Some(took)) => format!("in {took}, {} ago", ago(ended, now)),
+        (_, Some(took)) => format!("for {took}"),
+        (_, None) => format!("{} ago", ago(build.queued_at, now)),
+    };
+    BuildRow {
+        id: build.id,
+        tone,
+        word,
+        source: build.source.to_string(),
+        version: build.version.unwrap_or_default(),
+        when,
+        commit: build.commit.short().to_owned(),
+        subject: build.subject,
+        author: build.author,
+        reason: build.reason,
+        packages: match build.state {
+            // Only what is in the archive has a journey to show.
+            BuildState::Succeeded => build.packages.iter().filter_map(|package| link(package)).collect(),
+            BuildState::Queued | BuildState::Running | BuildState::Failed => Vec::new(),
+        },
+        failed: build.state == BuildState::Failed,
+    }
+}
+
+fn link(package: &str) -> Option<PackageLink> {
+    let (name, version) = package.split_once('=')?;
+    Some(PackageLink { name: name.to_owned(), version: version.to_owned() })
+}
+
+fn release_row(release: Release, now: Timestamp) -> ReleaseRow {
+    let newest = release.revisions.last();
+    let packages = newest.map_or(0, |revision| revision.packages);
+    let count = text::count(packages as usize, "package");
+    let picks = newest.map(|revision| revision.picks.as_slice()).unwrap_or_default();
+    ReleaseRow {
+        revision: newest.map(|revision| revision.revision.to_string()).unwrap_or_default(),
+        frozen: release.frozen_at.is_some(),
+        word: if release.frozen_at.is_some() { "frozen" } else { "takes picks" },
+        when: newest.map(|revision| ago(revision.created_at, now)).unwrap_or_default(),
+        text: if picks.is_empty() { count } else { format!("{count}, picked {}", text::some(picks, 4)) },
+        name: release.name.to_string(),
+    }
+}
+
+fn event_tone(kind: &str) -> &'static str {
+    match kind.rsplit('-').next() {
+        Some("failed" | "refused") => "bad",
+        Some("silent" | "overridden") => "warn",
+        _ => "",
+    }
+}
+
+impl Journey {
+    pub(super) fn new(trace: Trace, fleet: &str, view: &FleetView, person: &Person) -> Self {
+        let now = volary_host::now();
+        let of_stage = |name: &StageName| -> Vec<JourneyDevice> {
+            let devices = trace.devices.iter().filter(|device| device.stage == *name);
+            devices
+                .map(|device| JourneyDevice {
+                    name: device.device.to_string(),
+                    since: ago(device.since, now),
+                })
+                .collect()
+        };
+        let stages = view
+            .stages
+            .iter()
+            .map(|stage| {
+                let offer = trace.stages.iter().find(|traced| traced.stage == stage.name);
+                let devices = of_stage(&stage.name);
+                let running = match devices.len() {
+                    0 => "no device has it".to_owned(),
+                    count => format!(
+                        "{} {} it",
+                        text::count(count, "device"),
+                        if count == 1 { "has" } else { "have" }
+                    ),
+                };
+                JourneyStage {
+                    name: stage.name.to_string(),
+                    offered: offer.is_some(),
+                    text: match offer {
+                        Some(offer) => {
+                            format!("offered by {} at {}; {running}", offer.suite, offer.commit.short())
+                        }
+                        None => format!("not offered here; {running}"),
+                    },
+                    devices,
+                }
+            })
+            .collect();
+        let everywhere = trace.devices.len();
+        Self {
+            fleet: fleet.to_owned(),
+            person: person.name.clone(),
+            package: trace.package.name.to_string(),
+            version: trace.package.version.clone(),
+            summary: match everywhere {
+                0 => "On no device yet.".to_owned(),
+                count => format!("On {}.", text::count(count, "device")),
+            },
+            included: ago(trace.package.included_at, now),
+            build: trace.build.map(|build| build_row(build, now)),
+            suites: trace.suites,
+            stages,
+        }
+    }
+}
+
+impl BuildPage {
+    pub(super) fn new(build: Build, log: Log, fleet: &str, person: &Person) -> Self {
+        let ended = matches!(build.state, BuildState::Succeeded | BuildState::Failed) && log.whole;
+        Self {
+            fleet: fleet.to_owned(),
+            person: person.name.clone(),
+            build: build_row(build, volary_host::now()),
+            log: log.text,
+            cut: log.cut,
+            next: log.next,
+            ended,
+        }
+    }
+}
+
+/// How long ago, in one unit: the page is read at a glance.
+fn ago(at: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(at).as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..86_400 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+fn of(part: u64, whole: u64, word: &str) -> String {
+    format!("{} of {} {word}", bytes(part), bytes(whole))
+}
+
+fn bytes(count: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let unit = UNITS.iter().find(|(size, _)| count >= *size);
+    unit.map_or_else(
+        || format!("{count} B"),
+        |(size, name)| format!("{:.1} {name}", count as f64 / *size as f64),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_at_a_glance() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        for (seconds, text) in
+            [(0, "0 s"), (59, "59 s"), (61, "1 min"), (7_300, "2 h"), (90_000, "1 d"), (-5, "0 s")]
+        {
+            let at = Timestamp::from_second(1_000_000 - seconds).unwrap();
+            assert_eq!(ago(at, now), text);
+        }
+    }
+
+    #[test]
+    fn sizes_have_a_fitting_unit() {
+        for (count, text) in [(12, "12 B"), (2_048, "2.0 KiB"), (3 << 29, "1.5 GiB")] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+}
