@@ -117,14 +117,14 @@ pub struct Pin {
 pub struct Archive {
     dir: PathBuf,
     settings: Settings,
-    publisher: Publisher,
+    pub(crate) publisher: Publisher,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     journal: Journal,
-    state: State,
+    pub(crate) state: State,
     /// Suites whose last step failed, such as on a full disk. The next writer does it again.
     unpublished: Vec<Suite>,
 }
@@ -436,7 +436,7 @@ impl Archive {
     }
 
     /// Takes the lock and reads what other processes did.
-    fn begin(&self) -> Result<(Lock, MutexGuard<'_, Inner>), Error> {
+    pub(crate) fn begin(&self) -> Result<(Lock, MutexGuard<'_, Inner>), Error> {
         // Threads first queue here, so that they need not poll for the file.
         let mut inner = self.inner.lock().expect("nobody panics with this lock");
         let lock = Lock::acquire(&self.dir.join("lock"), LOCK_WAIT)?;
@@ -448,7 +448,7 @@ impl Archive {
     }
 
     /// As `begin`, and finishes what an earlier writer could not.
-    fn begin_writing(&self, now: Timestamp) -> Result<(Lock, MutexGuard<'_, Inner>), Error> {
+    pub(crate) fn begin_writing(&self, now: Timestamp) -> Result<(Lock, MutexGuard<'_, Inner>), Error> {
         let (lock, mut inner) = self.begin()?;
         // Rolling may also have been left by another process.
         let mut suites = std::mem::take(&mut inner.unpublished);
@@ -463,7 +463,7 @@ impl Archive {
     }
 
     /// The state for reading; waits for other processes only if one of them changed something.
-    fn look(&self) -> Result<MutexGuard<'_, Inner>, Error> {
+    pub(crate) fn look(&self) -> Result<MutexGuard<'_, Inner>, Error> {
         let inner = self.inner.lock().expect("nobody panics with this lock");
         if !inner.journal.has_more()? {
             return Ok(inner);
@@ -473,12 +473,12 @@ impl Archive {
     }
 
     /// Writes a record and makes its change.
-    fn commit(&self, inner: &mut Inner, record: Record) -> Result<(), Error> {
+    pub(crate) fn commit(&self, inner: &mut Inner, record: Record) -> Result<(), Error> {
         inner.journal.append(&record)?;
         inner.state.apply(record).map_err(|problem| inner.journal.damaged(&problem))
     }
 
-    fn digest(&self, set: &PackageSet) -> Digest {
+    pub(crate) fn digest(&self, set: &PackageSet) -> Digest {
         self.publisher.rendered(set, &self.settings, None).digest
     }
 

@@ -20,6 +20,8 @@
 #![warn(missing_docs)]
 
 mod archive;
+mod check;
+mod collect;
 mod diff;
 mod entry;
 mod error;
@@ -38,6 +40,8 @@ mod state;
 mod upload;
 
 pub use archive::{Archive, Included, Pin, ReleaseInfo, RevisionInfo, Settings};
+pub use check::CheckReport;
+pub use collect::{CollectReport, KeepPolicy, KeepReason};
 pub use diff::PackageChange;
 pub use entry::{PackageEntry, Provenance};
 pub use error::{Error, RefusalReason};

@@ -39,6 +39,8 @@ pub(crate) enum Record {
         remove: Vec<Digest>,
         set: Digest,
     },
+    /// Packages that nothing named any more were removed. Their versions stay taken.
+    Remove { at: Timestamp, packages: Vec<Digest> },
     /// A release takes no more picks.
     Freeze { at: Timestamp, release: ReleaseName },
 }

@@ -19,6 +19,8 @@ pub(crate) struct State {
     /// All packages ever included, by name and architecture, then version.
     pub(crate) catalogue: BTreeMap<Key, BTreeMap<Version, Arc<PackageEntry>>>,
     by_digest: HashMap<Digest, Arc<PackageEntry>>,
+    /// The content that removed versions had: a version means one content for ever.
+    removed: BTreeMap<Key, BTreeMap<Version, Digest>>,
     pub(crate) rolling: PackageSet,
     /// The digest of rolling that the last record named.
     pub(crate) rolling_digest: Option<Digest>,
@@ -142,11 +144,14 @@ impl State {
                 known: known.join(", "),
             });
         }
-        let same = self.catalogue.get(&key_of(entry)).and_then(|versions| versions.get(&entry.version));
-        if let Some(there) = same {
+        let key = key_of(entry);
+        let there = self.catalogue.get(&key).and_then(|versions| versions.get(&entry.version));
+        let removed = || self.removed.get(&key).and_then(|versions| versions.get(&entry.version)).copied();
+        let same = there.map(|there| there.sha256).or_else(removed);
+        if let Some(there) = same.filter(|there| *there != entry.sha256) {
             return Err(RefusalReason::OtherContent {
                 package: entry.to_string(),
-                there: there.sha256,
+                there,
                 offered: entry.sha256,
             });
         }
@@ -237,12 +242,31 @@ impl State {
                 let picked = release.latest().set.with(&edits);
                 release.revisions.push(ReleaseRevision { set: picked, digest: set, created: at, asked });
             }
+            Record::Remove { packages, at: _ } => {
+                for digest in &packages {
+                    self.remove(digest)
+                        .ok_or_else(|| format!("a removal names the unknown package {digest}"))?;
+                }
+            }
             Record::Freeze { at, release } => {
                 let release = self.releases.get_mut(&release).ok_or("a freeze names an unknown release")?;
                 release.frozen_at = Some(at);
             }
         }
         Ok(())
+    }
+
+    /// Forgets a package, but for the content of its version.
+    fn remove(&mut self, digest: &Digest) -> Option<()> {
+        let entry = self.by_digest.remove(digest)?;
+        let key = key_of(&entry);
+        let versions = self.catalogue.get_mut(&key)?;
+        versions.remove(&entry.version);
+        if versions.is_empty() {
+            self.catalogue.remove(&key);
+        }
+        self.removed.entry(key).or_default().insert(entry.version.clone(), *digest);
+        Some(())
     }
 
     /// Takes packages in, with rolling as it is after that.

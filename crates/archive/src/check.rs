@@ -1,0 +1,140 @@
+//! Proves that every suite is whole: signatures, index files, packages.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+use volary_debian::release::Release;
+use volary_model::{Digest, Suite};
+
+use crate::archive::Archive;
+use crate::error::Error;
+use crate::key;
+use crate::publish::SET_FIELD;
+use crate::state::State;
+
+/// What a check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// How many suites were looked at.
+    pub suites: usize,
+    /// How many index files.
+    pub indexes: usize,
+    /// How many package files.
+    pub packages: usize,
+    /// What is wrong, each with the file; empty if all is whole.
+    pub problems: Vec<String>,
+}
+
+impl CheckReport {
+    fn add(&mut self, path: &Path, problem: impl std::fmt::Display) {
+        self.problems.push(format!("{}: {problem}", path.display()));
+    }
+
+    /// Looks at one file: its size, and with `deep` its content.
+    fn file(&mut self, path: &Path, size: u64, sha256: &Digest, deep: bool) {
+        match std::fs::metadata(path) {
+            Err(error) => self.add(path, error),
+            Ok(meta) if meta.len() != size => {
+                self.add(path, format_args!("it has {} bytes and should have {size}", meta.len()));
+            }
+            Ok(_) if deep => match hash(path) {
+                Err(error) => self.add(path, error),
+                Ok(found) if found != *sha256 => self.add(path, format_args!("its content is {found}")),
+                Ok(_) => {}
+            },
+            Ok(_) => {}
+        }
+    }
+}
+
+fn hash(path: &Path) -> io::Result<Digest> {
+    let mut hash = Sha256::new();
+    io::copy(&mut File::open(path)?, &mut hash)?;
+    Ok(Digest::from_bytes(hash.finalize().into()))
+}
+
+impl Archive {
+    /// Checks that each suite is signed by this archive, names the package set that the journal
+    /// leads to, and that all files it names are there with their sizes; with `deep` also that
+    /// every file has its hash. Changes nothing.
+    ///
+    /// # Errors
+    /// What reading the journal may bring; all else is in the report.
+    pub fn check(&self, deep: bool, now: Timestamp) -> Result<CheckReport, Error> {
+        // No publish and no collection may come between.
+        let (_lock, inner) = self.begin()?;
+        let mut report = CheckReport::default();
+        let mut packages = BTreeMap::new();
+        for suite in inner.state.suites() {
+            self.check_suite(&inner.state, &suite, deep, now, &mut report)?;
+            for entry in inner.state.suite(&suite)?.0.iter() {
+                packages.insert(entry.sha256, entry.size);
+            }
+        }
+        // Picks may name any package that is in the archive, also one in no suite.
+        for entry in inner.state.catalogue.values().flat_map(BTreeMap::values) {
+            packages.insert(entry.sha256, entry.size);
+        }
+        for (sha256, size) in &packages {
+            let path = self.public_dir().join(crate::entry::pool_path(sha256));
+            report.file(&path, *size, sha256, deep);
+        }
+        report.packages = packages.len();
+        Ok(report)
+    }
+
+    fn check_suite(
+        &self,
+        state: &State,
+        suite: &Suite,
+        deep: bool,
+        now: Timestamp,
+        report: &mut CheckReport,
+    ) -> Result<(), Error> {
+        report.suites += 1;
+        let dir = self.publisher.suite_dir(suite);
+        let path = dir.join("InRelease");
+        let text = match volary_host::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                report.problems.push(error.to_string());
+                return Ok(());
+            }
+        };
+        if let Err(error) = key::verify(&text, &[self.public_key().to_owned()], now) {
+            report.add(&path, format_args!("its signature is wrong: {error}"));
+        }
+        let release = match Release::parse(&text) {
+            Ok(release) => release,
+            Err(error) => {
+                report.add(&path, error);
+                return Ok(());
+            }
+        };
+        let (set, digest) = state.suite(suite)?;
+        let digest = digest.unwrap_or_else(|| self.digest(set));
+        if release.fields.get(SET_FIELD) != Some(digest.to_string().as_str()) {
+            report.add(&path, format_args!("it is not of the package set {digest}"));
+        }
+        if deep && crate::render::set_digest(set) != digest {
+            report.problems.push(format!("{suite}: the journal leads to another package set than it says"));
+        }
+        for (name, file) in &release.files {
+            // The plain index is listed for apt and never served.
+            let Some((folder, "Packages.gz" | "Packages.zst" | "Index")) = name.rsplit_once('/') else {
+                continue;
+            };
+            let path = dir.join(folder).join("by-hash/SHA256").join(&file.sha256);
+            match Digest::from_hex(&file.sha256) {
+                Ok(sha256) => report.file(&path, file.size, &sha256, deep),
+                Err(error) => report.add(&path, error),
+            }
+            report.indexes += 1;
+        }
+        Ok(())
+    }
+}

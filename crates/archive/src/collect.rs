@@ -1,0 +1,187 @@
+//! Garbage collection: removes packages that nothing names any more, and says why the others
+//! stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use jiff::{SignedDuration, Timestamp};
+use volary_host::FileError;
+use volary_model::{Digest, Suite};
+
+use crate::archive::Archive;
+use crate::entry::{PackageEntry, pool_path};
+use crate::error::Error;
+use crate::files;
+use crate::record::Record;
+use crate::state::State;
+
+/// What garbage collection spares, besides what is in a suite.
+#[derive(Debug, Clone)]
+pub struct KeepPolicy {
+    /// How many of the newest versions of each package and architecture stay, to be picked.
+    pub versions: usize,
+    /// How long a version stays after a newer one came: devices may be about to fetch it.
+    pub age: SignedDuration,
+    /// Packages that something outside still names: a lock file, a device.
+    pub named: BTreeSet<Digest>,
+}
+
+impl Default for KeepPolicy {
+    /// Five versions, thirty days.
+    fn default() -> Self {
+        Self { versions: 5, age: SignedDuration::from_hours(30 * 24), named: BTreeSet::new() }
+    }
+}
+
+/// Why a package stays.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeepReason {
+    /// It is in a suite.
+    InSuite(Suite),
+    /// Something outside of the archive names it.
+    Named,
+    /// It is one of the newest versions.
+    Newest {
+        /// 1 for the newest.
+        place: usize,
+    },
+    /// A newer version came only lately.
+    Recent {
+        /// When the newer one came.
+        since: Timestamp,
+    },
+}
+
+impl fmt::Display for KeepReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InSuite(suite) => write!(f, "it is in {suite}"),
+            Self::Named => f.write_str("a lock file or a device names it"),
+            Self::Newest { place: 1 } => f.write_str("it is the newest version"),
+            Self::Newest { place } => write!(f, "it is number {place} of the newest versions"),
+            Self::Recent { since } => write!(f, "a newer version came only at {since}"),
+        }
+    }
+}
+
+/// What a collection did, or would do.
+#[derive(Debug, Clone, Default)]
+pub struct CollectReport {
+    /// Packages that went.
+    pub removed: Vec<Arc<PackageEntry>>,
+    /// Files in the pool that no record names: left by an include that was cut off.
+    pub strays: usize,
+    /// Bytes freed.
+    pub bytes: u64,
+    /// How many packages stay.
+    pub kept: usize,
+}
+
+/// A pool file that no record names stays this long: its include may be about to write one.
+const STRAY_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// For each package of a state why it stays; none for those that nothing keeps.
+fn reasons(state: &State, policy: &KeepPolicy, now: Timestamp) -> BTreeMap<Digest, BTreeSet<KeepReason>> {
+    let mut reasons: BTreeMap<Digest, BTreeSet<KeepReason>> = BTreeMap::new();
+    for suite in state.suites() {
+        let set = state.suite(&suite).expect("a listed suite is there").0;
+        for entry in set.iter() {
+            reasons.entry(entry.sha256).or_default().insert(KeepReason::InSuite(suite.clone()));
+        }
+    }
+    for versions in state.catalogue.values() {
+        let mut newer: Option<&Arc<PackageEntry>> = None;
+        for (index, entry) in versions.values().rev().enumerate() {
+            let mut keep = |reason| reasons.entry(entry.sha256).or_default().insert(reason);
+            if index < policy.versions {
+                keep(KeepReason::Newest { place: index + 1 });
+            }
+            if policy.named.contains(&entry.sha256) {
+                keep(KeepReason::Named);
+            }
+            let since = newer.map(|newer| newer.included_at);
+            if let Some(since) = since.filter(|since| now.duration_since(*since) < policy.age) {
+                keep(KeepReason::Recent { since });
+            }
+            newer = Some(entry);
+        }
+    }
+    reasons
+}
+
+impl Archive {
+    /// Why a package stays in the archive; empty if it would go, `None` if it is not there.
+    ///
+    /// # Errors
+    /// What reading the journal may bring.
+    pub fn why(
+        &self,
+        package: &Digest,
+        policy: &KeepPolicy,
+        now: Timestamp,
+    ) -> Result<Option<Vec<KeepReason>>, Error> {
+        let inner = self.look()?;
+        if inner.state.by_digest(package).is_none() {
+            return Ok(None);
+        }
+        let mut all = reasons(&inner.state, policy, now);
+        Ok(Some(all.remove(package).unwrap_or_default().into_iter().collect()))
+    }
+
+    /// Removes the packages that nothing keeps, and what includes that were cut off have left in
+    /// the pool. With `dry_run` it only says what would go.
+    ///
+    /// # Errors
+    /// What writing may bring.
+    pub fn collect(
+        &self,
+        policy: &KeepPolicy,
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<CollectReport, Error> {
+        let (_lock, mut inner) = self.begin_writing(now)?;
+        let keep = reasons(&inner.state, policy, now);
+        let entries = inner.state.catalogue.values().flat_map(BTreeMap::values);
+        let (kept, removed): (Vec<_>, Vec<_>) =
+            entries.cloned().partition(|entry| keep.contains_key(&entry.sha256));
+        let mut report = CollectReport { kept: kept.len(), ..CollectReport::default() };
+        report.bytes = removed.iter().map(|entry| entry.size).sum();
+        if !dry_run && !removed.is_empty() {
+            let packages = removed.iter().map(|entry| entry.sha256).collect();
+            // The record first: a file without one is a stray, a record without a file is a loss.
+            self.commit(&mut inner, Record::Remove { at: now, packages })?;
+            for entry in &removed {
+                volary_host::remove_if_exists(&self.public_dir().join(pool_path(&entry.sha256)))?;
+            }
+        }
+        report.removed = removed;
+        self.collect_strays(&inner.state, dry_run, &mut report)?;
+        Ok(report)
+    }
+
+    fn collect_strays(&self, state: &State, dry_run: bool, report: &mut CollectReport) -> Result<(), Error> {
+        let pool = self.public_dir().join("pool/sha256");
+        let now = SystemTime::now();
+        for folder in fs::read_dir(&pool).map_err(FileError::at("list", &pool))? {
+            let folder = folder.map_err(FileError::at("list", &pool))?.path();
+            for (name, modified) in files::list(&folder)? {
+                let digest = name.strip_suffix(".deb").and_then(|hex| Digest::from_hex(hex).ok());
+                let known = digest.is_some_and(|digest| state.by_digest(&digest).is_some());
+                let old = now.duration_since(modified).is_ok_and(|age| age > STRAY_AGE);
+                if known || !old {
+                    continue;
+                }
+                let path = folder.join(name);
+                report.strays += 1;
+                report.bytes += fs::metadata(&path).map_or(0, |meta| meta.len());
+                if !dry_run {
+                    volary_host::remove_if_exists(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
