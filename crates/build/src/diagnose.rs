@@ -178,8 +178,9 @@ fn tool(line: &str) -> Option<String> {
 fn recipe(lines: &[&str]) -> Option<String> {
     let complaint = lines.iter().position(|line| make(line).is_some())?;
     let said = lines[..complaint].iter().rev().find(|line| !is_noise(line) && !is_step(line))?.trim();
-    let (program, _) = said.split_once(": ")?;
-    (!program.contains(char::is_whitespace)).then(|| said.to_owned())
+    let named = said.split_once(": ").is_some_and(|(program, _)| !program.contains(char::is_whitespace));
+    // Words of a program that does not name itself, or only the command: then where it stands.
+    Some(if named { said.to_owned() } else { format!("{said} ({})", lines[complaint].trim()) })
 }
 
 /// make names its target.
@@ -203,7 +204,11 @@ fn is_outer(line: &str) -> bool {
 fn is_noise(line: &str) -> bool {
     let line = line.trim();
     let leaving = line.starts_with("make") && (line.contains("ing directory") || line.contains("***"));
-    leaving || is_outer(line) || line == "dh: error" || line.starts_with("dpkg-buildpackage: info")
+    leaving
+        || is_outer(line)
+        || line.ends_with(" warning:")
+        || line == "dh: error"
+        || line.starts_with("dpkg-buildpackage: info")
 }
 
 #[cfg(test)]
@@ -227,7 +232,10 @@ mod tests {
                      make[1]: Leaving directory '/build/x'\nmake: *** [debian/rules:3: binary] Error 2\n\
                      dpkg-buildpackage: error: debian/rules binary subprocess returned exit status 2";
         check(&format!("cp: cannot stat 'x'\n{outer}"), "cp: cannot stat 'x'");
-        check(&format!("done\n{outer}"), "make[1]: *** [debian/rules:9: override_dh_auto_install] Error 1");
+        check(
+            &format!("no luck\n{outer}"),
+            "no luck (make[1]: *** [debian/rules:9: override_dh_auto_install] Error 1)",
+        );
     }
 
     #[test]

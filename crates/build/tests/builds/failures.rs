@@ -121,3 +121,46 @@ fn a_commit_that_is_not_there_is_named() {
     let attempt = Attempt::of(&builder(), &source, |request| request.commit = gone.parse().unwrap());
     assert!(attempt.reason().starts_with(&format!("commit {gone} is not in ")), "{}", attempt.reason());
 }
+
+#[test]
+fn other_failures_are_explained_too() {
+    let builder = builder();
+    let check = |name: &str, recipe: &str, change: &dyn Fn(&crate::source::Source), expected: &str| {
+        let source = package("broken", DEBHELPER, recipe);
+        change(&source);
+        let attempt = Attempt::of(&builder, &source, |_| {});
+        let reason = attempt.reason();
+        assert!(reason.contains(expected) && !reason.contains('\n'), "{name}: {reason}\n{}", attempt.log());
+    };
+    let nothing = |_: &crate::source::Source| ();
+    let main = "extern int missing(void);\nint main(void) { return missing(); }\n";
+    check(
+        "link",
+        "$(CC) -o x main.c",
+        &|source| source.write("main.c", main),
+        "undefined reference to `missing'",
+    );
+    check("command", "cp nothing there", &nothing, "cp: cannot stat 'nothing': No such file or directory");
+    check("perl", "perl -e 'die qq(no luck\\n)'", &nothing, "no luck (make[1]: *** [Makefile:2: all] Error");
+    let install = |source: &crate::source::Source| source.write("debian/install", "no/such/file usr/bin\n");
+    check("install", "true", &install, "dh_install: warning: Cannot find (any matches for) \"no/such/file\"");
+    let patch = |source: &crate::source::Source| {
+        source.write("debian/source/format", "3.0 (quilt)\n");
+        source.write("debian/changelog", &CHANGELOG.replace("1.0", "1.0-1"));
+        // dpkg-source takes a first patch that does not apply for one that is applied already.
+        source.write("debian/patches/series", "good.patch\nbad.patch\n");
+        source.write("debian/patches/good.patch", "--- /dev/null\n+++ b/new\n@@ -0,0 +1,1 @@\n+new\n");
+        source.write(
+            "debian/patches/bad.patch",
+            "--- a/Makefile\n+++ b/Makefile\n@@ -1,1 +1,1 @@\n-no\n+yes\n",
+        );
+    };
+    check("patch", "true", &patch, "bad.patch");
+    let dependency = |source: &crate::source::Source| {
+        source.write("debian/rules", "#!/usr/bin/make -f\n%:\n\tdh $@ --with nosuch\n")
+    };
+    check("add-on", "true", &dependency, "nosuch");
+}
+
+const CHANGELOG: &str =
+    "broken (1.0) unstable; urgency=low\n\n  * x\n\n -- T <t@example.org>  Mon, 02 Nov 2026 09:00:00 +0000\n";

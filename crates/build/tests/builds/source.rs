@@ -25,7 +25,9 @@ impl Source {
     pub fn write(&self, name: &str, text: &str) {
         let path = self.path().join(name);
         create_dir(path.parent().unwrap()).unwrap();
-        write_atomic(&path, text.as_bytes(), 0o755).unwrap();
+        // An executable debian/install would be a program.
+        let mode = if name == "debian/rules" { 0o755 } else { 0o644 };
+        write_atomic(&path, text.as_bytes(), mode).unwrap();
     }
 
     pub fn git(&self, args: &[&str]) -> String {
