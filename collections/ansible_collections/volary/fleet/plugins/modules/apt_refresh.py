@@ -100,7 +100,8 @@ def main():
     ]
     code, out, err = module.run_command(command, environ_update={"LC_ALL": "C.UTF-8"})
     if code != 0:
-        said = [line for line in (err + out).splitlines() if line.startswith(("E:", "W:"))]
+        # What went wrong on the way stands indented below "Err:", the outcome behind "E:".
+        said = [line.strip() for line in (out + err).splitlines() if line.startswith(("E:", "W:", "  "))]
         module.fail_json(
             msg="apt cannot read {0}: {1}".format(
                 module.params["release_url"], "; ".join(said) or "exit status {0}".format(code)
