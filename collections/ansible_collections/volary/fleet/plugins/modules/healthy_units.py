@@ -64,7 +64,7 @@ class Units(object):
         self.names = [n if "." in n else n + ".service" for n in module.params["units"]]
 
     def systemctl(self, *args):
-        return self.module.run_command(("systemctl",) + args, environ_update={"LC_ALL": "C.UTF-8"})
+        return self.module.run_command(["systemctl"] + list(args), environ_update={"LC_ALL": "C.UTF-8"})
 
     def state(self, name):
         code, out, err = self.systemctl("show", "--property=" + PROPERTIES, "--", name)
