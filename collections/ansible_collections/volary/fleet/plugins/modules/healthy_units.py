@@ -14,7 +14,8 @@ description:
   - Enables and starts the units, waits until each is active, and then until all have stayed active
     without a restart for a while.
   - Otherwise fails with each such unit's name, state and the last lines of its journal.
-  - A unit of type oneshot is well once it ended with success.
+  - A unit of type oneshot needs C(RemainAfterExit=yes); systemd forgets others once they ended. For
+    one that a timer starts, name the timer.
 options:
   units:
     description: Names of units; C(.service) may be left out.
@@ -53,7 +54,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 PROPERTIES = (
     "LoadState,ActiveState,SubState,Result,UnitFileState,NRestarts,Type,"
-    "ExecMainStartTimestampMonotonic,ActiveEnterTimestampMonotonic"
+    "RemainAfterExit,ActiveEnterTimestampMonotonic"
 )
 JOURNAL_LINES = 15
 
@@ -87,6 +88,9 @@ class Units(object):
             if state.get("LoadState") == "not-found":
                 parts.append("{0} does not exist; is its package in volary_packages?".format(name))
                 continue
+            if state.get("Type") == "oneshot" and state.get("RemainAfterExit") == "no":
+                parts.append("{0} is oneshot without RemainAfterExit; name its timer instead".format(name))
+                continue
             seen = "{0}/{1}, result {2}, {3} restarts".format(
                 state.get("ActiveState"), state.get("SubState"), state.get("Result"), state.get("NRestarts", 0)
             )
@@ -96,15 +100,7 @@ class Units(object):
 
 
 def is_up(state):
-    if state.get("ActiveState") == "active":
-        return True
-    ran = state.get("ExecMainStartTimestampMonotonic", "0") != "0"
-    return (
-        state.get("Type") == "oneshot"
-        and state.get("ActiveState") == "inactive"
-        and state.get("Result") == "success"
-        and ran
-    )
+    return state.get("ActiveState") == "active"
 
 
 def up_for(state):
@@ -148,8 +144,9 @@ def main():
     units = Units(module)
     states = units.states()
     missing = [name for name in units.names if states[name].get("LoadState") == "not-found"]
-    if missing and not module.check_mode:
-        units.fail(missing, states, "")
+    brief = [n for n in units.names if states[n].get("Type") == "oneshot" and states[n].get("RemainAfterExit") == "no"]
+    if brief or (missing and not module.check_mode):
+        units.fail(missing + brief, states, "")
     enable = [n for n in units.names if states[n].get("UnitFileState") == "disabled"]
     start = [n for n in units.names if not is_up(states[n])]
     changed = bool(enable or start)
