@@ -326,10 +326,15 @@ fn device_row(device: &Device, now: Timestamp) -> DeviceRow {
         name: device.name.to_string(),
         tone,
         word,
-        place: match (&device.commit, device.since) {
-            (Some(commit), Some(since)) => format!("{} · {}", commit.short(), ago(since, now)),
-            _ => String::new(),
-        },
+        place: [
+            device.suite.clone(),
+            device.commit.as_ref().map(|commit| commit.short().to_owned()),
+            device.since.map(|since| ago(since, now)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" · "),
         reason: device.reason.clone(),
         facts,
         packages: report
@@ -398,9 +403,10 @@ fn build_row(build: Build, now: Timestamp) -> BuildRow {
     }
 }
 
+/// A package's journey; debug symbols go where their package goes.
 fn link(package: &str) -> Option<PackageLink> {
     let (name, version) = package.split_once('=')?;
-    Some(PackageLink { name: name.to_owned(), version: version.to_owned() })
+    (!name.ends_with("-dbgsym")).then(|| PackageLink { name: name.to_owned(), version: version.to_owned() })
 }
 
 fn release_row(release: Release, now: Timestamp) -> ReleaseRow {
@@ -502,7 +508,9 @@ impl BuildPage {
 fn ago(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(at).as_secs().max(0);
     match seconds {
-        0..60 => format!("{seconds} s"),
+        // A number that changes each second only draws the eye.
+        0..10 => "moments".to_owned(),
+        10..60 => format!("{} s", seconds / 10 * 10),
         60..3_600 => format!("{} min", seconds / 60),
         3_600..86_400 => format!("{} h", seconds / 3_600),
         _ => format!("{} d", seconds / 86_400),
@@ -530,7 +538,7 @@ mod tests {
     fn times_are_read_at_a_glance() {
         let now = Timestamp::from_second(1_000_000).unwrap();
         for (seconds, text) in
-            [(0, "0 s"), (59, "59 s"), (61, "1 min"), (7_300, "2 h"), (90_000, "1 d"), (-5, "0 s")]
+            [(0, "moments"), (59, "50 s"), (61, "1 min"), (7_300, "2 h"), (90_000, "1 d"), (-5, "moments")]
         {
             let at = Timestamp::from_second(1_000_000 - seconds).unwrap();
             assert_eq!(ago(at, now), text);
