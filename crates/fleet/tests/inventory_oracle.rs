@@ -1,7 +1,8 @@
 //! Inventories as Ansible itself reads them: the reader must say the same about every host.
 //!
 //! `VOLARY_INVENTORY_CAMPAIGN=N` compares N generated inventories instead of the usual number;
-//! `VOLARY_INVENTORY_SEED=S` begins with that seed, to see one again.
+//! `VOLARY_INVENTORY_SEED=S` begins with that seed, to see one again. `VOLARY_INVENTORY_PLACES=FILE`
+//! adds inventories on disk, one a line: root, source and playbook folder with tabs between.
 
 #[path = "inventory/compare.rs"]
 mod compare;
@@ -12,10 +13,11 @@ mod values;
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use compare::{Oracle, Tally, compare};
 use generate::{Generated, generate};
+use volary_fleet::inventory::Layout;
 
 fn write(root: &Path, made: &Generated) {
     for (path, content) in &made.files {
@@ -31,13 +33,42 @@ fn put(path: &Path, content: &[u8]) {
     file.write_all(content).expect("the folder is ours");
 }
 
+/// Inventories outside of this repository that somebody wants compared.
+fn places() -> Vec<(PathBuf, Layout)> {
+    let Some(file) = std::env::var_os("VOLARY_INVENTORY_PLACES") else { return Vec::new() };
+    let text = std::fs::read_to_string(file).expect("the file is named in the environment");
+    let line = |line: &str| {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [root, source, playbook] = fields.as_slice() else { panic!("{line:?} has not three fields") };
+        (root.into(), Layout { sources: vec![(*source).into()], playbook_folder: (*playbook).into() })
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn inventories_of_others_are_read_as_ansible_reads_them() {
+    let places = places();
+    if places.is_empty() {
+        println!("SKIP: no inventories are named in VOLARY_INVENTORY_PLACES");
+        return;
+    }
+    let mut oracle = Oracle::start();
+    let mut failed = 0;
+    for (root, layout) in places {
+        let result = compare(&mut oracle, &root, &layout, true);
+        println!("{} {:?}: {result:?}", root.display(), layout.sources);
+        failed += usize::from(result.is_err());
+    }
+    assert_eq!(failed, 0);
+}
+
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().expect("a number"))
 }
 
 #[test]
 fn generated_inventories_are_read_as_ansible_reads_them() {
-    let count = setting("VOLARY_INVENTORY_CAMPAIGN").unwrap_or(500);
+    let count = setting("VOLARY_INVENTORY_CAMPAIGN").unwrap_or(250);
     let first = setting("VOLARY_INVENTORY_SEED").unwrap_or(1);
     let mut oracle = Oracle::start();
     let mut sum = Tally::default();

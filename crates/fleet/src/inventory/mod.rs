@@ -11,6 +11,7 @@ mod construct;
 mod document;
 mod emit;
 mod error;
+mod git;
 mod graph;
 mod host;
 mod hosts;
@@ -32,6 +33,7 @@ mod words;
 mod yaml_source;
 
 pub use error::{InventoryError, Reason, Unsupported, Warning};
+pub use git::GitTree;
 pub use host::{GroupView, HostView};
 pub use integer::Integer;
 pub use json::to_json;
@@ -77,14 +79,14 @@ impl Inventory {
     /// [`InventoryError::Unsupported`] for what is left to Ansible; others as they say. A source that
     /// no format fits is a [`Warning::Unreadable`], as with Ansible.
     pub fn read(tree: &dyn FileTree, layout: &Layout) -> Result<Self, InventoryError> {
-        settings::check(tree)?;
+        let settings = settings::read(tree)?;
         let outside = |path: &String| Reason::Link.of(path);
         let normal = |path: &String| tree::join("", path).ok_or_else(|| outside(path));
         let sources = layout.sources.iter().map(normal).collect::<Result<Vec<String>, Unsupported>>()?;
         let playbook_folder = normal(&layout.playbook_folder)?;
         vars_plugins(tree, &playbook_folder)?;
         let mut warnings = Vec::new();
-        let graph = read::sources(tree, &sources, &mut warnings)?;
+        let graph = read::sources(tree, &sources, &settings, &mut warnings)?;
         let mut vars_folders = Vec::new();
         for source in &sources {
             let target = tree::resolve(tree, source).map_err(InventoryError::read(source))?;

@@ -3,14 +3,11 @@
 use super::document::{self, Document};
 use super::error::{InventoryError, Reason, Warning};
 use super::graph::{Graph, Source};
+use super::settings::Settings;
 use super::source::SourceError;
 use super::tree::{self, FileTree, Target};
 use super::value::Value;
 use super::{ini, python, yaml_source};
-
-/// In folders of sources Ansible passes over names that end so (`INVENTORY_IGNORE_EXTS`).
-const IGNORED_ENDS: [&str; 13] =
-    [".pyc", ".pyo", ".swp", ".bak", "~", ".rpm", ".md", ".txt", ".rst", ".orig", ".ini", ".cfg", ".retry"];
 
 /// In folders of sources these names hold no inventory.
 const IGNORED_NAMES: [&str; 3] = ["host_vars", "group_vars", "vars_plugins"];
@@ -25,9 +22,10 @@ pub(crate) const YAML_EXTENSIONS: [&str; 3] = [".yml", ".yaml", ".json"];
 pub(crate) fn sources(
     tree: &dyn FileTree,
     paths: &[String],
+    settings: &Settings,
     warnings: &mut Vec<Warning>,
 ) -> Result<Graph, InventoryError> {
-    let mut reader = Reader { tree, graph: Graph::new(), warnings };
+    let mut reader = Reader { tree, settings, graph: Graph::new(), warnings };
     let mut parsed = false;
     for path in paths {
         parsed |= reader.source(path, 0)?;
@@ -54,6 +52,7 @@ fn name_warnings(graph: &Graph, warnings: &mut Vec<Warning>) {
 
 struct Reader<'a> {
     tree: &'a dyn FileTree,
+    settings: &'a Settings,
     graph: Graph,
     warnings: &'a mut Vec<Warning>,
 }
@@ -78,7 +77,7 @@ impl Reader<'_> {
                 let mut names = self.tree.list(&folder).map_err(InventoryError::read(&folder))?;
                 names.sort_unstable();
                 let mut parsed = false;
-                for name in names.iter().filter(|name| !is_ignored(name)) {
+                for name in names.iter().filter(|name| !is_ignored(name, self.settings)) {
                     let inner = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
                     parsed |= self.source(&inner, depth + 1)?;
                 }
@@ -170,8 +169,9 @@ fn plugin(value: &Value) -> Option<String> {
     Some(plugin.as_text().map_or_else(|| plugin.kind().to_owned(), str::to_owned))
 }
 
-fn is_ignored(name: &str) -> bool {
+fn is_ignored(name: &str, settings: &Settings) -> bool {
+    let ends = &settings.ignored_ends;
     name.starts_with('.')
         || IGNORED_NAMES.contains(&name)
-        || IGNORED_ENDS.iter().any(|end| name.ends_with(end))
+        || ends.iter().any(|end| name.ends_with(end.as_str()))
 }

@@ -1,15 +1,14 @@
-//! `ansible.cfg`: finds settings that change what an inventory means, so that Ansible has to read it.
+//! `ansible.cfg`: which files in a folder are sources, and settings that change what an inventory
+//! means so that Ansible has to read it.
 
 use super::error::{InventoryError, Reason, Unsupported};
 use super::python;
 use super::tree::{self, FileTree, Target};
 
 /// Section, key, and the values that change nothing; any other value does.
-const SETTINGS: [(&str, &str, &[&str]); 16] = [
+const SETTINGS: [(&str, &str, &[&str]); 14] = [
     ("defaults", "hash_behaviour", &["replace"]),
-    ("defaults", "inventory_ignore_extensions", &[]),
     ("defaults", "inventory_ignore_patterns", &[]),
-    ("inventory", "ignore_extensions", &[]),
     ("inventory", "ignore_patterns", &[]),
     ("defaults", "precedence", &[]),
     ("defaults", "vars_plugins", &[]),
@@ -27,23 +26,36 @@ const SETTINGS: [(&str, &str, &[&str]); 16] = [
 /// The plugins that Ansible tries, in its order.
 const PLUGINS: [&str; 6] = ["host_list", "script", "auto", "yaml", "ini", "toml"];
 
-/// Checks the settings of a tree.
-pub(crate) fn check(tree: &dyn FileTree) -> Result<(), InventoryError> {
+/// In folders of sources Ansible passes over names that end so, unless told otherwise.
+const IGNORED_ENDS: [&str; 13] =
+    [".pyc", ".pyo", ".swp", ".bak", "~", ".rpm", ".md", ".txt", ".rst", ".orig", ".ini", ".cfg", ".retry"];
+
+/// Both say which names are passed over.
+const IGNORE_KEYS: [(&str, &str); 2] =
+    [("defaults", "inventory_ignore_extensions"), ("inventory", "ignore_extensions")];
+
+/// The settings that this reader follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// In folders of sources, names that end so are passed over.
+    pub ignored_ends: Vec<String>,
+}
+
+/// Reads the settings of a tree.
+pub(crate) fn read(tree: &dyn FileTree) -> Result<Settings, InventoryError> {
     let path = "ansible.cfg";
     match tree::resolve(tree, path).map_err(InventoryError::read(path))? {
         Target::File { path, .. } => {
             let bytes = tree.read(&path).map_err(InventoryError::read(&path))?;
-            match first_change(&String::from_utf8_lossy(&bytes)) {
-                Some(change) => Err(change.into()),
-                None => Ok(()),
-            }
+            Ok(parse(&String::from_utf8_lossy(&bytes))?)
         }
-        Target::Nothing | Target::Folder { .. } => Ok(()),
+        Target::Nothing | Target::Folder { .. } => Ok(parse("")?),
         Target::Outside => Err(Reason::Link.of(path).into()),
     }
 }
 
-fn first_change(text: &str) -> Option<Unsupported> {
+fn parse(text: &str) -> Result<Settings, Unsupported> {
+    let mut settings = Settings { ignored_ends: IGNORED_ENDS.map(str::to_owned).to_vec() };
     let mut section = "";
     let lines: Vec<&str> = python::lines(text);
     for (at, line) in lines.iter().enumerate() {
@@ -56,16 +68,22 @@ fn first_change(text: &str) -> Option<Unsupported> {
             continue;
         }
         let key = key.trim().to_lowercase();
-        let continued =
-            lines.get(at + 1).is_some_and(|next| next.starts_with([' ', '\t']) && !next.trim().is_empty());
-        let value = value.split([';', '#']).next().unwrap_or(value).trim();
+        let next = lines.get(at + 1).copied().unwrap_or("");
+        let continued = next.starts_with([' ', '\t']) && !next.trim().is_empty();
+        let value = value.split(" ;").next().unwrap_or(value).trim();
         let known = SETTINGS.iter().find(|(wanted, name, _)| *wanted == section && *name == key);
-        if known.is_some_and(|(_, name, harmless)| continued || !is_harmless(name, value, harmless)) {
+        let ignores = IGNORE_KEYS.contains(&(section, key.as_str()));
+        if (known.is_some() || ignores) && continued
+            || known.is_some_and(|(_, name, harmless)| !is_harmless(name, value, harmless))
+        {
             let reason = Reason::Setting { key: format!("[{section}] {key}"), value: value.to_owned() };
-            return Some(reason.of("ansible.cfg"));
+            return Err(reason.of("ansible.cfg"));
+        }
+        if ignores {
+            settings.ignored_ends = value.split(',').map(|end| end.trim().to_owned()).collect();
         }
     }
-    None
+    Ok(settings)
 }
 
 fn is_harmless(key: &str, value: &str, harmless: &[&str]) -> bool {
@@ -81,11 +99,11 @@ fn is_harmless(key: &str, value: &str, harmless: &[&str]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::first_change;
+    use super::parse;
 
     #[track_caller]
     fn check(text: &str, expected: Option<&str>) {
-        assert_eq!(first_change(text).map(|change| change.reason.to_string()).as_deref(), expected);
+        assert_eq!(parse(text).err().map(|change| change.reason.to_string()).as_deref(), expected);
     }
 
     #[test]
@@ -100,6 +118,9 @@ mod tests {
             "[inventory]\nenable_plugins = ini, yaml\n",
             Some("the setting [inventory] enable_plugins = ini, yaml changes how inventories are read"),
         );
+        let ends = parse("[defaults]\ninventory_ignore_extensions = ~, .gpg\n")
+            .map(|settings| settings.ignored_ends);
+        assert_eq!(ends, Ok(vec!["~".to_owned(), ".gpg".to_owned()]));
         check("[other]\nhash_behaviour=merge\n", None);
     }
 }
