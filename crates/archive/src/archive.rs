@@ -1,4 +1,5 @@
-//! The archive as its users see it: create, open, include, cut, pick, freeze, ask.
+//! The archive as its users see it: create, open, include, cut, pick, freeze. Questions to it
+//! are in `query`.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
@@ -9,12 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use volary_debian::Version;
 use volary_host::{FileError, Lock};
-use volary_model::{Architecture, Digest, PackageName, ReleaseName, ReleaseRef, Revision, Suite};
+use volary_model::{Digest, ReleaseName, ReleaseRef, Revision, Suite};
 
-use crate::diff::{self, PackageChange};
 use crate::entry::{PackageEntry, Provenance, pool_path};
 use crate::error::Error;
 use crate::files;
@@ -23,9 +21,11 @@ use crate::journal::Journal;
 use crate::key::Signer;
 use crate::pick::{self, Pick, PickResult};
 use crate::publish::{Job, PreparedSuite, Publisher};
+use crate::query::{ReleaseInfo, info};
 use crate::record::{Record, StoredPackage};
 use crate::set::{Edits, PackageSet, key_of};
-use crate::state::{self, State};
+use crate::settings::{self, Settings};
+use crate::state::State;
 use crate::upload::UploadPolicy;
 
 /// How long an operation waits for another process that works on the archive.
@@ -38,26 +38,6 @@ const FLUSH_EACH: usize = 8;
 /// from the future.
 const KEY_BACKDATED: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
-/// What is settled when an archive is made. Devices refuse a suite whose origin or label changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// `Origin` of every suite: one line, such as the name of the organisation.
-    pub origin: String,
-    /// `Label` of every suite: one line.
-    pub label: String,
-    /// The architectures that have an index, without `all`.
-    pub architectures: Vec<Architecture>,
-}
-
-/// `archive.json`.
-#[derive(Debug, Serialize, Deserialize)]
-struct SettingsFile {
-    version: u64,
-    #[serde(flatten)]
-    settings: serde_json::Value,
-}
-
 /// What an include did.
 #[derive(Debug, Clone)]
 pub struct Included {
@@ -69,54 +49,12 @@ pub struct Included {
     pub rolling: Digest,
 }
 
-/// A release.
-#[derive(Debug, Clone)]
-pub struct ReleaseInfo {
-    /// Its name.
-    pub name: ReleaseName,
-    /// Its revisions, first to latest; at least one.
-    pub revisions: Vec<RevisionInfo>,
-    /// When it was frozen; `None` while it takes picks.
-    pub frozen_at: Option<Timestamp>,
-}
-
-impl ReleaseInfo {
-    /// The latest revision.
-    pub fn latest(&self) -> &RevisionInfo {
-        self.revisions.last().expect("a release has at least one revision")
-    }
-}
-
-/// A revision of a release.
-#[derive(Debug, Clone)]
-pub struct RevisionInfo {
-    /// Its number.
-    pub revision: Revision,
-    /// The digest of its package set.
-    pub digest: Digest,
-    /// When it was made.
-    pub created: Timestamp,
-    /// What was asked for when it was picked; empty for the first one.
-    pub picks: Vec<String>,
-    /// How many packages it has.
-    pub packages: usize,
-}
-
-/// What a fleet's lock file says of a release: enough to know its packages exactly.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pin {
-    /// The digest of the package set.
-    pub digest: Digest,
-    /// SHA-256 of the plain Packages index of each architecture.
-    pub indexes: BTreeMap<Architecture, Digest>,
-}
-
 /// An archive in a folder. One value serves many threads; several processes may have the same
 /// folder open. All operations block.
 #[derive(Debug)]
 pub struct Archive {
     dir: PathBuf,
-    settings: Settings,
+    pub(crate) settings: Settings,
     pub(crate) publisher: Publisher,
     inner: Mutex<Inner>,
 }
@@ -135,7 +73,7 @@ impl Archive {
     /// # Errors
     /// [`Error::Exists`], [`Error::Settings`], or what writing may bring.
     pub fn create(dir: &Path, settings: &Settings, now: Timestamp) -> Result<Self, Error> {
-        check_settings(settings)?;
+        settings::check(settings)?;
         volary_host::create_dir(dir)?;
         let lock_path = dir.join("lock");
         let lock = Lock::acquire(&lock_path, LOCK_WAIT)?;
@@ -157,10 +95,8 @@ impl Archive {
         let signer = Signer::read(&secret, &key_path)?;
         volary_host::write_atomic(&dir.join("public/archive.asc"), signer.public().as_bytes(), 0o644)?;
         volary_host::write_atomic(&dir.join("journal"), Journal::heading(), 0o644)?;
-        let settings = serde_json::to_value(settings).expect("settings are plain data");
-        let file = serde_json::to_vec_pretty(&SettingsFile { version: 1, settings });
         // Last, because its presence says that all is there.
-        volary_host::write_atomic(&dir.join("archive.json"), &file.expect("settings are plain data"), 0o644)?;
+        settings::write(dir, settings)?;
         drop(lock);
         Self::open_at(dir, now)
     }
@@ -175,7 +111,7 @@ impl Archive {
     }
 
     fn open_at(dir: &Path, now: Timestamp) -> Result<Self, Error> {
-        let settings = read_settings(dir)?;
+        let settings = settings::read(dir)?;
         let key_path = dir.join("keys/signing.asc");
         let signer = Signer::read(&volary_host::read_to_string(&key_path)?, &key_path)?;
         let public = dir.join("public");
@@ -357,84 +293,6 @@ impl Archive {
         info(&inner.state, name)
     }
 
-    /// All releases by name.
-    ///
-    /// # Errors
-    /// What reading the journal may bring.
-    pub fn releases(&self) -> Result<Vec<ReleaseInfo>, Error> {
-        let inner = self.look()?;
-        inner.state.releases.keys().map(|name| info(&inner.state, name)).collect()
-    }
-
-    /// One release.
-    ///
-    /// # Errors
-    /// [`Error::NoRelease`], or what reading the journal may bring.
-    pub fn release(&self, name: &ReleaseName) -> Result<ReleaseInfo, Error> {
-        info(&self.look()?.state, name)
-    }
-
-    /// The packages of a suite in order of name and architecture.
-    ///
-    /// # Errors
-    /// [`Error::NoRelease`], [`Error::NoSuite`], or what reading the journal may bring.
-    pub fn packages(&self, suite: &Suite) -> Result<Vec<Arc<PackageEntry>>, Error> {
-        Ok(self.look()?.state.suite(suite)?.0.iter().cloned().collect())
-    }
-
-    /// All versions of a package that the archive has, over all architectures, oldest first for
-    /// each architecture.
-    ///
-    /// # Errors
-    /// What reading the journal may bring.
-    pub fn versions(&self, name: &PackageName) -> Result<Vec<Arc<PackageEntry>>, Error> {
-        Ok(self.look()?.state.versions(name).cloned().collect())
-    }
-
-    /// What differs from one suite to another, in order of package and architecture.
-    ///
-    /// # Errors
-    /// As [`Archive::packages`].
-    pub fn diff(&self, from: &Suite, to: &Suite) -> Result<Vec<PackageChange>, Error> {
-        let inner = self.look()?;
-        Ok(diff::diff(inner.state.suite(from)?.0, inner.state.suite(to)?.0))
-    }
-
-    /// What a lock file must say to name a revision of a release exactly.
-    ///
-    /// # Errors
-    /// [`Error::NoRelease`], [`Error::NoSuite`], or what reading the journal may bring.
-    pub fn pin(&self, release: &ReleaseRef) -> Result<Pin, Error> {
-        let inner = self.look()?;
-        let rendered = self.publisher.rendered(&inner.state.revision(release)?.set, &self.settings, None);
-        let indexes =
-            rendered.indexes.iter().map(|(architecture, index)| (architecture.clone(), index.plain.sha256));
-        Ok(Pin { digest: rendered.digest, indexes: indexes.collect() })
-    }
-
-    /// The digest of a suite's package set.
-    ///
-    /// # Errors
-    /// As [`Archive::packages`].
-    pub fn suite_digest(&self, suite: &Suite) -> Result<Digest, Error> {
-        let inner = self.look()?;
-        let (set, digest) = inner.state.suite(suite)?;
-        Ok(digest.unwrap_or_else(|| self.digest(set)))
-    }
-
-    /// The suites that have a package in this version, for any architecture.
-    ///
-    /// # Errors
-    /// What reading the journal may bring.
-    pub fn suites_with(&self, package: &PackageName, version: &Version) -> Result<Vec<Suite>, Error> {
-        let inner = self.look()?;
-        let has = |suite: &Suite| {
-            let set = inner.state.suite(suite).expect("a listed suite is there").0;
-            set.named(package).iter().any(|entry| entry.version == *version)
-        };
-        Ok(inner.state.suites().into_iter().filter(has).collect())
-    }
-
     /// Takes the lock and reads what other processes did.
     pub(crate) fn begin(&self) -> Result<(Lock, MutexGuard<'_, Inner>), Error> {
         // Threads first queue here, so that they need not poll for the file.
@@ -586,56 +444,4 @@ impl Archive {
 fn activate(inner: &mut Inner, suite: Suite, prepared: PreparedSuite) -> Result<(), Error> {
     prepared.activate().inspect_err(|_| inner.unpublished.push(suite))?;
     Ok(())
-}
-
-fn info(state: &State, name: &ReleaseName) -> Result<ReleaseInfo, Error> {
-    let release = state.release(name)?;
-    let revisions = release.revisions.iter().enumerate().map(|(index, revision)| RevisionInfo {
-        revision: state::number(index),
-        digest: revision.digest,
-        created: revision.created,
-        picks: revision.asked.clone(),
-        packages: revision.set.len(),
-    });
-    Ok(ReleaseInfo { name: name.clone(), revisions: revisions.collect(), frozen_at: release.frozen_at })
-}
-
-fn check_settings(settings: &Settings) -> Result<(), Error> {
-    for (what, text) in [("origin", &settings.origin), ("label", &settings.label)] {
-        if text.trim().is_empty() || text.len() > 200 || text.chars().any(char::is_control) {
-            return Err(Error::Settings(format!("the {what} {text:?}: it must be one short line")));
-        }
-    }
-    if settings.architectures.is_empty() {
-        return Err(Error::Settings("no architecture".to_owned()));
-    }
-    if let Some(all) =
-        settings.architectures.iter().find(|architecture| matches!(architecture.as_str(), "all" | "source"))
-    {
-        return Err(Error::Settings(format!("the architecture {all}: its packages are in every index")));
-    }
-    let mut once = settings.architectures.clone();
-    once.sort();
-    once.dedup();
-    if once.len() < settings.architectures.len() {
-        return Err(Error::Settings("the same architecture twice".to_owned()));
-    }
-    Ok(())
-}
-
-fn read_settings(dir: &Path) -> Result<Settings, Error> {
-    let path = dir.join("archive.json");
-    let text = match volary_host::read(&path) {
-        Err(error) if error.is_not_found() => return Err(Error::NotAnArchive(dir.to_owned())),
-        other => other?,
-    };
-    let damaged =
-        |error: serde_json::Error| Error::Damaged { path: path.clone(), problem: error.to_string() };
-    let file: SettingsFile = serde_json::from_slice(&text).map_err(damaged)?;
-    if file.version != 1 {
-        return Err(Error::Newer { path, version: file.version });
-    }
-    let settings: Settings = serde_json::from_value(file.settings).map_err(damaged)?;
-    check_settings(&settings)?;
-    Ok(settings)
 }

@@ -156,9 +156,6 @@ pub enum PickRefusal {
     },
 }
 
-/// A dependency that is not fulfilled: which package's, for which architecture, which one.
-type Broken = (Digest, Architecture, String);
-
 struct Planner<'a> {
     state: &'a State,
     base: &'a PackageSet,
@@ -224,13 +221,25 @@ fn names(state: &State) -> HashSet<String> {
     for ((name, _), versions) in &state.catalogue {
         names.insert(name.to_string());
         let newest = versions.values().next_back().expect("a package has at least one version");
-        for relation in
-            newest.relations().provides.iter().flat_map(|field| volary_debian::relation::parse(field))
-        {
-            names.extend(relation.into_iter().flat_map(|one| one.alternatives).map(|target| target.name));
-        }
+        names.extend(provided(newest));
     }
     names
+}
+
+/// The names that a package provides besides its own.
+fn provided(entry: &PackageEntry) -> Vec<String> {
+    let field = entry.relations().provides.as_deref().unwrap_or("");
+    let relations = volary_debian::relation::parse(field).unwrap_or_default();
+    relations.into_iter().flat_map(|one| one.alternatives).map(|target| target.name).collect()
+}
+
+/// What the packages of a set offer on an architecture.
+fn offers(set: &PackageSet, architecture: &Architecture) -> Offers {
+    let mut offers = Offers::new();
+    for entry in set.iter().filter(|entry| entry.serves(architecture)) {
+        offers.add(entry.name.as_str(), &entry.version, entry.relations().provides.as_deref());
+    }
+    offers
 }
 
 impl Planner<'_> {
@@ -265,20 +274,12 @@ impl Planner<'_> {
 
     /// Takes along what is needed until nothing is broken that was whole before.
     fn close(&mut self) -> Result<(), Box<PickRefusal>> {
-        let before: BTreeSet<Broken> = self
-            .broken(self.base)
-            .into_iter()
-            .map(|(entry, architecture, relation)| (entry.sha256, architecture, relation.to_string()))
-            .collect();
+        let before: Vec<Offers> =
+            self.architectures.iter().map(|architecture| offers(self.base, architecture)).collect();
         loop {
-            let set = self.base.with(&self.edits());
-            let broken: Vec<_> = self
-                .broken(&set)
-                .into_iter()
-                .filter(|(entry, architecture, relation)| {
-                    !before.contains(&(entry.sha256, architecture.clone(), relation.to_string()))
-                })
-                .collect();
+            let edits = self.edits();
+            let set = self.base.with(&edits);
+            let broken = self.broken(&set, &edits, &before);
             if broken.is_empty() {
                 return Ok(());
             }
@@ -288,25 +289,47 @@ impl Planner<'_> {
         }
     }
 
-    /// Dependencies that a set does not fulfil although the archive should.
-    fn broken(&self, set: &PackageSet) -> Vec<(Arc<PackageEntry>, Architecture, Relation)> {
+    /// Dependencies that a set does not fulfil although the archive should, and that were
+    /// fulfilled before the edits led to it, or not there.
+    fn broken(
+        &self,
+        set: &PackageSet,
+        edits: &Edits,
+        before: &[Offers],
+    ) -> Vec<(Arc<PackageEntry>, Architecture, Relation)> {
+        let touched = self.touched(edits);
         let mut broken = Vec::new();
-        for architecture in self.architectures {
-            let mut offers = Offers::new();
+        for (architecture, before) in self.architectures.iter().zip(before) {
+            let offers = offers(set, architecture);
             for entry in set.iter().filter(|entry| entry.serves(architecture)) {
-                offers.add(entry.name.as_str(), &entry.version, entry.relations().provides.as_deref());
-            }
-            for entry in set.iter().filter(|entry| entry.serves(architecture)) {
+                let is_new = edits.contains_key(&key_of(entry));
                 for relation in &entry.relations().needs {
-                    let foreign =
-                        relation.alternatives.iter().any(|target| !self.ours.contains(&target.name));
-                    if !foreign && !offers.fulfil(relation) {
+                    let names = || relation.alternatives.iter().map(|target| target.name.as_str());
+                    let concerned = is_new || names().any(|name| touched.contains(name));
+                    if concerned
+                        && names().all(|name| self.ours.contains(name))
+                        && !offers.fulfil(relation)
+                        && (is_new || before.fulfil(relation))
+                    {
                         broken.push((Arc::clone(entry), architecture.clone(), relation.clone()));
                     }
                 }
             }
         }
         broken
+    }
+
+    /// The names that packages which come or go have or provide: only dependencies on them can
+    /// change.
+    fn touched(&self, edits: &Edits) -> HashSet<String> {
+        let mut touched = HashSet::new();
+        for ((name, architecture), incoming) in edits {
+            touched.insert(name.to_string());
+            for entry in incoming.iter().chain(self.base.get(name, architecture)) {
+                touched.extend(provided(entry));
+            }
+        }
+        touched
     }
 
     /// Lets come in what fulfils a dependency, or says why nothing does.

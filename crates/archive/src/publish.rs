@@ -14,14 +14,15 @@ use volary_debian::release::{self, IndexFile, Release};
 use volary_host::FileError;
 use volary_model::{Architecture, Digest, Suite};
 
-use crate::archive::Settings;
+use crate::differences::{Differences, patches_to};
 use crate::error::Error;
 use crate::files::{self, Prepared};
 use crate::frame::{Frame, FrameCache};
 use crate::key::Signer;
-use crate::pdiff::{self, Patch};
+use crate::pdiff;
 use crate::render::{self, Blob, Index, Rendered};
 use crate::set::PackageSet;
+use crate::settings::Settings;
 use crate::state::Past;
 
 /// How long index files stay after the last `InRelease` that named them: longer than a slow
@@ -267,7 +268,7 @@ fn listed(blob: Blob) -> IndexFile {
 }
 
 /// Makes a folder, and flushes it into the ones above if it is new.
-fn make_dir(dir: &Path) -> Result<(), FileError> {
+pub(crate) fn make_dir(dir: &Path) -> Result<(), FileError> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -298,76 +299,12 @@ fn write_index(
     Prepared::write(path, parts, None)?.place()
 }
 
-/// The differences from earlier states to the index of one architecture.
-struct Differences<'a> {
-    architecture: &'a Architecture,
-    set: &'a PackageSet,
-    to: Blob,
-    history: &'a [Past<'a>],
-}
-
-/// What `Differences` wrote.
-struct WrittenDifferences {
-    index: Blob,
-    /// The folders and what is in use in them.
-    current: Vec<(PathBuf, Vec<String>)>,
-}
-
-impl Differences<'_> {
-    /// Writes the scripts and the list of them; `None` if there is no earlier state.
-    fn write(&self, folder: &Path) -> Result<Option<WrittenDifferences>, FileError> {
-        let mut patches: Vec<Patch> = Vec::new();
-        for past in self.history {
-            let Some(from) = past.indexes.get(self.architecture).filter(|from| **from != self.to) else {
-                continue;
-            };
-            let name = pdiff::patch_name(from, &self.to);
-            if patches.iter().any(|patch| patch.name == name) {
-                continue;
-            }
-            let script = pdiff::script(past.set, self.set, self.architecture);
-            let gz = crate::frame::gzip(script.as_bytes());
-            make_dir(folder)?;
-            let path = folder.join(format!("{name}.gz"));
-            // Not flushed: when a power cut takes it, apt fetches the whole index instead, and
-            // `open` writes it again.
-            Prepared::unflushed(path, &gz)?.place()?;
-            patches.push(Patch { name, from: *from, plain: Blob::of(script.as_bytes()), gz: Blob::of(&gz) });
-        }
-        if patches.is_empty() {
-            return Ok(None);
-        }
-        let text = pdiff::index(&self.to, &patches);
-        let index = Blob::of(text.as_bytes());
-        let by_hash = folder.join("by-hash/SHA256");
-        make_dir(&by_hash)?;
-        let path = by_hash.join(index.sha256.hex());
-        if !path.exists() {
-            Prepared::write(path, [text.as_bytes()], None)?.place()?;
-            volary_host::sync_dir(&by_hash)?;
-        }
-        let names = patches.iter().map(|patch| format!("{}.gz", patch.name)).collect();
-        let current = vec![(by_hash, vec![index.sha256.hex()]), (folder.to_owned(), names)];
-        Ok(Some(WrittenDifferences { index, current }))
-    }
-}
-
 /// Where the index files lie that a Release file names.
 fn by_hash_paths<'a>(dir: &'a Path, release: &'a Release) -> impl Iterator<Item = PathBuf> + 'a {
     release.files.iter().filter_map(move |(path, file)| {
         let (folder, _) = path.rsplit_once('/')?;
         Some(dir.join(folder).join("by-hash/SHA256").join(&file.sha256))
     })
-}
-
-/// Where the differences lie that lead to the index of a Release file.
-fn patches_to(dir: &Path, release: &Release, architecture: &Architecture) -> Result<Vec<PathBuf>, FileError> {
-    let below = format!("main/binary-{architecture}");
-    let Some(file) = release.files.get(&format!("{below}/Packages")) else { return Ok(Vec::new()) };
-    let ending = format!("-{}.gz", &file.sha256[..12]);
-    let folder = dir.join(below).join("Packages.diff");
-    let names = files::list(&folder)?.into_iter().map(|(name, _)| name);
-    Ok(names.filter(|name| name.ends_with(&ending)).map(|name| folder.join(name)).collect())
 }
 
 /// The Date and the time of modification of the next InRelease. apt ignores an InRelease with an

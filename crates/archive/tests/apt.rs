@@ -68,9 +68,9 @@ fn every_revision_of_a_release_stays_installable() {
 #[test]
 fn every_compressed_form_is_read() {
     let lab = Lab::new();
-    for number in 0..60 {
-        lab.add(&format!("package-{number:02}"), "1", "all", "");
-    }
+    let debs: Vec<_> =
+        (0..60).map(|number| lab.deb(&format!("package-{number:02}"), "1", "all", "")).collect();
+    lab.include(&debs).unwrap();
     let http = Http::new(lab.archive.public_dir());
     for form in ["gz", "zst"] {
         let apt = Apt::new(&http.uri, "rolling", lab.archive.public_key());
@@ -126,9 +126,9 @@ fn apt_refuses_an_index_that_was_altered() {
 #[test]
 fn a_change_is_fetched_as_a_difference() {
     let lab = Lab::new();
-    for number in 0..40 {
-        lab.add(&format!("package-{number:02}"), "1.0", "amd64", "");
-    }
+    let debs: Vec<_> =
+        (0..40).map(|number| lab.deb(&format!("package-{number:02}"), "1.0", "amd64", "")).collect();
+    lab.include(&debs).unwrap();
     let http = Http::new(lab.archive.public_dir());
     let fresh = || Apt::new(&http.uri, "rolling", lab.archive.public_key());
     let (apt, late) = (fresh(), fresh());

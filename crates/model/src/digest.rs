@@ -23,11 +23,10 @@ impl Digest {
 
     /// The 64 hexadecimal digits without the `sha256:` prefix, as apt and git write digests.
     pub fn hex(&self) -> String {
-        use fmt::Write;
-        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("a String takes any write");
-            text
-        })
+        // Digits from a table: an archive writes tens of thousands of digests at a time.
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |value: u8| char::from(DIGITS[usize::from(value)]);
+        self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
     }
 
     /// Reads 64 hexadecimal digits without prefix, in either case.

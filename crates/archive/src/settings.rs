@@ -1,0 +1,78 @@
+//! What is settled for an archive as a whole, in `archive.json`.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use volary_model::Architecture;
+
+use crate::error::Error;
+
+/// What is settled when an archive is made. Devices refuse a suite whose origin or label changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// `Origin` of every suite: one line, such as the name of the organisation.
+    pub origin: String,
+    /// `Label` of every suite: one line.
+    pub label: String,
+    /// The architectures that have an index, without `all`.
+    pub architectures: Vec<Architecture>,
+}
+
+/// `archive.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct SettingsFile {
+    version: u64,
+    #[serde(flatten)]
+    settings: serde_json::Value,
+}
+
+/// Writes `archive.json`.
+pub(crate) fn write(dir: &Path, settings: &Settings) -> Result<(), Error> {
+    let settings = serde_json::to_value(settings).expect("settings are plain data");
+    let file = serde_json::to_vec_pretty(&SettingsFile { version: 1, settings });
+    let file = file.expect("settings are plain data");
+    Ok(volary_host::write_atomic(&dir.join("archive.json"), &file, 0o644)?)
+}
+
+/// Refuses settings that no apt could use.
+pub(crate) fn check(settings: &Settings) -> Result<(), Error> {
+    for (what, text) in [("origin", &settings.origin), ("label", &settings.label)] {
+        if text.trim().is_empty() || text.len() > 200 || text.chars().any(char::is_control) {
+            return Err(Error::Settings(format!("the {what} {text:?}: it must be one short line")));
+        }
+    }
+    if settings.architectures.is_empty() {
+        return Err(Error::Settings("no architecture".to_owned()));
+    }
+    if let Some(all) =
+        settings.architectures.iter().find(|architecture| matches!(architecture.as_str(), "all" | "source"))
+    {
+        return Err(Error::Settings(format!("the architecture {all}: its packages are in every index")));
+    }
+    let mut once = settings.architectures.clone();
+    once.sort();
+    once.dedup();
+    if once.len() < settings.architectures.len() {
+        return Err(Error::Settings("the same architecture twice".to_owned()));
+    }
+    Ok(())
+}
+
+/// Reads `archive.json`.
+pub(crate) fn read(dir: &Path) -> Result<Settings, Error> {
+    let path = dir.join("archive.json");
+    let text = match volary_host::read(&path) {
+        Err(error) if error.is_not_found() => return Err(Error::NotAnArchive(dir.to_owned())),
+        other => other?,
+    };
+    let damaged =
+        |error: serde_json::Error| Error::Damaged { path: path.clone(), problem: error.to_string() };
+    let file: SettingsFile = serde_json::from_slice(&text).map_err(damaged)?;
+    if file.version != 1 {
+        return Err(Error::Newer { path, version: file.version });
+    }
+    let settings: Settings = serde_json::from_value(file.settings).map_err(damaged)?;
+    check(&settings)?;
+    Ok(settings)
+}
