@@ -69,7 +69,7 @@ impl Device {
         let hosts = format!("127.0.0.1 localhost {name}\n{} volary.test {names}\n", addresses.1);
         // A machine id of its own: with an empty one systemd would take this for a first boot and
         // reset what is enabled. Unique by the lab's folder and the name.
-        let id = Sha256::digest(format!("{} {}", place.folder.display(), device.machine));
+        let id = Sha256::digest(format!("{} {name}", place.folder.display()));
         let id: String = id[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         device.seed(Path::new("/etc/hosts"), hosts.as_bytes(), 0o644)?;
         device.seed(Path::new("/etc/hostname"), format!("{name}\n").as_bytes(), 0o644)?;

@@ -165,7 +165,8 @@ impl Lab {
     /// [`LabError::Boot`] with the reason, [`LabError::Twice`], [`LabError::Full`].
     pub fn start_device(&self, name: &str, root: &Root, options: DeviceOptions) -> Result<Device, LabError> {
         let address = self.new_address(name)?;
-        let machine = format!("volary{}-{name}", self.number);
+        // Short, since systemd-nspawn makes the name of a network interface of it: at most 15 bytes.
+        let machine = format!("vly{}d{}", self.number, address.octets()[3]);
         let device = Device::new(&self.place, name, machine, root, (address, self.host_address()), &options)?;
         device.start()?;
         Ok(device)

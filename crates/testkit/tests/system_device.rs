@@ -21,7 +21,7 @@ fn traces(folder: &Path, bridge: &str) -> BTreeSet<String> {
     let links = lines("ip", &["-oneline", "link"]);
     let processes = lines("ps", &["-eo", "args"]);
     let number = bridge.trim_start_matches("vly");
-    let machine = format!("volary{number}-");
+    let machine = format!("vly{number}d");
     let mut found: BTreeSet<String> = [mounts, links, processes]
         .iter()
         .flat_map(|text| text.lines())

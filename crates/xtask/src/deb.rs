@@ -50,6 +50,9 @@ pub fn build(workspace: &Workspace, args: &AgentDebArgs) -> anyhow::Result<PathB
             _ => bail!("{}: it is not known where this file goes in the package", file.display()),
         }
     }
+    for page in packaged(&packaging.join("man"))? {
+        manual(&page, &tree.join("usr/share/man"))?;
+    }
     let version = &workspace.version;
     let size = installed_size(&tree)?;
     let sums = md5sums(&tree)?;
@@ -106,6 +109,17 @@ fn compile(workspace: &Workspace, args: &AgentDebArgs, target: &Target) -> anyho
         .timeout(Duration::from_secs(30 * 60))
         .check()?;
     Ok(workspace.target.join(&target.triple).join(folder).join("volary-agent"))
+}
+
+/// Puts a manual page into its section's folder, compressed as Debian policy 12.1 wants it.
+fn manual(page: &Path, folder: &Path) -> anyhow::Result<()> {
+    let name = page.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (_, section) =
+        name.rsplit_once('.').with_context(|| format!("{name} names no section of the manual"))?;
+    let packed = Cmd::new("gzip").args(["-9", "--no-name", "--stdout"]).arg(page).check()?;
+    let folder = folder.join(format!("man{section}"));
+    create_dir(&folder)?;
+    Ok(write_atomic(&folder.join(format!("{name}.gz")), &packed.stdout, 0o644)?)
 }
 
 fn is_unit(name: &str) -> bool {

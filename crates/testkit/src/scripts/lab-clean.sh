@@ -14,6 +14,10 @@ if [ -d "$cgroup" ]; then
     done
     find "$cgroup" -depth -type d -exec rmdir {} \; 2>/dev/null
 fi
+# The kernel takes its time with the network of a dead device, and its end here keeps the name.
+for link in /sys/class/net/"$bridge"/brif/*; do
+    ip link delete "${link##*/}" 2>/dev/null
+done
 ip link delete "$bridge" 2>/dev/null
 # Overlays were mounted in the name spaces of the processes that are dead now, so nothing is
 # mounted below; --one-file-system makes sure that nothing else is ever removed.

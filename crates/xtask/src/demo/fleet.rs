@@ -46,9 +46,11 @@ pub fn describe(fleet: &Clone) -> anyhow::Result<()> {
     fleet.run_volary(&["check"])?;
     fleet.commit("describe six devices")?;
     fleet.push("master")?;
-    for (from, to) in [("development", "canary"), ("canary", "production")] {
-        fleet.run_volary(&["promote", "--from", from, "--to", to, "--yes"])?;
-    }
+    fleet.run_volary(&["promote", "--from", "development", "--to", "canary", "--yes"])?;
+    // The template's own gate asks for healthy canaries. There are no devices yet, so a person says
+    // why it may be merged all the same; that stays in the history.
+    let why = "healthy=the fleet has no devices yet";
+    fleet.run_volary(&["promote", "--from", "canary", "--to", "production", "--yes", "--override", why])?;
     fleet.write("volary.yml", &format!("{STAGES}{GATES}"))?;
     fleet.run_volary(&["check"])?;
     fleet.commit("canaries take what is healthy, production what is frozen too")?;

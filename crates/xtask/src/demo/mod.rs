@@ -34,13 +34,16 @@ pub struct DemoArgs {
     /// End when the table is printed, instead of keeping the page up until Ctrl-C
     #[arg(long)]
     no_keep: bool,
+    /// After a failure keep everything up until Ctrl-C, to look around
+    #[arg(long)]
+    hold: bool,
 }
 
 /// The first build makes its clean chroot, over the network.
 const BUILD: Duration = Duration::from_secs(15 * 60);
 
 /// A device fetches, runs its playbook and upgrades; six of them share this machine.
-const CONVERGE: Duration = Duration::from_secs(5 * 60);
+const CONVERGE: Duration = Duration::from_secs(60);
 
 /// Runs the demo.
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
@@ -57,14 +60,21 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         Ok(demo) => demo,
         Err(error) => {
             interrupt.settle();
-            return Err(error.context(format!("see {}", logs.display())));
+            return Err(failed(error, &logs));
         }
     };
     let told = demo.tell();
     interrupt.settle();
     if let Err(error) = told {
         demo.chain.collect(&demo.devices);
-        return Err(error.context(format!("see {}", logs.display())));
+        if args.hold {
+            println!(
+                "{error:#}\neverything stays up in {}; press Ctrl-C",
+                demo.chain.lab().folder().display()
+            );
+            interrupt.wait(|| false);
+        }
+        return Err(failed(error, &logs));
     }
     println!("\nall of it took {}", story.elapsed());
     if !args.no_keep {
@@ -79,6 +89,10 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         println!("\ntaking everything down");
     }
     Ok(())
+}
+
+fn failed(error: anyhow::Error, logs: &Path) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}\nthe logs of everything are in {}", logs.display())
 }
 
 /// A folder that only has the logs of this run.
@@ -131,9 +145,7 @@ impl<'a> Demo<'a> {
         let devices = story.step("six containers boot Debian with systemd", || {
             Ok(chain.lab().start_devices(&names, &root, &DeviceOptions::default())?)
         })?;
-        let demo = Self { story, devices, fleet, chain };
-        demo.join()?;
-        Ok(demo)
+        Ok(Self { story, devices, fleet, chain })
     }
 
     fn config(&self) -> PathBuf {
@@ -161,6 +173,7 @@ impl<'a> Demo<'a> {
 
     /// The storyline after everything is set up.
     fn tell(&self) -> anyhow::Result<()> {
+        self.join()?;
         let first = self.first_packages()?;
         let second = self.killed_server()?;
         self.first_release(&first.hello, &second)?;
