@@ -159,7 +159,7 @@ fn a_git_tree_is_read_without_a_checkout() {
     let tree = GitTree::new(&objects, root);
     let view = Inventory::read(&tree, &Layout::new("hosts")).unwrap().host(&tree, "h").unwrap();
     assert_eq!(view.group_names(), ["web"]);
-    assert_eq!(view.files, ["group_vars/web.yml", "host_vars/h"]);
+    assert_eq!(view.files, ["group_vars/web.yml", "host_vars/web.yml"]);
     assert_eq!(view.variables.get("b"), Some(&volary_fleet::inventory::Value::Int(420.into())));
 }
 

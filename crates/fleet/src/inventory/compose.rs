@@ -47,8 +47,8 @@ pub(crate) enum Tag {
     Unknown(String),
 }
 
-/// The root of the only document of a text; `None` if there is no document.
-pub(crate) fn compose(text: &str) -> Result<Option<Rc<Node>>, LoadError> {
+/// The root of the only document of a text and the number of nodes; `None` if there is no document.
+pub(crate) fn compose(text: &str) -> Result<Option<(Rc<Node>, usize)>, LoadError> {
     if let Some(c) = text.chars().find(|&c| !is_printable(c)) {
         return Err(LoadError::syntax(
             line_of(text, c),
@@ -73,8 +73,16 @@ pub(crate) fn compose(text: &str) -> Result<Option<Rc<Node>>, LoadError> {
         emit_anchor_events: true,
     };
     let parser = Parser::new_from_str_with_options(text, options);
-    Composer { parser, anchors: HashMap::new(), names: HashSet::new(), flow: 0, line: 1, absent: false }
-        .document()
+    Composer {
+        parser,
+        anchors: HashMap::new(),
+        names: HashSet::new(),
+        flow: 0,
+        line: 1,
+        absent: false,
+        nodes: 0,
+    }
+    .document()
 }
 
 fn line_of(text: &str, c: char) -> usize {
@@ -95,10 +103,11 @@ struct Composer<'a> {
     line: usize,
     /// Whether the last event stands for nothing in the text.
     absent: bool,
+    nodes: usize,
 }
 
 impl<'a> Composer<'a> {
-    fn document(mut self) -> Result<Option<Rc<Node>>, LoadError> {
+    fn document(mut self) -> Result<Option<(Rc<Node>, usize)>, LoadError> {
         match self.next()? {
             Some(Event::DocumentStart(..)) => {}
             Some(_) => return Err(self.error("the document does not begin")),
@@ -107,7 +116,7 @@ impl<'a> Composer<'a> {
         let event = self.inner()?;
         let root = self.node(event)?;
         match self.next()? {
-            None => Ok(Some(root)),
+            None => Ok(Some((root, self.nodes))),
             Some(_) => Err(self.error("there is more than one document")),
         }
     }
@@ -187,6 +196,7 @@ impl<'a> Composer<'a> {
             }
             _ => return Err(self.error("a value is missing")),
         };
+        self.nodes += 1;
         let node = Rc::new(Node { tag, kind, line });
         if anchor != 0 {
             self.anchors.insert(anchor, Rc::clone(&node));

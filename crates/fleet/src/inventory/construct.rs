@@ -10,18 +10,25 @@ use super::document::LoadError;
 use super::scalar::{self, ScalarTag};
 use super::value::{Map, Value};
 
-/// More values than this in one file are an attack by aliases of aliases, or no inventory.
-const MAX_VALUES: usize = 4_000_000;
+/// Aliases may add this many values to those that stand in the file: more is an attack by aliases
+/// of aliases on a device with little memory.
+const MAX_COPIES: usize = 100_000;
 
 /// Builds values; counts them, and notes keys that stand twice in one map.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Constructor {
     built: usize,
+    most: usize,
     /// Line of the map and the key.
     pub duplicates: Vec<(usize, String)>,
 }
 
 impl Constructor {
+    /// For a document that was composed of this many nodes.
+    pub fn new(nodes: usize) -> Self {
+        Self { built: 0, most: nodes + MAX_COPIES, duplicates: Vec::new() }
+    }
+
     /// The value of a node.
     pub fn value(&mut self, node: &Node) -> Result<Value, LoadError> {
         self.count(1)?;
@@ -51,8 +58,8 @@ impl Constructor {
 
     fn count(&mut self, values: usize) -> Result<(), LoadError> {
         self.built += values;
-        if self.built > MAX_VALUES {
-            return Err(LoadError::beyond(format!("more than {MAX_VALUES} values in one file")));
+        if self.built > self.most {
+            return Err(LoadError::beyond(format!("aliases that stand for more than {MAX_COPIES} values")));
         }
         Ok(())
     }

@@ -54,10 +54,10 @@ pub(crate) fn load(bytes: &[u8]) -> Result<Document, LoadError> {
     if let Some(value) = json::parse(text)? {
         return Ok(Document { value, duplicates: Vec::new() });
     }
-    let mut constructor = Constructor::default();
-    let value = match compose(text)? {
-        Some(root) => constructor.value(&root)?,
-        None => Value::Null,
+    let Some((root, nodes)) = compose(text)? else {
+        return Ok(Document { value: Value::Null, duplicates: Vec::new() });
     };
+    let mut constructor = Constructor::new(nodes);
+    let value = constructor.value(&root)?;
     Ok(Document { value, duplicates: constructor.duplicates })
 }

@@ -18,13 +18,16 @@ impl Integer {
     /// Reads digits of a base from 2 to 36, without sign; `None` if a character is no such digit,
     /// if there is none at all, or if the number is longer than Python takes.
     pub fn from_digits(negative: bool, digits: &str, radix: u32) -> Option<Self> {
-        if digits.is_empty() || digits.len() > 4 * MAX_DIGITS {
+        let significant = digits.trim_start_matches('0');
+        // In base 2 a number has less than four times the digits, and the work is quadratic.
+        let longest = if radix >= 10 { MAX_DIGITS } else { 4 * MAX_DIGITS };
+        if digits.is_empty() || significant.len() > longest {
             return None;
         }
         // Nine decimal digits a limb, least significant first.
         const LIMB: u64 = 1_000_000_000;
         let mut limbs: Vec<u64> = vec![0];
-        for digit in digits.chars() {
+        for digit in significant.chars() {
             let mut carry = u64::from(digit.to_digit(radix)?);
             for limb in &mut limbs {
                 let value = *limb * u64::from(radix) + carry;

@@ -82,8 +82,9 @@ impl<'a> VarsReader<'a> {
             let mut found = Vec::new();
             match self.resolve(&path)? {
                 Target::Nothing => continue,
-                Target::File { .. } => found.push(path),
-                Target::Folder { .. } | Target::Outside => self.folder(&path, 0, &mut found)?,
+                Target::File { path, .. } => found.push(path),
+                Target::Folder { path } => self.folder(&path, 0, &mut found)?,
+                Target::Outside => return Err(Reason::Link.of(&path).into()),
             }
             return Ok(found);
         }
@@ -107,9 +108,9 @@ impl<'a> VarsReader<'a> {
             let inner = format!("{path}/{name}");
             let extension = python::extension(name);
             match self.resolve(&inner)? {
-                Target::Folder { .. } if extension.is_empty() => self.folder(&inner, depth + 1, found)?,
-                Target::File { .. } if extension.is_empty() || YAML_EXTENSIONS.contains(&extension) => {
-                    found.push(inner)
+                Target::Folder { path } if extension.is_empty() => self.folder(&path, depth + 1, found)?,
+                Target::File { path, .. } if extension.is_empty() || YAML_EXTENSIONS.contains(&extension) => {
+                    found.push(path);
                 }
                 Target::Folder { .. } | Target::File { .. } | Target::Nothing | Target::Outside => {}
             }
