@@ -1,15 +1,14 @@
-//! Keys in PEM files and signatures over a manifest: RSA (PKCS #1 v1.5) and ECDSA on P-256, both with
+//! Public keys in PEM files and signatures over a manifest: RSA (PKCS #1 v1.5) and ECDSA on P-256, both with
 //! SHA-256. That is all that Mender's tools read in an artifact; its Ed25519 keys sign requests only.
 
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use p256::ecdsa::signature::Signer;
+use p256::pkcs8::EncodePublicKey;
 use p256::pkcs8::der::{Decode, asn1::ObjectIdentifier};
 use p256::pkcs8::spki::SubjectPublicKeyInfoRef;
-use p256::pkcs8::{DecodePrivateKey, EncodePublicKey};
-use ring::signature::{self, RsaKeyPair, UnparsedPublicKey};
+use ring::signature::{self, UnparsedPublicKey};
 
 use crate::{Error, header};
 
@@ -55,7 +54,10 @@ impl PublicKey {
         match label {
             "PUBLIC KEY" => Self::from_spki(&der),
             "RSA PUBLIC KEY" => Ok(Self::rsa(der)),
-            _ => PrivateKey::from_pem(pem).map(|key| key.public_key().clone()),
+            #[cfg(feature = "write")]
+            _ => crate::PrivateKey::from_pem(pem).map(|key| key.public_key().clone()),
+            #[cfg(not(feature = "write"))]
+            other => Err(bad_key(&format!("a PEM block {other:?} is no public key"))),
         }
     }
 
@@ -80,12 +82,12 @@ impl PublicKey {
         }
     }
 
-    fn rsa(pkcs1: Vec<u8>) -> Self {
+    pub(crate) fn rsa(pkcs1: Vec<u8>) -> Self {
         let fingerprint = header::digest(&pkcs1).to_string();
         Self { kind: KeyKind::Rsa, bytes: pkcs1, fingerprint }
     }
 
-    fn ecdsa(point: &p256::PublicKey) -> Self {
+    pub(crate) fn ecdsa(point: &p256::PublicKey) -> Self {
         let spki = point.to_public_key_der().expect("a point has a DER form");
         let key = p256::ecdsa::VerifyingKey::from(point);
         let bytes = key.to_encoded_point(false).as_bytes().to_vec();
@@ -114,105 +116,18 @@ impl PublicKey {
     }
 }
 
-/// A key that artifacts are signed with.
-pub struct PrivateKey {
-    secret: Secret,
-    public: PublicKey,
-}
-
-enum Secret {
-    Rsa(Box<RsaKeyPair>),
-    EcdsaP256(Box<p256::ecdsa::SigningKey>),
-}
-
-impl PrivateKey {
-    /// Reads a PEM file with an unencrypted private key: PKCS #8, PKCS #1 or SEC 1.
-    ///
-    /// # Errors
-    /// [`Error::Key`] if it is no such file or not a key that artifacts are signed with.
-    pub fn from_pem(pem: &str) -> Result<Self, Error> {
-        let (label, der) = decode_pem(pem)?;
-        match label {
-            "RSA PRIVATE KEY" => Self::rsa(RsaKeyPair::from_der(&der)),
-            "EC PRIVATE KEY" => Self::ecdsa(
-                p256::SecretKey::from_sec1_der(&der)
-                    .map_err(|_| bad_key("it is no key for the curve P-256"))?,
-            ),
-            "PRIVATE KEY" => match p256::SecretKey::from_pkcs8_der(&der) {
-                Ok(secret) => Self::ecdsa(secret),
-                Err(_) => Self::rsa(RsaKeyPair::from_pkcs8(&der)),
-            },
-            "ENCRYPTED PRIVATE KEY" => {
-                Err(bad_key("it is encrypted; decrypt it with `openssl pkey -in FILE`"))
-            }
-            other => Err(bad_key(&format!("a PEM block {other:?} is no private key"))),
-        }
-    }
-
-    fn rsa(pair: Result<RsaKeyPair, ring::error::KeyRejected>) -> Result<Self, Error> {
-        let pair = pair.map_err(|why| {
-            bad_key(&format!("it is neither ECDSA on P-256 nor RSA with 2048 to 4096 bits ({why})"))
-        })?;
-        let public = PublicKey::rsa(pair.public().as_ref().to_vec());
-        Ok(Self { secret: Secret::Rsa(Box::new(pair)), public })
-    }
-
-    fn ecdsa(secret: p256::SecretKey) -> Result<Self, Error> {
-        let public = PublicKey::ecdsa(&secret.public_key());
-        Ok(Self { secret: Secret::EcdsaP256(Box::new(secret.into())), public })
-    }
-
-    /// The public half.
-    pub fn public_key(&self) -> &PublicKey {
-        &self.public
-    }
-
-    /// How many characters a signature of this key has in an artifact.
-    pub(crate) fn signature_len(&self) -> usize {
-        let bytes = match &self.secret {
-            Secret::Rsa(pair) => pair.public().modulus_len(),
-            Secret::EcdsaP256(_) => 64,
-        };
-        bytes.div_ceil(3) * 4
-    }
-
-    /// The text of `manifest.sig`. The same bytes and key give the same text.
-    pub(crate) fn sign(&self, message: &[u8]) -> String {
-        match &self.secret {
-            Secret::Rsa(pair) => {
-                let mut bytes = vec![0; pair.public().modulus_len()];
-                let random = ring::rand::SystemRandom::new();
-                pair.sign(&signature::RSA_PKCS1_SHA256, &random, message, &mut bytes)
-                    .expect("the buffer has the size of the modulus, and the system has random numbers");
-                STANDARD.encode(bytes)
-            }
-            Secret::EcdsaP256(key) => {
-                let signature: p256::ecdsa::Signature = key.sign(message);
-                STANDARD.encode(signature.to_bytes())
-            }
-        }
-    }
-}
-
-impl fmt::Debug for PrivateKey {
-    /// Never the secret.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PrivateKey").field("public", &self.public).finish_non_exhaustive()
-    }
-}
-
 /// The bytes of a `manifest.sig`.
 pub(crate) fn decode_signature(text: &[u8]) -> Result<Vec<u8>, Error> {
     let reason = "it is not base64 without line breaks; Mender's C++ client refuses any other form";
     STANDARD.decode(text).map_err(|_| Error::Signature { reason: reason.into() })
 }
 
-fn bad_key(reason: &str) -> Error {
+pub(crate) fn bad_key(reason: &str) -> Error {
     Error::Key { reason: reason.to_owned() }
 }
 
 /// The first PEM block that is a key: `openssl ecparam -genkey` puts its parameters before it.
-fn decode_pem(pem: &str) -> Result<(&str, Vec<u8>), Error> {
+pub(crate) fn decode_pem(pem: &str) -> Result<(&str, Vec<u8>), Error> {
     let mut rest = pem;
     loop {
         let missing = || bad_key("the file has no PEM block with a key in it");

@@ -17,6 +17,7 @@
 
 mod codec;
 mod error;
+mod front;
 mod fuzz;
 mod header;
 mod info;
@@ -24,7 +25,13 @@ mod key;
 mod limits;
 mod manifest;
 mod name;
+#[cfg_attr(
+    not(any(feature = "write", feature = "zstd")),
+    allow(dead_code, reason = "only these have blocks")
+)]
 mod pool;
+#[cfg(feature = "write")]
+mod private_key;
 mod provides;
 mod reader;
 #[cfg(feature = "write")]
@@ -42,8 +49,10 @@ pub use error::Error;
 pub use fuzz::fuzz_one;
 pub use header::Script;
 pub use info::{Depends, FileInfo, Info, PayloadInfo, PayloadType, ScriptInfo, Signature};
-pub use key::{KeyKind, PrivateKey, PublicKey};
+pub use key::{KeyKind, PublicKey};
 pub use limits::Limits;
+#[cfg(feature = "write")]
+pub use private_key::PrivateKey;
 pub use provides::{Mismatch, provides_after, unmet};
 pub use reader::{Augment, PayloadFile, Policy, Reader, Signatures};
 #[cfg(feature = "write")]

@@ -98,6 +98,7 @@ pub(crate) fn payload_index(text: &str) -> Option<usize> {
 }
 
 /// One line of a manifest.
+#[cfg(feature = "write")]
 pub(crate) fn line(digest: &Digest, file: &str) -> String {
     format!("{}  {file}\n", digest.hex())
 }

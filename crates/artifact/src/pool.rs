@@ -8,17 +8,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// What a worker does with a block.
-pub(crate) type Work = Box<dyn FnMut(Vec<u8>) -> io::Result<Vec<u8>> + Send>;
+pub(crate) type Work = Box<dyn FnMut(&[u8]) -> io::Result<Vec<u8>> + Send>;
+
+/// What was made of a block.
+pub(crate) struct Done {
+    pub(crate) result: Vec<u8>,
+    /// The block itself: its memory can hold the next one, which saves the kernel zeroing pages.
+    pub(crate) block: Vec<u8>,
+}
 
 struct Job {
     block: Vec<u8>,
-    reply: Sender<io::Result<Vec<u8>>>,
+    reply: Sender<io::Result<Done>>,
 }
 
 /// Workers, and the results under way in the order of submission.
 pub(crate) struct Pool {
     jobs: Option<Sender<Job>>,
-    replies: VecDeque<Receiver<io::Result<Vec<u8>>>>,
+    replies: VecDeque<Receiver<io::Result<Done>>>,
     workers: Vec<JoinHandle<()>>,
     at_most: usize,
 }
@@ -56,7 +63,7 @@ impl Pool {
     }
 
     /// Waits for the oldest block; none if nothing is under way.
-    pub(crate) fn take(&mut self) -> Option<io::Result<Vec<u8>>> {
+    pub(crate) fn take(&mut self) -> Option<io::Result<Done>> {
         let receiver = self.replies.pop_front()?;
         Some(receiver.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread ended unexpectedly"))))
     }
@@ -79,6 +86,6 @@ fn run(queue: &Mutex<Receiver<Job>>, mut work: Work) {
             return;
         };
         // Nobody waits any more after an error in an earlier block.
-        let _ = reply.send(work(block));
+        let _ = reply.send(work(&block).map(|result| Done { result, block }));
     }
 }

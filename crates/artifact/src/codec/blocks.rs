@@ -41,15 +41,15 @@ impl Blocks {
         }
         let pool = match kind {
             #[cfg(feature = "write")]
-            Compression::Gzip => Pool::new(limits.threads, || Ok(gzip_worker()))?,
+            Compression::Gzip => Some(Pool::new(limits.threads, || Ok(gzip_worker()))?),
             #[cfg(feature = "zstd")]
             Compression::Zstd => {
                 let window = super::decode::window_log(limits);
-                Pool::new(limits.threads, || zstd_worker(window))?
+                Some(Pool::new(limits.threads, || zstd_worker(window))?)
             }
-            _ => return Ok(None),
+            _ => None,
         };
-        Ok(Some(Self { pool, current: Vec::new(), at: 0, ended: false }))
+        Ok(pool.map(|pool| Self { pool, current: Vec::new(), at: 0, ended: false }))
     }
 
     pub(super) fn wants_more(&self) -> bool {
@@ -70,7 +70,7 @@ impl Blocks {
             let Some(block) = self.pool.take() else {
                 return Ok(0);
             };
-            self.current = block?;
+            self.current = block?.result;
             self.at = 0;
         }
         let count = buffer.len().min(self.current.len() - self.at);
@@ -199,7 +199,7 @@ fn gzip_worker() -> crate::pool::Work {
     let mut decoder = libdeflater::Decompressor::new();
     Box::new(move |block| {
         let mut unpacked = vec![0; le32(&block[block.len() - 4..]) as usize];
-        let count = decoder.gzip_decompress(&block, &mut unpacked).map_err(io::Error::other)?;
+        let count = decoder.gzip_decompress(block, &mut unpacked).map_err(io::Error::other)?;
         unpacked.truncate(count);
         Ok(unpacked)
     })
@@ -217,6 +217,6 @@ fn zstd_worker(window: u32) -> io::Result<crate::pool::Work> {
         };
         let at = 5 + usize::from(!single_segment);
         let size = zstd_content_size(&frame[at..at + size_bytes]);
-        decoder.decompress(&frame, size as usize)
+        decoder.decompress(frame, size as usize)
     }))
 }

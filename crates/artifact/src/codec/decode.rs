@@ -116,7 +116,7 @@ fn refused(member: &str, error: &io::Error) -> Error {
 /// One thread, any stream.
 enum Stream<R: Read> {
     None(Chain<Cursor<Vec<u8>>, R>),
-    Gzip(flate2::bufread::MultiGzDecoder<Ahead<R>>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<Ahead<R>>>),
     #[cfg(feature = "xz")]
     Xz(liblzma::bufread::XzDecoder<Ahead<R>>),
     #[cfg(feature = "zstd")]
@@ -129,7 +129,7 @@ impl<R: Read> Stream<R> {
         let buffered = |input| BufReader::with_capacity(BUFFER, input);
         Ok(match kind {
             Compression::None => Self::None(input),
-            Compression::Gzip => Self::Gzip(flate2::bufread::MultiGzDecoder::new(buffered(input))),
+            Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(buffered(input)))),
             #[cfg(feature = "xz")]
             Compression::Xz => {
                 let memory = limits.decoder_memory;

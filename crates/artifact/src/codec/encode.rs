@@ -154,13 +154,18 @@ impl<W: Write> Encoder<W> {
             Output::Plain(output) => output.write_all(&self.block[..filled]),
             Output::Xz(encoder) => encoder.write_all(&self.block[..filled]),
             Output::Blocks { pool, output } => {
-                if pool.is_full()
-                    && let Some(packed) = pool.take()
-                {
-                    output.write_all(&packed?)?;
-                }
                 let size = self.block.len();
-                let mut block = std::mem::replace(&mut self.block, vec![0; size]);
+                let mut fresh = Vec::new();
+                if pool.is_full()
+                    && let Some(done) = pool.take()
+                {
+                    let done = done?;
+                    output.write_all(&done.result)?;
+                    fresh = done.block;
+                }
+                // What stands in it does not matter; only the bytes that are filled later count.
+                fresh.resize(size, 0);
+                let mut block = std::mem::replace(&mut self.block, fresh);
                 block.truncate(filled);
                 pool.submit(block);
                 Ok(())
@@ -175,8 +180,8 @@ impl<W: Write> Encoder<W> {
             Output::Plain(output) => Ok(output),
             Output::Xz(encoder) => encoder.finish(),
             Output::Blocks { mut pool, mut output } => {
-                while let Some(packed) = pool.take() {
-                    output.write_all(&packed?)?;
+                while let Some(done) = pool.take() {
+                    output.write_all(&done?.result)?;
                 }
                 Ok(output)
             }
@@ -188,40 +193,27 @@ fn gzip_worker(level: u8) -> io::Result<Work> {
     let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "gzip has levels 1 to 12");
     let level = libdeflater::CompressionLvl::new(i32::from(level)).map_err(|_| invalid())?;
     let mut encoder = libdeflater::Compressor::new(level);
+    let mut packed = Vec::new();
     Ok(Box::new(move |block| {
-        let mut packed = vec![0; GZIP_HEADER + encoder.deflate_compress_bound(block.len()) + 8];
+        packed.resize(GZIP_HEADER + encoder.deflate_compress_bound(block.len()) + 8, 0);
         let body = &mut packed[GZIP_HEADER..];
-        let count = encoder.deflate_compress(&block, body).map_err(io::Error::other)?;
+        let count = encoder.deflate_compress(block, body).map_err(io::Error::other)?;
         let end = GZIP_HEADER + count;
-        packed[..16].copy_from_slice(&[
-            0x1f,
-            0x8b,
-            8,
-            4,
-            0,
-            0,
-            0,
-            0,
-            0,
-            255,
-            8,
-            0,
-            GZIP_FIELD[0],
-            GZIP_FIELD[1],
-            4,
-            0,
-        ]);
+        packed[..16].copy_from_slice(&GZIP_START);
         packed[16..20].copy_from_slice(&(end as u32 + 8).to_le_bytes());
-        packed[end..end + 4].copy_from_slice(&libdeflater::crc32(&block).to_le_bytes());
+        packed[end..end + 4].copy_from_slice(&libdeflater::crc32(block).to_le_bytes());
         packed[end + 4..end + 8].copy_from_slice(&(block.len() as u32).to_le_bytes());
-        packed.truncate(end + 8);
-        Ok(packed)
+        Ok(packed[..end + 8].to_vec())
     }))
 }
+
+/// RFC 1952: magic, deflate, an extra field; no time, no name, no system; 8 bytes of extra field, of
+/// which 4 are the content of our subfield.
+const GZIP_START: [u8; 16] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255, 8, 0, GZIP_FIELD[0], GZIP_FIELD[1], 4, 0];
 
 fn zstd_worker(level: u8) -> io::Result<Work> {
     let mut encoder = zstd::bulk::Compressor::new(i32::from(level))?;
     // Without it the window is what the level usually takes, and the block is cut up once more.
     encoder.set_parameter(zstd::zstd_safe::CParameter::WindowLog(ZSTD_BLOCK.ilog2()))?;
-    Ok(Box::new(move |block| encoder.compress(&block)))
+    Ok(Box::new(move |block| encoder.compress(block)))
 }
