@@ -378,11 +378,7 @@ impl Archive {
 
     /// Moves copies into the pool, and flushes them. Without a record that names them they are
     /// nothing.
-    fn store(
-        &self,
-        entries: &[Arc<PackageEntry>],
-        copies: Vec<tempfile::NamedTempFile>,
-    ) -> Result<(), Error> {
+    fn store(&self, entries: &[Arc<PackageEntry>], copies: Vec<tempfile::TempPath>) -> Result<(), Error> {
         let pool = self.publisher.public.join("pool/sha256");
         let each = entries.len() <= FLUSH_EACH;
         for (entry, copy) in entries.iter().zip(copies) {
@@ -394,7 +390,7 @@ impl Archive {
                 volary_host::sync_dir(&pool)?;
             }
             if each {
-                copy.as_file().sync_data().map_err(failed())?;
+                File::open(&copy).and_then(|file| file.sync_data()).map_err(failed())?;
             }
             copy.persist(&path).map_err(|error| failed()(error.error))?;
             if each {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tempfile::NamedTempFile;
+use tempfile::TempPath;
 use volary_debian::changes::Changes;
 use volary_debian::deb;
 use volary_host::FileError;
@@ -27,7 +27,8 @@ pub(crate) struct Candidate {
     /// As the caller named it.
     pub(crate) file: String,
     pub(crate) entry: PackageEntry,
-    pub(crate) copy: NamedTempFile,
+    /// Closed, because a call may bring more files than a process may have open.
+    pub(crate) copy: TempPath,
 }
 
 /// Where and how files come in.
@@ -89,7 +90,7 @@ impl Intake<'_> {
         let deb = read.map_err(Error::refused(&file))?;
         let entry = PackageEntry::from_deb(&deb, Arc::clone(self.provenance), self.now)
             .map_err(Error::refused(&file))?;
-        Ok(Candidate { file, entry, copy })
+        Ok(Candidate { file, entry, copy: copy.into_temp_path() })
     }
 
     fn take_changes(&self, path: &Path, file: &str, to: &mut Vec<Candidate>) -> Result<(), Error> {
