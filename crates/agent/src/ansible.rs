@@ -247,6 +247,8 @@ impl Ansible<'_> {
             .cwd(self.checkout)
             .env("ANSIBLE_NOCOLOR", "1")
             .env("ANSIBLE_DEPRECATION_WARNINGS", "False")
+            // Modules would write a line each into the journal, among those of the agent.
+            .env("ANSIBLE_NO_TARGET_SYSLOG", "True")
             // The checkout stays exactly the commit's files.
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("HOME", "/root")

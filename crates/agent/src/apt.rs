@@ -123,13 +123,19 @@ pub fn mended(admin: &Path) -> Result<Inventory, CmdError> {
         return Ok(found);
     }
     log::say("dpkg was interrupted: letting it finish");
-    noninteractive(Cmd::new("dpkg").arg("--admindir").arg(admin).args([
-        "--force-confold",
-        "--configure",
-        "-a",
-    ]))
-    .timeout(INSTALL)
-    .check()?;
+    let configure = noninteractive(Cmd::new("dpkg").arg("--admindir").arg(admin))
+        .args(["--force-confold", "--configure", "-a"])
+        .timeout(INSTALL)
+        .check();
+    // What dpkg can't finish alone (a dependency that never came) apt may. If neither can, the
+    // playbook still runs: it may be what mends it, and whatever needs apt says what is wrong.
+    let mended = configure.or_else(|_| {
+        let fix = Cmd::new("apt-get").args(["install", "-q", "-y", "--fix-broken", "--no-remove"]);
+        noninteractive(fix).args(["-o", LOCK]).timeout(INSTALL).check()
+    });
+    if let Err(error) = mended {
+        log::say(error.to_string());
+    }
     installed(admin)
 }
 
@@ -246,7 +252,7 @@ pub fn offers(
     suite: &str,
     locked: Option<&Digest>,
 ) -> Result<Vec<Offer<Version>>, AptError> {
-    let bytes = read(&source.index)?;
+    let bytes = index(&source.index)?;
     let found = Digest::from_bytes(Sha256::digest(&bytes).into());
     if let Some(locked) = locked.filter(|locked| **locked != found) {
         return Err(AptError::OtherContent { suite: suite.to_owned(), found, locked: *locked });
@@ -259,6 +265,27 @@ pub fn offers(
             Ok(Offer { name: package.name, architecture: package.architecture, version: package.version })
         })
         .collect()
+}
+
+/// How apt may pack the indexes that it keeps (`Acquire::GzipIndexes`).
+const PACKED: [&str; 5] = [".lz4", ".gz", ".xz", ".zst", ".bz2"];
+
+/// The index as text, also if apt keeps it packed.
+fn index(path: &Path) -> Result<Vec<u8>, AptError> {
+    let name = path.to_string_lossy();
+    if PACKED.iter().any(|suffix| name.ends_with(suffix)) {
+        return unpacked(path);
+    }
+    let missing = match read(path) {
+        Err(error) if error.is_not_found() => error,
+        other => return Ok(other?),
+    };
+    let packed = PACKED.map(|suffix| PathBuf::from(format!("{name}{suffix}")));
+    packed.iter().find(|path| path.exists()).map_or_else(|| Err(missing.into()), |path| unpacked(path))
+}
+
+fn unpacked(path: &Path) -> Result<Vec<u8>, AptError> {
+    Ok(Cmd::new("/usr/lib/apt/apt-helper").arg("cat-file").arg(path).check()?.stdout)
 }
 
 /// What apt is asked for: `name=version` of each package that must move.
@@ -357,6 +384,22 @@ mod tests {
         let found = find_source(listed, "https://v:1/archive", "v1.0/r2", &"amd64".parse().unwrap());
         let expected = Source { index: "/l/b".into(), entry: "/etc/apt/sources.list.d/v.sources".into() };
         assert_eq!(found, Some(expected));
+    }
+
+    #[test]
+    fn an_index_is_compared_with_the_lock_whatever_dots_its_name_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join("volary.test_archive_dists_v1.0_r1_main_binary-amd64_Packages");
+        let source = Source { index: index.clone(), entry: "/etc/apt/x".into() };
+        let error = offers(&source, "v1.0/r1", None).unwrap_err().to_string();
+        assert!(error.contains("cannot read"), "{error}");
+        let text = "Package: pulse\nVersion: 1\nArchitecture: all\nFilename: pool/x.deb\nSize: 1\nSHA256: ";
+        let text = format!("{text}{}\n", "ab".repeat(32));
+        volary_host::write_atomic(&index, text.as_bytes(), 0o644).unwrap();
+        let digest = Digest::from_bytes(Sha256::digest(text.as_bytes()).into());
+        assert_eq!(offers(&source, "v1.0/r1", Some(&digest)).unwrap().len(), 1);
+        let error = offers(&source, "v1.0/r1", Some(&Digest::from_bytes([7; 32]))).unwrap_err();
+        assert!(error.to_string().contains("other content than the signed lock"), "{error}");
     }
 
     #[test]

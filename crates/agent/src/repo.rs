@@ -295,10 +295,10 @@ impl<'a> Repo<'a> {
     /// [`RepoError`]; what is kept is whole in any case.
     pub fn prune(&self, state: &State) -> Result<(), RepoError> {
         let mut keep: HashSet<ObjectId> = HashSet::new();
-        for commit in &state.trusted {
-            if self.is_whole(commit)? {
-                keep.extend(volary_fleet::device_objects(&self.store, commit, None, self.name)?);
-            }
+        if let Some(commit) = &state.trusted
+            && self.is_whole(commit)?
+        {
+            keep.extend(volary_fleet::device_objects(&self.store, commit, None, self.name)?);
         }
         for commit in state.accepted.values() {
             keep.extend(self.rules_of(commit)?);

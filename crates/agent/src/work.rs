@@ -267,9 +267,14 @@ fn failed(step: Step, what: &str, message: String) -> Event {
     Event::Failed(failure(step, what, message))
 }
 
+fn away(message: String) -> Event {
+    log::say(&message);
+    Event::Unreachable(message)
+}
+
 fn from_repo(step: Step, error: &RepoError) -> Event {
     match error.blame() {
-        Blame::Network => Event::Unreachable(error.to_string()),
+        Blame::Network => away(error.to_string()),
         Blame::Failure => failed(step, "", error.to_string()),
         Blame::Trust => Event::Refused(failure(Step::Verify, "", error.to_string())),
     }
@@ -278,9 +283,7 @@ fn from_repo(step: Step, error: &RepoError) -> Event {
 fn from_pin(error: &PinError) -> Event {
     let message = error.to_string();
     match error {
-        PinError::Http(HttpError::Unreachable { .. } | HttpError::InTrouble { .. }) => {
-            Event::Unreachable(message)
-        }
+        PinError::Http(HttpError::Unreachable { .. } | HttpError::InTrouble { .. }) => away(message),
         PinError::Http(_) | PinError::NoSuite(_) | PinError::NotLocked(_) => {
             failed(Step::Verify, "", message)
         }
