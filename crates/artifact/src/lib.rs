@@ -6,7 +6,7 @@
 //! [`std::io::Read`] with bounded memory and writes in one pass to anything that can seek.
 //! Not here: apt, boot loaders, the network, where files come from or go to.
 //!
-//! Start with [`verify`] and [`inspect`], [`Reader`] to stream the payload somewhere, [`write`]
+//! Start with [`verify`] and [`inspect`], [`Reader`] to stream the payload somewhere, [`write()`]
 //! with a [`Draft`], and [`sign_in_place`] or [`sign_copy`].
 //!
 //! The format is Mender's `Documentation/artifact-format-v3.md`; where Mender's own readers

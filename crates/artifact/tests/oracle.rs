@@ -48,18 +48,20 @@ fn mender_shows_what_we_wrote() {
     let file = store(dir.path(), "a.mender", &written(full_draft(b"image"), Encoding::default(), None));
     let said = mender(&["read", file.to_str().unwrap()]).text();
     for line in [
-        "Name: release-2",
-        "Compatible devices: '[board other]'",
-        "Provides group: blue",
-        "Depends on one of artifact(s): [release-1]",
-        "Depends on one of group(s): [green]",
+        // Only what versions 3 and 4 of the tool print alike.
+        "release-2",
+        "board",
+        "other",
+        "blue",
+        "release-1",
+        "green",
         "ArtifactInstall_Enter_00_first",
-        "Type:   rootfs-image",
+        "ArtifactInstall_Leave_50",
         "rootfs-image.version: release-2",
         "rootfs-image.checksum: 6105d6cc76af400325e94d588ce511be5bfdbb73b437dc51eca43917d7a43e3d",
         "extra: more <&> \"quoted\"",
         "custom: value",
-        "name:     root.ext4",
+        "root.ext4",
     ] {
         assert!(said.contains(line), "{line} is missing in {said}");
     }
