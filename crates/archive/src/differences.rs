@@ -76,7 +76,7 @@ pub(crate) fn patches_to(
 ) -> Result<Vec<PathBuf>, FileError> {
     let below = format!("main/binary-{architecture}");
     let Some(file) = release.files.get(&format!("{below}/Packages")) else { return Ok(Vec::new()) };
-    let ending = format!("-{}.gz", &file.sha256[..12]);
+    let ending = format!("{}.gz", pdiff::patch_ending(&file.sha256));
     let folder = dir.join(below).join("Packages.diff");
     let names = files::list(&folder)?.into_iter().map(|(name, _)| name);
     Ok(names.filter(|name| name.ends_with(&ending)).map(|name| folder.join(name)).collect())

@@ -24,9 +24,15 @@ pub(crate) struct Patch {
     pub(crate) gz: Blob,
 }
 
-/// The name of the difference between two indexes.
+/// The name of the difference between two indexes. Short, because it stands in the list three
+/// times.
 pub(crate) fn patch_name(from: &Blob, to: &Blob) -> String {
-    format!("{}-{}", from.sha256.short(), to.sha256.short())
+    format!("{}{}", &from.sha256.hex()[..8], patch_ending(&to.sha256.hex()))
+}
+
+/// How the names of differences end that lead to an index with this SHA-256.
+pub(crate) fn patch_ending(to: &str) -> String {
+    format!("-{}", &to[..8])
 }
 
 /// The text of `Packages.diff/Index`. apt wants all four lists with SHA-256, and does without

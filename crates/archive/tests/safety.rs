@@ -55,6 +55,12 @@ fn acknowledged(output: &str) -> BTreeSet<String> {
     output.lines().filter_map(|line| line.strip_prefix("acknowledged ")).map(str::to_owned).collect()
 }
 
+fn sha256(path: &Path) -> String {
+    use sha2::Digest as _;
+    let hash = sha2::Sha256::digest(volary_host::read(path).unwrap());
+    volary_model::Digest::from_bytes(hash.into()).hex()
+}
+
 /// Every file that the InRelease of a suite names is there by its hash, with its hash and size.
 fn check_whole(public: &Path, suite: &str) {
     let dir = public.join("dists").join(suite);
@@ -65,8 +71,7 @@ fn check_whole(public: &Path, suite: &str) {
             continue;
         }
         let path = dir.join(folder).join("by-hash/SHA256").join(&file.sha256);
-        let sum = Cmd::new("sha256sum").arg(&path).check().unwrap().text();
-        assert!(sum.starts_with(&file.sha256), "{}", path.display());
+        assert_eq!(sha256(&path), file.sha256, "{}", path.display());
         assert_eq!(std::fs::metadata(&path).unwrap().len(), file.size);
     }
 }
@@ -74,8 +79,7 @@ fn check_whole(public: &Path, suite: &str) {
 fn check_pool(archive: &Archive, suite: &Suite) {
     for entry in archive.packages(suite).unwrap() {
         let path = archive.public_dir().join(entry.filename());
-        let sum = Cmd::new("sha256sum").arg(&path).check().unwrap().text();
-        assert!(sum.starts_with(&entry.sha256.hex()), "{}", path.display());
+        assert_eq!(sha256(&path), entry.sha256.hex(), "{}", path.display());
     }
 }
 
