@@ -20,6 +20,7 @@ use tower_service::Service;
 use volary_model::Digest;
 
 use crate::tls::authority::{CertificateAndKey, fingerprint_of_certificate};
+use crate::tls::patient::Patient;
 
 /// How long a handshake may take: three round trips over a bad link.
 const HANDSHAKE: Duration = Duration::from_secs(20);
@@ -153,7 +154,7 @@ async fn connection(
         .and_then(|certificate| fingerprint_of_certificate(certificate));
     let peer = Peer { key };
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let mut request = request.map(Body::new);
+        let mut request = request.map(|body| Body::new(Patient::new(Body::new(body))));
         request.extensions_mut().insert(peer.clone());
         // A router is always ready.
         router.clone().call(request)

@@ -2,3 +2,4 @@
 
 pub(crate) mod authority;
 pub(crate) mod listener;
+mod patient;
