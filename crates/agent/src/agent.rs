@@ -4,6 +4,8 @@
 //! that the daemon and `volary-agent run` never work at once; each reads the ledger anew, so
 //! each knows what the other did.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -33,6 +35,16 @@ pub struct Agent {
     pub(crate) checks: Vec<CheckResult>,
     etag: Option<String>,
     spool: Spool,
+    ending: Arc<Ending>,
+}
+
+/// What the thread that hears signals and the one that works tell each other.
+#[derive(Debug, Default)]
+pub struct Ending {
+    /// A step changes the device: the only time in which the process should not end at once.
+    pub changing: AtomicBool,
+    /// The process is to end before the next step.
+    pub asked: AtomicBool,
 }
 
 /// Why the agent cannot work at all.
@@ -79,12 +91,18 @@ impl Agent {
             state,
             checks: Vec::new(),
             etag: None,
+            ending: Arc::default(),
         })
     }
 
     /// What the device remembers.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// How to tell the agent that it is to end.
+    pub fn ending(&self) -> Arc<Ending> {
+        Arc::clone(&self.ending)
     }
 
     /// From an event to the next time to wait for. Waits up to `patience` for another agent.
@@ -113,9 +131,17 @@ impl Agent {
                     Effect::Ask => reply = Some(self.ask()),
                     Effect::Fetch(target) => reply = Some(work::fetch(self, &target)),
                     Effect::Verify(work) => reply = Some(work::verify(self, &work)),
-                    Effect::Apply(work, step) => reply = Some(work::apply(self, &work, step)),
+                    Effect::Apply(work, step) => {
+                        self.ending.changing.store(true, Ordering::SeqCst);
+                        reply = Some(work::apply(self, &work, step));
+                        self.ending.changing.store(false, Ordering::SeqCst);
+                    }
                     Effect::Report => reply = Some(self.report()?),
                 }
+            }
+            if self.ending.asked.load(Ordering::SeqCst) {
+                // The step is done but not recorded as done; it is repeated after the start.
+                return Ok(now());
             }
             event = reply.expect("the machine ends each step with a wait or a question");
         }

@@ -3,6 +3,8 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +13,7 @@ use signal_hook::iterator::Signals;
 use volary_device::Event;
 use volary_host::{Cmd, now};
 
-use crate::agent::{Agent, AgentError};
+use crate::agent::{Agent, AgentError, Ending};
 use crate::log;
 use crate::paths::Paths;
 
@@ -36,7 +38,7 @@ enum Wake {
 /// [`AgentError`] if the device is not enrolled or its files are damaged.
 pub fn run(paths: &Paths) -> Result<(), AgentError> {
     let mut agent = Agent::open(paths)?;
-    let wakes = listen();
+    let wakes = listen(agent.ending());
     log::say(format!(
         "volary-agent {} of {} follows {} at {}",
         env!("CARGO_PKG_VERSION"),
@@ -66,16 +68,23 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
             Err(RecvTimeoutError::Timeout) => event = Event::Due,
         }
     }
-    log::say("ends, as asked");
+    log::say("ends between two steps, as asked");
     Ok(())
 }
 
-fn listen() -> Receiver<Wake> {
+/// Outside of a step that changes the device, an end is an end at once: the main thread may be
+/// waiting for a server that is away, and every state on disk is one to go on from.
+fn listen(ending: Arc<Ending>) -> Receiver<Wake> {
     let (sender, wakes) = mpsc::channel();
     match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
         Ok(mut signals) => {
             std::thread::spawn(move || {
                 for signal in signals.forever() {
+                    if signal != SIGHUP && !ending.changing.load(Ordering::SeqCst) {
+                        log::say("ends, as asked");
+                        std::process::exit(0);
+                    }
+                    ending.asked.fetch_or(signal != SIGHUP, Ordering::SeqCst);
                     let wake = if signal == SIGHUP { Wake::Nudge } else { Wake::End };
                     if sender.send(wake).is_err() {
                         return;

@@ -97,6 +97,35 @@ fn the_daemon_converges_and_hears_signals() {
 }
 
 #[test]
+fn a_daemon_ends_after_the_step_and_goes_on_later() {
+    let fleet = Fleet::new();
+    let stub = Stub::start(&fleet.work());
+    let root = tempfile::tempdir().unwrap();
+    let token = stub.token("development", &fleet.signers(&["alice"]));
+    check(root.path(), &["enroll", "--token", &token, "--name", "dev-1"], 0, "belongs");
+    let (begun, ended) = (root.path().join("begun"), root.path().join("ended"));
+    let playbook = format!(
+        "- hosts: all\n  gather_facts: false\n  tasks:\n    - name: Take time\n      shell: touch {}; sleep 2; \
+         touch {}\n",
+        begun.display(),
+        ended.display()
+    );
+    fleet.put("site.yml", &playbook);
+    fleet.commit("alice", "Take time");
+    stub.want("development", &fleet.head());
+    let daemon = start(root.path());
+    let started = Instant::now();
+    while !begun.exists() {
+        assert!(started.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(end(daemon, "-TERM"), Some(0));
+    assert!(ended.exists(), "the playbook was let finish");
+    assert!(stub.world().reports.is_empty(), "and nothing began after it");
+    check(root.path(), &["run"], 0, "good: commit");
+}
+
+#[test]
 fn a_daemon_that_is_killed_goes_on() {
     let fleet = Fleet::new();
     let stub = Stub::start(&fleet.work());
