@@ -162,7 +162,7 @@ fn hosted_sources_take_pushes_and_queue_builds() {
     assert_eq!((&builds[0]["commit"], &builds[0]["subject"]), (&json!(third), &json!("Third")));
     let reason = builds[0]["reason"].as_str().unwrap();
     assert!(reason.contains("no:cache"), "{reason}");
-    assert_eq!(server.events("build-failed").len(), 3);
+    wait_for("each failure is an event", || (server.events("build-failed").len() == 3).then_some(()));
     let retried: serde_json::Value = admin.post("/api/v1/builds/3/retry", &json!({})).json();
     assert_eq!(retried["state"], "queued");
     assert!(admin.delete("/api/v1/sources/pulse").status.is_success());
