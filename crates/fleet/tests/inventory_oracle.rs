@@ -1,6 +1,7 @@
 //! Inventories as Ansible itself reads them: the reader must say the same about every host.
 //!
-//! `VOLARY_INVENTORY_CAMPAIGN=N` compares N generated inventories instead of the usual number;
+//! `VOLARY_INVENTORY_CAMPAIGN=N` compares N generated inventories instead of the usual number (by
+//! `cargo test`: nextest ends long tests);
 //! `VOLARY_INVENTORY_SEED=S` begins with that seed, to see one again. `VOLARY_INVENTORY_PLACES=FILE`
 //! adds inventories on disk, one a line: root, source and playbook folder with tabs between.
 
