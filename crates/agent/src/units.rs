@@ -16,6 +16,10 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// How often they are looked at in that time.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Our own unit. It is not judged: it works while it judges, or a person stopped it and runs the
+/// agent by hand.
+pub const AGENT: &str = "volary-agent.service";
+
 /// What systemd says of one unit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Unit {
@@ -52,7 +56,7 @@ pub fn is_booted() -> bool {
 /// Starts our own unit, which waits for the device to be enrolled. Where there is none (a test, an
 /// image that is made) there is nothing to start.
 pub fn start_agent() {
-    let unit = "volary-agent.service";
+    let unit = AGENT;
     let enabled = Cmd::new("systemctl").args(["is-enabled", "--quiet", unit]);
     if is_booted() && enabled.check().is_ok() {
         let started = Cmd::new("systemctl").args(["start", "--no-block", unit]).check();

@@ -183,7 +183,8 @@ fn watch_units(agent: &Agent, work: &Work) -> Event {
             return Ok(Some(failure(Step::Units, &broken.unit, message)));
         }
         let known = agent.state.failed_before.clone().unwrap_or_default();
-        let new = units::failed()?.into_iter().find(|unit| !known.contains(unit));
+        let ours = |unit: &String| unit == units::AGENT || known.contains(unit);
+        let new = units::failed()?.into_iter().find(|unit| !ours(unit));
         Ok(new.map(|unit| {
             let message = format!("it has failed and had not before\n{}", units::journal(&unit));
             failure(Step::Units, &unit, message)
@@ -206,10 +207,12 @@ fn watched(agent: &Agent, work: &Work) -> Result<BTreeSet<String>, CmdError> {
     let names: BTreeSet<&str> = offers.iter().map(|offer| offer.name.as_str()).collect();
     let inventory = apt::installed(agent.paths.dpkg())?;
     let ours = inventory.packages.iter().filter(|package| names.contains(package.name.as_str()));
-    Ok(units::of_packages(
+    let mut watched = units::of_packages(
         agent.paths.dpkg(),
         ours.map(|package| (package.name.as_str(), package.architecture.as_str())),
-    ))
+    );
+    watched.remove(units::AGENT);
+    Ok(watched)
 }
 
 fn check(agent: &mut Agent, work: &Work) -> Event {
