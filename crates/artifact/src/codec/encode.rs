@@ -51,8 +51,8 @@ impl Default for Encoding {
 impl FromStr for Encoding {
     type Err = UnknownEncoding;
 
-    /// Mender's names. Each level is the fastest that is no larger than what Mender's tool makes of
-    /// the same name (`docs/figures.md`).
+    /// Mender's names. The levels of gzip and zstd_fast were measured to be the fastest that are no
+    /// larger than what Mender's tool makes of the same name; the other levels follow their order.
     fn from_str(name: &str) -> Result<Self, UnknownEncoding> {
         Ok(match name {
             "none" => Self::None,
