@@ -43,7 +43,7 @@ pub struct DemoArgs {
 const BUILD: Duration = Duration::from_secs(15 * 60);
 
 /// A device fetches, runs its playbook and upgrades; six of them share this machine.
-const CONVERGE: Duration = Duration::from_secs(60);
+const CONVERGE: Duration = Duration::from_secs(5 * 60);
 
 /// Runs the demo.
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
@@ -163,11 +163,7 @@ impl<'a> Demo<'a> {
                     .collect();
                 joined.into_iter().try_for_each(|thread| thread.join().expect("joining does not panic"))
             })?;
-            for (device, (_, stage)) in self.devices.iter().zip(DEVICES) {
-                let commit = self.tip(stage)?;
-                self.chain.wait_for_good(device.name(), &commit, CONVERGE)?;
-            }
-            Ok(())
+            ["development", "canary", "production"].into_iter().try_for_each(|stage| self.good(stage))
         })
     }
 
@@ -228,17 +224,19 @@ impl Demo<'_> {
     fn first_packages(&self) -> anyhow::Result<First> {
         let story = self.story;
         story.chapter("A commit becomes a package and reaches the development device");
-        let (pulse, hello) = story.step("two sources: our service, and a package of Debian's", || {
-            let pulse = sources::push_pulse(&self.chain)?;
-            let hello = sources::push_hello(&self.chain)?;
-            Ok((pulse, hello))
-        })?;
-        let pulse = story.step("volary-pulse: built in a clean chroot, published to rolling", || {
-            self.built(sources::PULSE, &pulse)
+        let commit = story
+            .step("a source for our service volary-pulse; its first commit is pushed", || {
+                sources::push_pulse(&self.chain)
+            })?;
+        let pulse = story.step("volary-pulse is built in a clean chroot and published to rolling", || {
+            self.built(sources::PULSE, &commit)
         })?;
         story.note(&format!("volary-pulse {pulse}"));
-        let hello = story.step("hello: built in a clean chroot, published to rolling", || {
-            self.built(sources::HELLO, &hello)
+        let commit = story.step("hello is imported from Debian with its packaging, and pushed", || {
+            sources::push_hello(&self.chain)
+        })?;
+        let hello = story.step("hello is built in the same way and published to rolling", || {
+            self.built(sources::HELLO, &commit)
         })?;
         story.note(&format!("hello {hello}"));
         story.step("the fleet repository asks for both; development follows rolling: dev-1", || {
@@ -315,13 +313,18 @@ impl Demo<'_> {
             || {
                 self.fleet.pull()?;
                 self.fleet.run_volary(&["bump", release])?;
-                let tip = self.tip("development")?;
-                for device in self.of_stage("development") {
-                    self.chain.wait_for_good(device.name(), &tip, CONVERGE)?;
-                }
-                Ok(())
+                self.good("development")
             },
         )
+    }
+
+    /// Waits until the server has heard that each device of a stage is well at the stage's tip.
+    fn good(&self, stage: &str) -> anyhow::Result<()> {
+        let tip = self.tip(stage)?;
+        for device in self.of_stage(stage) {
+            self.chain.wait_for_good(device.name(), &tip, CONVERGE)?;
+        }
+        Ok(())
     }
 
     /// Merges one stage into the next, when its devices are well.
@@ -329,10 +332,7 @@ impl Demo<'_> {
         self.story.step(
             &format!("volary promote --from {from} --to {to}: the gates say go, signed, merged"),
             || {
-                let tip = self.tip(from)?;
-                for device in self.of_stage(from) {
-                    self.chain.wait_for_good(device.name(), &tip, CONVERGE)?;
-                }
+                self.good(from)?;
                 Ok(self.fleet.run_volary(&["promote", "--from", from, "--to", to, "--yes"]).map(drop)?)
             },
         )
@@ -362,7 +362,8 @@ impl Demo<'_> {
         story.step("the three production devices install v1.0/r2", || {
             self.arrives("production", sources::PULSE, &fixed)?;
             self.arrives("production", sources::HELLO, hello)?;
-            self.runs("production")
+            self.runs("production")?;
+            self.good("production")
         })?;
         let trace = self.chain.volary(&["trace", &format!("{}={fixed}", sources::PULSE)])?;
         story.note(&trace);
