@@ -13,7 +13,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{archive, build, check, device, fleet, release, server, source, status, token};
+use crate::commands::{
+    archive, artifact, build, check, device, fleet, release, server, source, status, token,
+};
 use crate::config::Connection;
 use crate::failure::Failure;
 use crate::out::Out;
@@ -60,6 +62,9 @@ enum Command {
     Bump(fleet::BumpArgs),
     /// Merge one stage into the next
     Promote(fleet::PromoteArgs),
+    /// Read, check, sign and make update artifacts in Mender's format
+    #[command(subcommand)]
+    Artifact(artifact::ArtifactCommand),
     /// Enrol, accept and see devices
     #[command(subcommand)]
     Device(device::DeviceCommand),
@@ -107,6 +112,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Check(args) => check::run(&args, out),
         Command::Bump(args) => fleet::bump(&args, &connection, out),
         Command::Promote(args) => fleet::promote(&args, &connection, out),
+        Command::Artifact(command) => artifact::run(command, out),
         Command::Credential(args) => fleet::credential(&args, &connection, out),
         Command::Device(command) => device::run(command, &connection, out),
         Command::Token(command) => token::run(command, &connection, out),

@@ -79,21 +79,56 @@ pub fn sync_dir(path: &Path) -> Result<(), FileError> {
 /// # Errors
 /// [`FileError`] with the path; the old file is then untouched.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-    let dir = match path.parent() {
+    let mut new = NewFile::create(path, mode)?;
+    new.file().write_all(bytes).map_err(FileError::at("write", path))?;
+    new.keep()
+}
+
+/// A large file in the making: nobody sees it under its name before [`NewFile::keep`]. Dropped
+/// without that, it leaves nothing behind.
+#[derive(Debug)]
+pub struct NewFile {
+    file: tempfile::NamedTempFile,
+    path: PathBuf,
+}
+
+impl NewFile {
+    /// Begins a file that is to be `path`, with exactly these permission bits.
+    ///
+    /// # Errors
+    /// [`FileError`] with the path.
+    pub fn create(path: &Path, mode: u32) -> Result<Self, FileError> {
+        let dir = folder_of(path);
+        let created = tempfile::NamedTempFile::new_in(dir).and_then(|file| {
+            file.as_file().set_permissions(Permissions::from_mode(mode))?;
+            Ok(file)
+        });
+        let file = created.map_err(FileError::at("write", path))?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// The file to write to.
+    pub fn file(&mut self) -> &mut File {
+        self.file.as_file_mut()
+    }
+
+    /// Flushes it and gives it its name, in place of what had it.
+    ///
+    /// # Errors
+    /// [`FileError`] with the path; what was there is then untouched.
+    pub fn keep(self) -> Result<(), FileError> {
+        let failed = FileError::at("write", &self.path);
+        let kept = self.file.as_file().sync_all();
+        kept.and_then(|()| self.file.persist(&self.path).map_err(|error| error.error)).map_err(failed)?;
+        sync_dir(folder_of(&self.path))
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
-    };
-    let failed = FileError::at("write", path);
-    let written = (|| {
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.as_file().set_permissions(Permissions::from_mode(mode))?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    })();
-    written.map_err(failed)?;
-    sync_dir(dir)
+    }
 }
 
 #[cfg(test)]
@@ -109,6 +144,15 @@ mod tests {
         assert_eq!(read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_file_that_is_not_kept_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut new = NewFile::create(&dir.path().join("large"), 0o644).unwrap();
+        new.file().write_all(b"half").unwrap();
+        drop(new);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -11,7 +11,9 @@ mod file;
 mod lock;
 
 pub use cmd::{Cmd, CmdError, Output, tail};
-pub use file::{FileError, create_dir, read, read_to_string, remove_if_exists, sync_dir, write_atomic};
+pub use file::{
+    FileError, NewFile, create_dir, read, read_to_string, remove_if_exists, sync_dir, write_atomic,
+};
 pub use lock::{Lock, LockError};
 
 /// The time now. A function of its own so that callers outside tests have one place to look for

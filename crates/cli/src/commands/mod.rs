@@ -1,6 +1,7 @@
 //! One file for each group of commands.
 
 pub mod archive;
+pub mod artifact;
 pub mod build;
 pub mod check;
 pub mod device;
