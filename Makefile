@@ -9,7 +9,7 @@ SHELL := /bin/bash
 KEEP ?= 1
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Device containers need root, compiling does not.
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PATH,CARGO_TARGET_DIR,VOLARY_CACHE)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CARGO_TARGET_DIR,VOLARY_CACHE env PATH=$$PATH)
 HOST := $(subst -,_,$(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z A-Z))
 RUN_AS_ROOT := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER="$(SUDO)")
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)

@@ -11,7 +11,8 @@ pub struct Tools {
     pub volary: PathBuf,
     /// The top of the checkout.
     pub checkout: PathBuf,
-    target: PathBuf,
+    /// The folder that cargo builds into.
+    pub target: PathBuf,
 }
 
 impl Tools {

@@ -26,7 +26,6 @@ use self::fleet::DEVICES;
 use self::interrupt::Interrupt;
 use self::story::Story;
 use self::table::Expected;
-use crate::workspace::Workspace;
 
 /// How the demo ends.
 #[derive(Args)]
@@ -51,7 +50,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let tools = Tools::find()?;
     // Better now than after the devices booted.
     tools.agent_deb()?;
-    let logs = fresh_logs(&Workspace::find()?)?;
+    let logs = fresh_logs(&tools)?;
     let story = Story::begin();
     println!("{}", story.bold("Volary: from a commit to six Debian devices"));
     println!("logs of everything: {}", logs.display());
@@ -95,9 +94,9 @@ fn failed(error: anyhow::Error, logs: &Path) -> anyhow::Error {
     anyhow::anyhow!("{error:#}\nthe logs of everything are in {}", logs.display())
 }
 
-/// A folder that only has the logs of this run.
-fn fresh_logs(workspace: &Workspace) -> anyhow::Result<PathBuf> {
-    let logs = workspace.target.join("demo");
+/// A folder that only has the logs of this run: `$VOLARY_DEMO_LOGS`, or one in the target folder.
+fn fresh_logs(tools: &Tools) -> anyhow::Result<PathBuf> {
+    let logs = std::env::var_os("VOLARY_DEMO_LOGS").map_or_else(|| tools.target.join("demo"), PathBuf::from);
     if logs.exists() {
         std::fs::remove_dir_all(&logs).with_context(|| format!("cannot remove {}", logs.display()))?;
     }
@@ -135,6 +134,10 @@ impl<'a> Demo<'a> {
             Ok(Chain::open(lab, tools, logs)?)
         })?;
         story.note(&format!("{}  (the page, git, the archive and the devices' door)", chain.url()));
+        story.step("volary archive include: the agent's own package, to be upgraded as any other", || {
+            let deb = chain.tools().agent_deb()?.display().to_string();
+            Ok(chain.volary(&["archive", "include", &deb])?)
+        })?;
         let fleet =
             story.step("the fleet repository: six devices, three stages, merged up to production", || {
                 let fleet = chain.clone_of("fleet")?;
@@ -266,19 +269,12 @@ impl Demo<'_> {
     fn killed_server(&self) -> anyhow::Result<String> {
         let story = self.story;
         story.chapter("The server dies while it publishes");
-        let commit =
-            story.step("a new commit of volary-pulse; SIGKILL when its package enters the pool", || {
-                let pool = self.chain.folder().join("archive/public/pool");
-                let before = count_files(&pool);
-                let commit = sources::change_pulse(&self.chain, sources::Change::Feature)?;
-                let started = Instant::now();
-                while count_files(&pool) == before {
-                    ensure!(started.elapsed() < BUILD, "the package did not enter the pool");
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                self.chain.kill_server()?;
-                Ok(commit)
-            })?;
+        let what = "a new commit of volary-pulse; SIGKILL when its package enters the pool";
+        let (commit, published) = story.step(what, || self.kill_in_publish())?;
+        story.note(match published {
+            false => "the package is in the pool, and the signed suite does not name it yet",
+            true => "the suite was signed just before the end; the build's record was not written yet",
+        });
         let version =
             story.step("started again: the build and its publication are brought to their end", || {
                 self.chain.start_server()?;
@@ -289,6 +285,22 @@ impl Demo<'_> {
             self.arrives("development", sources::PULSE, &version)
         })?;
         Ok(version)
+    }
+
+    /// Pushes a commit and kills the server in the publication of its package. Also says whether
+    /// the suite was replaced already.
+    fn kill_in_publish(&self) -> anyhow::Result<(CommitId, bool)> {
+        let public = self.chain.folder().join("archive/public");
+        let (pool, suite) = (public.join("pool"), public.join("dists/rolling/InRelease"));
+        let (files, signed) = (count_files(&pool), volary_host::read(&suite)?);
+        let commit = sources::change_pulse(&self.chain, sources::Change::Feature)?;
+        let started = Instant::now();
+        while count_files(&pool) == files {
+            ensure!(started.elapsed() < BUILD, "the package did not enter the pool");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.chain.kill_server()?;
+        Ok((commit, volary_host::read(&suite)? != signed))
     }
 
     fn first_release(&self, hello: &str, pulse: &str) -> anyhow::Result<()> {
