@@ -38,7 +38,6 @@ check: setup ## Format, lints, tidiness, fast tests
 	cargo xtask tidy
 	$(RUN_TESTS) $(FAST)
 	$(RUN_TESTS) $(BUILDER) --lib
-	cargo test --quiet --workspace --doc
 
 test: check build agent-deb ## All tests, also those with containers, real apt and the demo
 	$(RUN_TESTS) $(BUILDER) --test '*'

@@ -10,6 +10,7 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 use sha2::{Digest as _, Sha256};
 use volary_debian::Version;
 use volary_debian::packages::{PackagesError, iterate};
+use volary_debian::release::Release;
 use volary_device::{Installed, Offer, plan_upgrade};
 use volary_host::{Cmd, CmdError, FileError, read, read_to_string};
 use volary_model::{Architecture, Digest};
@@ -281,7 +282,26 @@ fn index(path: &Path) -> Result<Vec<u8>, AptError> {
         other => return Ok(other?),
     };
     let packed = PACKED.map(|suffix| PathBuf::from(format!("{name}{suffix}")));
-    packed.iter().find(|path| path.exists()).map_or_else(|| Err(missing.into()), |path| unpacked(path))
+    match packed.iter().find(|path| path.exists()) {
+        Some(path) => unpacked(path),
+        None if is_empty_by_release(&name) => Ok(Vec::new()),
+        None => Err(missing.into()),
+    }
+}
+
+/// True if apt's verified `InRelease` says that this index is empty: apt does not fetch those, and
+/// the suite of a new archive is.
+fn is_empty_by_release(index: &str) -> bool {
+    let Some((suite, architecture)) =
+        index.strip_suffix("_Packages").and_then(|rest| rest.rsplit_once("_main_binary-"))
+    else {
+        return false;
+    };
+    let release = read(Path::new(&format!("{suite}_InRelease"))).ok();
+    let release = release.and_then(|bytes| Release::parse(&String::from_utf8_lossy(&bytes)).ok());
+    let entry =
+        release.and_then(|mut release| release.files.remove(&format!("main/binary-{architecture}/Packages")));
+    entry.is_some_and(|file| file.size == 0)
 }
 
 fn unpacked(path: &Path) -> Result<Vec<u8>, AptError> {
@@ -384,6 +404,21 @@ mod tests {
         let found = find_source(listed, "https://v:1/archive", "v1.0/r2", &"amd64".parse().unwrap());
         let expected = Source { index: "/l/b".into(), entry: "/etc/apt/sources.list.d/v.sources".into() };
         assert_eq!(found, Some(expected));
+    }
+
+    #[test]
+    fn an_empty_index_that_apt_does_not_fetch_offers_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join("volary.test_archive_dists_rolling_main_binary-amd64_Packages");
+        let source = Source { index, entry: "/etc/apt/x".into() };
+        assert!(offers(&source, "rolling", None).is_err(), "without a release nothing is known");
+        let release = dir.path().join("volary.test_archive_dists_rolling_InRelease");
+        for (size, known) in [("0", true), ("7", false)] {
+            let text =
+                format!("Suite: rolling\nSHA256:\n {} {size} main/binary-amd64/Packages\n", "ab".repeat(32));
+            volary_host::write_atomic(&release, text.as_bytes(), 0o644).unwrap();
+            assert_eq!(offers(&source, "rolling", None).is_ok_and(|offers| offers.is_empty()), known);
+        }
     }
 
     #[test]
