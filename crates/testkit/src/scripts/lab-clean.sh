@@ -6,9 +6,10 @@ set -u
 cgroup=$1 bridge=$2 folder=$3
 
 if [ -d "$cgroup" ]; then
-    echo 1 > "$cgroup/cgroup.kill"
+    # Again and again: whoever runs the lab may still be starting something.
     tries=0
-    while grep -q 'populated 1' "$cgroup/cgroup.events" 2>/dev/null && [ $tries -lt 400 ]; do
+    while echo 1 2>/dev/null > "$cgroup/cgroup.kill" &&
+        grep -q 'populated 1' "$cgroup/cgroup.events" 2>/dev/null && [ $tries -lt 400 ]; do
         sleep 0.05
         tries=$((tries + 1))
     done

@@ -9,6 +9,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use volary_testkit::Breaker;
 
+use super::story::say;
+
 /// The exit status of a program that was interrupted, by custom 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
 
@@ -41,9 +43,9 @@ impl Interrupt {
                     Now::Tell(waiting) => drop(waiting.send(())),
                     Now::End => std::process::exit(INTERRUPTED),
                     Now::TakeDown(breaker) => {
-                        println!("\ninterrupted: taking everything down");
+                        say!("\ninterrupted: taking everything down");
                         if let Err(error) = breaker.take_down() {
-                            eprintln!("error: {error}");
+                            say!("error: {error}");
                         }
                         std::process::exit(INTERRUPTED);
                     }

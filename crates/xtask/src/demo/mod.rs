@@ -24,7 +24,7 @@ use volary_testkit::{Cache, Debian, Device, DeviceOptions, Lab, wait_until};
 
 use self::fleet::DEVICES;
 use self::interrupt::Interrupt;
-use self::story::Story;
+use self::story::{Story, say};
 use self::table::Expected;
 
 /// How the demo ends.
@@ -52,8 +52,8 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     tools.agent_deb()?;
     let logs = fresh_logs(&tools)?;
     let story = Story::begin();
-    println!("{}", story.bold("Volary: from a commit to six Debian devices"));
-    println!("logs of everything: {}", logs.display());
+    say!("{}", story.bold("Volary: from a commit to six Debian devices"));
+    say!("logs of everything: {}", logs.display());
 
     let demo = match Demo::set_up(&story, tools, &logs, &interrupt) {
         Ok(demo) => demo,
@@ -67,25 +67,22 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     if let Err(error) = told {
         demo.chain.collect(&demo.devices);
         if args.hold {
-            println!(
-                "{error:#}\neverything stays up in {}; press Ctrl-C",
-                demo.chain.lab().folder().display()
-            );
+            say!("{error:#}\neverything stays up in {}; press Ctrl-C", demo.chain.lab().folder().display());
             interrupt.wait(|| false);
         }
         return Err(failed(error, &logs));
     }
-    println!("\nall of it took {}", story.elapsed());
+    say!("\nall of it took {}", story.elapsed());
     if !args.no_keep {
-        println!("the page: {}   the server's folder: {}", demo.chain.url(), demo.chain.folder().display());
-        println!(
+        say!("the page: {}   the server's folder: {}", demo.chain.url(), demo.chain.folder().display());
+        say!(
             "the command line: VOLARY_CONFIG={} {}",
             demo.config().display(),
             demo.chain.tools().volary.display()
         );
-        println!("press Ctrl-C to take everything down");
+        say!("press Ctrl-C to take everything down");
         interrupt.wait(|| false);
-        println!("\ntaking everything down");
+        say!("\ntaking everything down");
     }
     Ok(())
 }

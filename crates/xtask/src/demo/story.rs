@@ -4,6 +4,16 @@ use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+/// Prints a line. Whoever reads it may be gone: `demo | head`, or a closed terminal; then the demo
+/// goes on, and takes down what it made.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+pub(super) use say;
+
 /// Where the times stand.
 const WIDTH: usize = 92;
 
@@ -23,7 +33,7 @@ impl Story {
 
     /// A heading over the steps that follow.
     pub fn chapter(&self, title: &str) {
-        println!("\n{}", self.bold(title));
+        say!("\n{}", self.bold(title));
     }
 
     /// One step: says what happens, does it, says how long it took.
@@ -34,15 +44,14 @@ impl Story {
             *steps
         };
         let started = Instant::now();
-        print!("{number:>3}  {what} ");
         // The line must be seen while the work goes on.
-        let _ = std::io::stdout().flush();
+        let _ = write!(std::io::stdout(), "{number:>3}  {what} ").and_then(|()| std::io::stdout().flush());
         let result = work();
         let dots = ".".repeat(WIDTH.saturating_sub(6 + what.chars().count()).max(2));
         let took = seconds(started.elapsed());
         match &result {
-            Ok(_) => println!("{dots} {took}"),
-            Err(_) => println!("{dots} {} after {took}", self.red("failed")),
+            Ok(_) => say!("{dots} {took}"),
+            Err(_) => say!("{dots} {} after {took}", self.red("failed")),
         }
         result
     }
@@ -50,7 +59,7 @@ impl Story {
     /// Something to know about the step above.
     pub fn note(&self, text: &str) {
         for line in text.lines() {
-            println!("     {}", self.dim(line));
+            say!("     {}", self.dim(line));
         }
     }
 

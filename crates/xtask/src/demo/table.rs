@@ -5,7 +5,7 @@ use volary_testkit::Device;
 use volary_testkit::chain::{installed, unit_state};
 
 use super::sources;
-use super::story::Story;
+use super::story::{Story, say};
 
 /// What a device must say at the end.
 pub struct Expected<'a> {
@@ -60,10 +60,10 @@ pub fn print(story: &Story, expected: &[Expected<'_>]) -> anyhow::Result<()> {
         let line = cells.join("  ");
         let line = line.trim_end();
         match index {
-            0 => println!("{}", story.bold(line)),
-            _ if row[5] == "NO" => println!("{}", story.red(line)),
-            _ if row[5] == "yes" => println!("{}", story.green(line)),
-            _ => println!("{line}"),
+            0 => say!("{}", story.bold(line)),
+            _ if row[5] == "NO" => say!("{}", story.red(line)),
+            _ if row[5] == "yes" => say!("{}", story.green(line)),
+            _ => say!("{line}"),
         }
     }
     ensure!(wrong.is_empty(), "not as expected: {}", wrong.join(", "));
