@@ -1,9 +1,10 @@
 //! A network of devices on this machine, which is gone when its owner is gone.
 //!
-//! Everything of lab number N carries the number: the lock `N.lock`, the folder `N`, the bridge
-//! `vlyN` with the network 10.77.N.0/24, the control group `volary-lab-N`. The lock is held for
-//! as long as the owner lives, so whoever can take it may clear away what a killed owner left.
-//! A guardian process waits for the lock too and does that at once.
+//! Everything of lab number N carries the number: the folder `N` in the cache, the bridge `vlyN`
+//! with the network 10.77.N.0/24, the control group `volary-lab-N`, and in `/run/volary-lab`, since
+//! two caches share one machine, `N.lock` and `N.folder`, which says where the folder is. The lock
+//! is held for as long as the owner lives, so whoever can take it may clear away what a killed
+//! owner left. A guardian process waits for the lock too and does that at once.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -12,9 +13,12 @@ use std::process::{Child, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use volary_host::{Cmd, CmdError, Lock, LockError, create_dir};
+use volary_host::{Cmd, CmdError, Lock, LockError, create_dir, write_atomic};
 
 use crate::{Cache, Device, DeviceOptions, LabError, Process, Root, cgroup};
+
+/// Where the locks of all labs of this machine are.
+const LOCKS: &str = "/run/volary-lab";
 
 const CLEAN: &str = include_str!("scripts/lab-clean.sh");
 
@@ -46,10 +50,10 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn new(cache: &Cache, number: u8) -> Result<Self, LabError> {
+    fn new(folder: PathBuf, number: u8) -> Result<Self, LabError> {
         let cgroup_root = cgroup::mount_point()?;
         Ok(Self {
-            folder: cache.labs().join(number.to_string()),
+            folder,
             bridge: format!("vly{number}"),
             cgroup: cgroup_root.join(format!("volary-lab-{number}")),
             cgroup_root,
@@ -78,7 +82,7 @@ impl Lab {
             if taken.contains(&format!(" 10.77.{number}.")) {
                 continue;
             }
-            match Lock::acquire(&lock_path(cache, number), Duration::ZERO) {
+            match Lock::acquire(&lock_path(number), Duration::ZERO) {
                 Ok(lock) => return Self::set_up(cache, number, lock),
                 Err(LockError::Held(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -88,13 +92,14 @@ impl Lab {
     }
 
     fn set_up(cache: &Cache, number: u8, lock: Lock) -> Result<Self, LabError> {
-        let place = Place::new(cache, number)?;
+        let place = Place::new(cache.labs().join(number.to_string()), number)?;
+        write_atomic(&folder_path(number), place.folder.as_os_str().as_encoded_bytes(), 0o644)?;
         create_dir(&place.folder.join("devices"))?;
         create_dir(&place.folder.join("logs"))?;
         create_dir(&place.cgroup.join("launch"))?;
         let mut guardian = Cmd::new("setsid")
             .arg("flock")
-            .arg(lock_path(cache, number))
+            .arg(lock_path(number))
             .args(["sh", "-c", CLEAN, "lab-clean"])
             .args(place.clean_args())
             .cwd("/")
@@ -127,18 +132,23 @@ impl Lab {
     /// # Errors
     /// [`LabError::Clean`] if something cannot be removed.
     pub fn cleanup_stale(cache: &Cache) -> Result<(), LabError> {
+        create_dir(Path::new(LOCKS))?;
         for number in 1..=LAST {
-            let path = lock_path(cache, number);
-            if !path.exists() {
-                continue;
-            }
+            // After a reboot there is nothing but the folder.
+            let here = cache.labs().join(number.to_string());
+            let folder = match volary_host::read_to_string(&folder_path(number)) {
+                Ok(folder) => PathBuf::from(folder),
+                Err(_) if here.exists() => here,
+                Err(_) => continue,
+            };
             // A lab whose lock is held lives, or its guardian is at work.
-            let Ok(_lock) = Lock::acquire(&path, Duration::ZERO) else { continue };
-            let place = Place::new(cache, number)?;
+            let Ok(_lock) = Lock::acquire(&lock_path(number), Duration::ZERO) else { continue };
+            let place = Place::new(folder, number)?;
             let bridge = Path::new("/sys/class/net").join(&place.bridge);
             if place.folder.exists() || place.cgroup.exists() || bridge.exists() {
                 place.clean().map_err(|source| LabError::Clean { number, source })?;
             }
+            volary_host::remove_if_exists(&folder_path(number))?;
         }
         Ok(())
     }
@@ -233,7 +243,9 @@ impl Drop for Lab {
     fn drop(&mut self) {
         // What cannot be removed now is removed by the next run. The lock is still held, so the
         // guardian has not begun and is not needed any more.
-        let _ = self.place.clean();
+        if self.place.clean().is_ok() {
+            let _ = volary_host::remove_if_exists(&folder_path(self.number));
+        }
         let _ = self.guardian.kill();
         let _ = self.guardian.wait();
     }
@@ -256,6 +268,10 @@ impl Breaker {
     }
 }
 
-fn lock_path(cache: &Cache, number: u8) -> PathBuf {
-    cache.labs().join(format!("{number}.lock"))
+fn lock_path(number: u8) -> PathBuf {
+    Path::new(LOCKS).join(format!("{number}.lock"))
+}
+
+fn folder_path(number: u8) -> PathBuf {
+    Path::new(LOCKS).join(format!("{number}.folder"))
 }

@@ -133,7 +133,13 @@ fn six_devices_start_together_and_two_labs_live_side_by_side() {
         assert_eq!(device.check(&["hostname"]).unwrap().trim(), device.name());
         assert!(ids.insert(device.check(&["cat", "/etc/machine-id"]).unwrap()), "machine ids are unique");
     }
+    // Also somebody with another cache leaves labs alone that live.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = Cache::at(elsewhere.path()).unwrap();
+    Lab::cleanup_stale(&elsewhere).unwrap();
     Lab::cleanup_stale(&cache).unwrap();
+    let third = Lab::open(&elsewhere).unwrap();
+    assert!(![lab.host_address(), other.host_address()].contains(&third.host_address()));
     twin.check(&["true"]).unwrap();
 }
 
