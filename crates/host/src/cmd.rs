@@ -16,6 +16,17 @@ const OUTPUT_LIMIT: usize = 16 << 20;
 /// How often a running program is looked at. It bounds how late its end is noticed.
 const POLL: Duration = Duration::from_millis(5);
 
+/// How long pipes that stay open are listened to after the program ended: when nothing comes, and
+/// when something does.
+const QUIET_END: Duration = Duration::from_millis(500);
+const NOISY_END: Duration = Duration::from_secs(5);
+
+/// How many pieces of output wait to be looked at; a program that prints faster is slowed down.
+const PIECES: usize = 16;
+
+/// A line longer than this is handed over in parts.
+const LINE_LIMIT: usize = 64 << 10;
+
 /// A program to run. Arguments are passed as they are: no shell is involved.
 #[derive(Debug, Clone)]
 pub struct Cmd {
@@ -233,6 +244,9 @@ impl Cmd {
                 let line: Vec<u8> = pending.drain(..=end).collect();
                 on_line(String::from_utf8_lossy(&line).trim_end());
             }
+            if pending.len() > LINE_LIMIT {
+                on_line(String::from_utf8_lossy(&std::mem::take(&mut pending)).trim_end());
+            }
         })?;
         if !pending.is_empty() {
             on_line(String::from_utf8_lossy(&pending).trim_end());
@@ -263,7 +277,7 @@ impl Cmd {
             source,
         })?;
 
-        let (sender, receiver) = mpsc::channel::<(usize, Vec<u8>)>();
+        let (sender, receiver) = mpsc::sync_channel::<(usize, Vec<u8>)>(PIECES);
         pump(0, child.stdout.take().expect("stdout is piped"), sender.clone());
         pump(1, child.stderr.take().expect("stderr is piped"), sender);
         if let Some(mut pipe) = child.stdin.take() {
@@ -275,23 +289,28 @@ impl Cmd {
         let mut streams = [Vec::new(), Vec::new()];
         let mut exited: Option<(ExitStatus, Instant)> = None;
         loop {
+            let mut quiet = true;
             match receiver.recv_timeout(POLL) {
                 Ok((index, bytes)) => {
                     on_bytes(&bytes);
                     let room = OUTPUT_LIMIT.saturating_sub(streams[index].len());
                     streams[index].extend_from_slice(&bytes[..bytes.len().min(room)]);
-                    continue;
+                    quiet = false;
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) if exited.is_some() => break,
-                Err(_) => {}
+                // Its pipes are closed and it still runs: there is nothing to receive from.
+                Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(POLL),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
             if exited.is_none() {
                 let status =
                     child.try_wait().map_err(|source| CmdError::Pipe { command: self.line(), source })?;
                 exited = status.map(|status| (status, Instant::now()));
             }
-            // A daemon that the program left behind may hold the pipes open: do not wait for it.
-            if exited.is_some_and(|(_, at)| at.elapsed() > Duration::from_millis(500)) {
+            // A daemon that the program left behind may hold the pipes open: do not wait for it,
+            // nor listen to it for ever.
+            let patience = if quiet { QUIET_END } else { NOISY_END };
+            if exited.is_some_and(|(_, at)| at.elapsed() > patience) {
                 break;
             }
             if exited.is_none() && started.elapsed() > self.timeout {
@@ -306,7 +325,7 @@ impl Cmd {
     }
 }
 
-fn pump(index: usize, mut pipe: impl Read + Send + 'static, sender: mpsc::Sender<(usize, Vec<u8>)>) {
+fn pump(index: usize, mut pipe: impl Read + Send + 'static, sender: mpsc::SyncSender<(usize, Vec<u8>)>) {
     std::thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(count @ 1..) = pipe.read(&mut buffer) {
@@ -352,6 +371,34 @@ mod tests {
             Cmd::new("sh").args(["-c", "sleep 60 & sleep 60"]).timeout(Duration::from_millis(100)).run();
         assert!(matches!(error, Err(CmdError::TimedOut { .. })));
         assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_program_that_prints_without_end_is_stopped_too() {
+        let started = Instant::now();
+        let error = Cmd::new("yes").timeout(Duration::from_millis(300)).run();
+        assert!(matches!(error, Err(CmdError::TimedOut { .. })));
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn closed_pipes_do_not_hide_the_end() {
+        let output = Cmd::new("sh").args(["-c", "exec >&- 2>&-; sleep 0.1; exit 3"]).run().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+    }
+
+    #[test]
+    fn a_line_without_end_is_handed_over_in_parts() {
+        let mut longest = 0;
+        let mut whole = 0;
+        Cmd::new("head")
+            .args(["-c", "1000000", "/dev/zero"])
+            .check_lines(&mut |line| {
+                longest = longest.max(line.len());
+                whole += line.len();
+            })
+            .unwrap();
+        assert!(whole == 1_000_000 && longest <= LINE_LIMIT + (64 << 10), "{whole} {longest}");
     }
 
     #[test]
