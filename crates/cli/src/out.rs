@@ -101,6 +101,11 @@ impl Out {
         }
     }
 
+    /// Something that a person should know and that is no part of the answer: on standard error.
+    pub fn note(&self, text: &str) {
+        let _ = writeln!(std::io::stderr(), "note: {text}");
+    }
+
     /// What a person who pushes gets to read: git passes standard error on.
     pub fn refusal(&self, text: &str) {
         let _ = writeln!(std::io::stderr(), "{text}");

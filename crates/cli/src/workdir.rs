@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::anyhow;
+use volary_fleet::{GitRepository, ReadObjects, Start};
 use volary_host::{Cmd, Output};
-use volary_model::CommitId;
+use volary_model::{CommitId, StageName};
 
 use crate::config::Config;
 use crate::failure::Failure;
@@ -131,6 +132,45 @@ impl WorkDir {
             said.lines().filter_map(|line| line.strip_prefix("remote: ")).map(str::trim_end).collect();
         let reason = if hook.is_empty() { said.trim().to_owned() } else { hook.join("\n  ") };
         Err(Failure::no(format!("the push to {branch} was refused:\n  {reason}"), None))
+    }
+}
+
+/// What a promotion brings, as the clone itself sees it.
+pub struct Brought {
+    /// Files that differ: `M site.yml`.
+    pub files: Vec<String>,
+    /// Commits that come along: short id and subject, newest first.
+    pub commits: Vec<String>,
+}
+
+impl WorkDir {
+    /// Proves that `commit` is what people signed for the stage `from`: every step of its branch
+    /// since what `base` merged last. The server named the commit, and it could name any.
+    pub fn verify_promoted(
+        &self,
+        from: &StageName,
+        base: &CommitId,
+        commit: &CommitId,
+    ) -> Result<(), Failure> {
+        let objects = GitRepository::open(&self.root)?;
+        let last = objects.commit(base)?;
+        let had = last.parents.get(1).unwrap_or(base).clone();
+        volary_fleet::verify_advance(&objects, from, Start::After(&had), commit).map_err(|refusal| {
+            let help = format!("nothing was signed; do not promote this before you know where it comes from: git log {had}..{commit}");
+            Failure::no(format!("the server offers a commit that was not signed for {from}: {refusal}"), Some(help))
+        })?;
+        Ok(())
+    }
+
+    /// What lies between two commits.
+    pub fn brought(&self, base: &CommitId, commit: &CommitId) -> Result<Brought, Failure> {
+        let lines = |command: Cmd| -> Result<Vec<String>, Failure> {
+            Ok(command.check()?.text().lines().map(|line| line.replacen('\t', " ", 1)).collect())
+        };
+        let (base, commit) = (base.as_str(), commit.as_str());
+        let diff = self.git().args(["diff", "--name-status", "--no-renames", base, commit]);
+        let log = self.git().args(["log", "--format=%h %s", &format!("{base}..{commit}")]);
+        Ok(Brought { files: lines(diff)?, commits: lines(log)? })
     }
 }
 

@@ -1,6 +1,7 @@
 //! `volary device`: who belongs to the fleet.
 
 use clap::Subcommand;
+use volary_api::join::JoinToken;
 use volary_api::v1::device::Report;
 use volary_api::v1::fleet::{Accept, DeviceToken, NewDeviceToken};
 use volary_api::v1::status::Device;
@@ -10,6 +11,7 @@ use super::{encode, status};
 use crate::config::Connection;
 use crate::failure::Failure;
 use crate::out::{Out, Tone, ago, ago_or_dash, bytes};
+use crate::workdir::WorkDir;
 
 /// What to do with devices.
 #[derive(Subcommand)]
@@ -70,6 +72,7 @@ pub fn run(command: DeviceCommand, connection: &Connection, out: &Out) -> Result
         DeviceCommand::Token { stage, uses, valid_for } => {
             let request = NewDeviceToken { stage, uses, valid_for: valid_for * 3_600 };
             let token: DeviceToken = client.post("/api/v1/device-tokens", &request)?;
+            compare(&token, connection, out)?;
             out.show(&token, |token| out.line(&token.token));
         }
         DeviceCommand::Accept { name, stage } => {
@@ -86,6 +89,34 @@ pub fn run(command: DeviceCommand, connection: &Connection, out: &Out) -> Result
         }
     }
     Ok(())
+}
+
+/// The token says whom the device will believe, and the server made it: hold it against what this
+/// side knows before a person hands it on.
+fn compare(token: &DeviceToken, connection: &Connection, out: &Out) -> Result<(), Failure> {
+    let lie = |what: &str| {
+        let help = "do not use it; the server may be in other hands".to_owned();
+        Failure::no(format!("the token that the server made names {what}"), Some(help))
+    };
+    let token = JoinToken::decode(&token.token).map_err(anyhow::Error::from)?;
+    let ca = volary_host::read_to_string(&connection.config()?.ca)?;
+    if token.ca.trim() != ca.trim() {
+        return Err(lie("another certificate authority than client.toml"));
+    }
+    let Ok(work) = WorkDir::find() else {
+        out.note("the signers in the token are those that the server names; inside a clone of the fleet repository they are compared with it");
+        return Ok(());
+    };
+    let known = volary_host::read_to_string(&work.root().join(volary_fleet::SIGNERS_FILE))?;
+    let known: Vec<&str> = known.lines().map(str::trim).collect();
+    let is_key = |line: &&str| !line.is_empty() && !line.starts_with('#');
+    match token.signers.lines().map(str::trim).filter(is_key).find(|line| !known.contains(line)) {
+        None => Ok(()),
+        Some(stranger) => {
+            let who = stranger.split_whitespace().next().unwrap_or_default();
+            Err(lie(&format!("{who} as a signer with a key that is not in this clone's allowed_signers")))
+        }
+    }
 }
 
 fn list(devices: &[Device], out: &Out) {

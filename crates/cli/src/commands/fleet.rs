@@ -180,7 +180,13 @@ pub fn promote(args: &PromoteArgs, connection: &Connection, out: &Out) -> Result
         .branch
         .clone();
     let path = format!("/api/v1/promotion?from={}&to={}", args.from, args.to);
-    let promotion: Promotion = client.get(&path)?;
+    let mut promotion: Promotion = client.get(&path)?;
+    if let Some(base) = promotion.base.as_ref().filter(|_| !promotion.up_to_date) {
+        // What is signed is what this clone sees and can prove, not what the server tells.
+        work.verify_promoted(&args.from, base, &promotion.commit)?;
+        let brought = work.brought(base, &promotion.commit)?;
+        (promotion.files, promotion.commits) = (brought.files, brought.commits);
+    }
     out.show(&promotion, |promotion| show(promotion, out));
     if promotion.up_to_date {
         return Ok(());
