@@ -111,9 +111,18 @@ name!(
     /// The name of a device: its host name in the inventory of the fleet repository.
     DeviceName,
     "device name",
-    "a host name: 1 to 63 lower-case letters, digits, dashes and dots, no \"..\"",
-    |text| is_label(text, 63, b"-.") && !text.contains("..") && !text.ends_with(['-', '.'])
+    "a host name: 1 to 63 lower-case letters, digits, dashes and dots, no \"..\", not ending as a \
+     file does (.yml, .yaml, .json, .ini, .cfg)",
+    |text| {
+        is_label(text, 63, b"-.")
+            && !text.contains("..")
+            && !text.ends_with(['-', '.'])
+            && !FILE_ENDINGS.iter().any(|end| text.ends_with(end))
+    }
 );
+
+/// A device `web.yml` could be taken for the file with the variables of the device `web`.
+const FILE_ENDINGS: [&str; 5] = [".yml", ".yaml", ".json", ".ini", ".cfg"];
 
 name!(
     /// The name under which a source repository is registered; often the source package's name.
@@ -171,7 +180,8 @@ mod tests {
     fn names_keep_their_rules() {
         let commit = "0123456789abcdef0123456789abcdef01234567";
         check::<StageName>(&["canary", "stage-2"], &["", "Canary", "-x", "a/b", "a.b"]);
-        check::<DeviceName>(&["dev-1", "gate.site-7.example"], &["..", "a..b", "a-", "a/b", "A"]);
+        check::<DeviceName>(&["dev-1", "gate.site-7.example", "yml"], &["..", "a..b", "a-", "a/b", "A"]);
+        check::<DeviceName>(&["web.yml.example"], &["web.yml", "web.yaml", "a.b.json", "a.ini", "a.cfg"]);
         check::<SourceName>(&["hello", "libfoo++"], &["a.git", "../x", ""]);
         check::<PackageName>(&["libc6", "g++"], &["a", "A", "x_y"]);
         check::<CommitId>(&[commit], &["0123", &commit.to_uppercase()]);
