@@ -91,19 +91,13 @@ pub fn missing_for_device(
 }
 
 /// True if the file at `path` carries variables of a host other than `device`.
+///
+/// An inventory can be any folder, with folders in it, so `host_vars` counts wherever it is.
 pub fn is_of_other_host(path: &str, device: &DeviceName) -> bool {
-    let mut names = path.split('/');
-    let mut name = names.next();
-    if name == Some("inventory") {
-        // Inventories can be folders in folders, each with its own host_vars.
-        name = names.find(|name| *name == "host_vars");
-    }
-    if name != Some("host_vars") {
-        return false;
-    }
+    let mut names = path.split('/').skip_while(|name| *name != "host_vars").skip(1);
     let Some(host) = names.next() else { return false };
     let stem = [".yml", ".yaml", ".json"].iter().find_map(|end| host.strip_suffix(end)).unwrap_or(host);
-    stem != device.as_str() && host != device.as_str()
+    stem != device.as_str()
 }
 
 #[derive(Default)]
@@ -237,8 +231,10 @@ mod tests {
             "host_vars/web.example.com",
             "inventory/host_vars/web.example.com.yaml",
             "group_vars/all.yml",
-            "roles/x/host_vars/other.yml",
+            "hosts/host_vars/web.example.com.json",
+            "hosts",
             "host_vars",
+            "inventory/host_vars",
         ] {
             assert!(!is_of_other_host(mine, &device), "{mine}");
         }
@@ -247,6 +243,11 @@ mod tests {
             "host_vars/web/secret.yml",
             "inventory/host_vars/other.json",
             "inventory/site-7/host_vars/other/vault.yml",
+            "hosts/host_vars/other.yml",
+            "hosts/host_vars/other/vault.yml",
+            "roles/x/host_vars/other.yml",
+            // The variables of a host whose name ends like a file.
+            "host_vars/web.example.com.yml.yml",
         ] {
             assert!(is_of_other_host(other, &device), "{other}");
         }
