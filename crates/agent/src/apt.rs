@@ -12,10 +12,12 @@ use volary_debian::Version;
 use volary_debian::packages::{PackagesError, iterate};
 use volary_debian::release::Release;
 use volary_device::{Installed, Offer, plan_upgrade};
+use volary_fleet::LockedRelease;
 use volary_host::{Cmd, CmdError, FileError, read, read_to_string};
-use volary_model::{Architecture, Digest};
+use volary_model::{Architecture, Digest, Suite};
 
 use crate::log;
+use crate::pin::{self, PinError};
 
 /// How long apt may take: a large upgrade on a slow card.
 const INSTALL: Duration = Duration::from_secs(3600);
@@ -82,6 +84,9 @@ pub enum AptError {
         /// What the lock says.
         locked: Digest,
     },
+    /// The suite that apt holds is not the locked one.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// The index cannot be understood.
     #[error("the index {path} is not valid: {source}")]
     Index {
@@ -268,6 +273,27 @@ pub fn offers(
         .collect()
 }
 
+/// Holds the `InRelease` that apt verified and works by against the lock: the one that the agent
+/// looked at before may have been another.
+///
+/// # Errors
+/// [`AptError`].
+pub fn check_release(
+    source: &Source,
+    locked: &LockedRelease,
+    architecture: &Architecture,
+) -> Result<(), AptError> {
+    let path = release_of(source).ok_or_else(|| PinError::NoSuite(Suite::Release(locked.release.clone())))?;
+    let bytes = read(&path)?;
+    Ok(pin::compare(&String::from_utf8_lossy(&bytes), locked, architecture)?)
+}
+
+/// The file of apt that holds the suite's `InRelease`.
+fn release_of(source: &Source) -> Option<PathBuf> {
+    let (suite, _) = source.index.to_str()?.rsplit_once("_main_binary-")?;
+    Some(PathBuf::from(format!("{suite}_InRelease")))
+}
+
 /// How apt may pack the indexes that it keeps (`Acquire::GzipIndexes`).
 const PACKED: [&str; 5] = [".lz4", ".gz", ".xz", ".zst", ".bz2"];
 
@@ -342,9 +368,7 @@ fn noninteractive(cmd: Cmd) -> Cmd {
 
 /// Seconds since the suite's `InRelease` that apt holds was made; `None` if there is none.
 pub fn suite_age(source: &Source, now: jiff::Timestamp) -> Option<u64> {
-    let name = source.index.to_str()?;
-    let (base, _) = name.rsplit_once("_main_binary-")?;
-    let text = read_to_string(Path::new(&format!("{base}_InRelease"))).ok()?;
+    let text = read_to_string(&release_of(source)?).ok()?;
     let date = volary_debian::release::Release::parse(&text).ok()?.date().ok()??;
     u64::try_from(now.duration_since(date).as_secs()).ok()
 }

@@ -1,5 +1,8 @@
 //! The pin: before apt may use a suite, what the archive serves is what the signed lock names.
 
+use std::collections::BTreeSet;
+
+use volary_debian::clearsign;
 use volary_debian::release::{Release, ReleaseError};
 use volary_fleet::LockedRelease;
 use volary_model::{Architecture, Digest, Suite};
@@ -41,6 +44,17 @@ pub enum PinError {
         /// What the lock says.
         locked: Digest,
     },
+    /// It names an index more, and apt would read that too.
+    #[error(
+        "the archive serves other content than the signed lock: suite {suite} also has {index}, which \
+         volary.lock does not name"
+    )]
+    MoreContent {
+        /// The suite.
+        suite: Suite,
+        /// The path of the index, or the field that makes apt look for one.
+        index: String,
+    },
     /// The lock has no index for this device.
     #[error("volary.lock names no index for {0}: this release was not built for this device")]
     NotLocked(Architecture),
@@ -59,50 +73,125 @@ pub fn locked_index(locked: &LockedRelease, architecture: &Architecture) -> Resu
 /// # Errors
 /// [`PinError`].
 pub fn check(server: &Server, locked: &LockedRelease, architecture: &Architecture) -> Result<(), PinError> {
-    let wanted = locked_index(locked, architecture)?;
     let suite = Suite::Release(locked.release.clone());
     let path = format!("/archive/dists/{suite}/InRelease");
     let bytes = server.file(&path, LIMIT)?.ok_or_else(|| PinError::NoSuite(suite.clone()))?;
-    compare(&String::from_utf8_lossy(&bytes), &suite, architecture, &wanted)
+    compare(&String::from_utf8_lossy(&bytes), locked, architecture)
 }
 
-fn compare(
+/// Passes an `InRelease` whose every index of packages is one that the lock names. One more index,
+/// as of `all`, of another component or of a foreign architecture, is one more that apt installs
+/// from.
+///
+/// # Errors
+/// [`PinError`].
+pub fn compare(
     in_release: &str,
-    suite: &Suite,
+    locked: &LockedRelease,
     architecture: &Architecture,
-    locked: &Digest,
 ) -> Result<(), PinError> {
-    let release =
-        Release::parse(in_release).map_err(|source| PinError::Release { suite: suite.clone(), source })?;
-    let path = format!("main/binary-{architecture}/Packages");
-    let found = release.files.get(&path).map(|file| file.sha256.clone());
-    if found.as_deref() == Some(locked.hex().as_str()) {
+    let suite = Suite::Release(locked.release.clone());
+    let wanted = locked_index(locked, architecture)?;
+    let invalid = |source| PinError::Release { suite: suite.clone(), source };
+    let release = Release::parse(in_release).map_err(invalid)?;
+    let text = clearsign::payload(in_release).map_err(|error| invalid(error.into()))?;
+    let architectures = release.fields.get("Architectures").unwrap_or_default();
+    if architectures.split_whitespace().any(|name| name == "all") {
+        return Err(PinError::MoreContent { suite, index: "all among its Architectures".to_owned() });
+    }
+    // Every word of the file is looked at, not only the list of SHA-256: apt takes an index from
+    // the lists of other hash functions as well, and a path may stand in a list twice.
+    let mut named = BTreeSet::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let Some(plain) = words.iter().find_map(|word| plain_index(word)) else { continue };
+        let of = locked.indexes.iter().find(|(name, _)| plain == format!("main/binary-{name}/Packages"));
+        let (Some((of, digest)), [hash, _, path]) = (of, &words[..]) else {
+            return Err(PinError::MoreContent { suite, index: plain });
+        };
+        if plain_index(path).as_ref() != Some(&plain) {
+            return Err(PinError::MoreContent { suite, index: (*path).to_owned() });
+        }
+        if *path == plain && hash.len() == 64 && !hash.eq_ignore_ascii_case(&digest.hex()) {
+            let (architecture, found) = (of.clone(), Some((*hash).to_owned()));
+            return Err(PinError::OtherContent { suite, architecture, found, locked: *digest });
+        }
+        named.insert(plain);
+    }
+    if let Some(index) = named.into_iter().find(|plain| !release.files.contains_key(plain)) {
+        return Err(PinError::MoreContent { suite, index });
+    }
+    if release.files.contains_key(&format!("main/binary-{architecture}/Packages")) {
         return Ok(());
     }
-    Err(PinError::OtherContent {
-        suite: suite.clone(),
-        architecture: architecture.clone(),
-        found,
-        locked: *locked,
-    })
+    Err(PinError::OtherContent { suite, architecture: architecture.clone(), found: None, locked: wanted })
+}
+
+/// The plain index that this path belongs to, if it is one of packages, packed, or its differences.
+fn plain_index(path: &str) -> Option<String> {
+    let parts: Vec<&str> = path.split('/').collect();
+    let at = parts.iter().position(|part| *part == "Packages" || part.starts_with("Packages."))?;
+    let (folders, _) = parts.split_at(at);
+    folders
+        .iter()
+        .any(|part| part.starts_with("binary-"))
+        .then(|| [folders, &["Packages"]].concat().join("/"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HEAD: &str = "Suite: v1/r1\nArchitectures: amd64 arm64\nSHA256:\n";
+
+    fn check(text: &str) -> Result<(), String> {
+        let indexes = [("amd64", 7), ("arm64", 8)];
+        let locked = LockedRelease {
+            release: "v1/r1".parse().unwrap(),
+            digest: Digest::from_bytes([1; 32]),
+            indexes: indexes
+                .map(|(name, byte)| (name.parse().unwrap(), Digest::from_bytes([byte; 32])))
+                .into(),
+        };
+        compare(text, &locked, &"amd64".parse().unwrap()).map_err(|error| error.to_string())
+    }
+
+    fn entry(byte: u8, path: &str) -> String {
+        format!(" {} 10 {path}\n", Digest::from_bytes([byte; 32]).hex())
+    }
+
     #[test]
     fn only_the_locked_index_passes() {
-        let digest = Digest::from_bytes([7; 32]);
-        let text = |sha256: &str, path: &str| format!("Suite: v1/r1\nSHA256:\n {sha256} 10 {path}\n");
-        let check = |text: &str| {
-            compare(text, &"v1/r1".parse().unwrap(), &"amd64".parse().unwrap(), &digest)
-                .map_err(|error| error.to_string())
-        };
-        assert_eq!(check(&text(&digest.hex(), "main/binary-amd64/Packages")), Ok(()));
-        let other = check(&text(&"ab".repeat(32), "main/binary-amd64/Packages")).unwrap_err();
+        let own = HEAD.to_owned() + &entry(7, "main/binary-amd64/Packages");
+        assert_eq!(check(&own), Ok(()));
+        let more = [(8, "binary-arm64/Packages"), (1, "binary-amd64/Packages.gz"), (2, "source/Sources.xz")];
+        let more = more.map(|(byte, path)| entry(byte, &format!("main/{path}"))).concat();
+        let differences = entry(3, "main/binary-amd64/Packages.diff/Index");
+        assert_eq!(check(&(own + &more + &differences)), Ok(()));
+        let other = check(&(HEAD.to_owned() + &entry(9, "main/binary-amd64/Packages"))).unwrap_err();
         assert!(other.contains("other content than the signed lock"), "{other}");
-        let missing = check(&text(&digest.hex(), "main/binary-arm64/Packages")).unwrap_err();
+        let missing = check(&(HEAD.to_owned() + &entry(8, "main/binary-arm64/Packages"))).unwrap_err();
         assert!(missing.contains("no index for amd64"), "{missing}");
+    }
+
+    #[test]
+    fn a_mixed_index_is_refused() {
+        let own = HEAD.to_owned() + &entry(7, "main/binary-amd64/Packages");
+        let sha512 = format!("SHA512:\n {} 10 main/binary-arm64/Packages\n", "ab".repeat(64));
+        for more in [
+            entry(1, "main/binary-all/Packages"),
+            entry(1, "main/binary-all/Packages.xz"),
+            entry(7, "other/binary-amd64/Packages"),
+            entry(1, "main/binary-i386/Packages"),
+            entry(1, "main/binary-arm64/Packages"),
+            entry(1, "main/binary-arm64/Packages.zst"),
+            entry(1, "main/binary-amd64/Packages"),
+            sha512,
+        ] {
+            let said = check(&(own.clone() + &more)).unwrap_err();
+            assert!(said.contains("other content than the signed lock"), "{more}: {said}");
+        }
+        let all = check(&own.replace("amd64 arm64", "amd64 all")).unwrap_err();
+        assert!(all.contains("Architectures"), "{all}");
     }
 }

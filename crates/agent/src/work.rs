@@ -8,7 +8,7 @@ use volary_api::v1::device::CheckResult;
 use volary_device::{Event, Failure, Gains, Passed, Scope, Step, Target, Work};
 use volary_fleet::LockedRelease;
 use volary_host::{Cmd, CmdError};
-use volary_model::{Digest, Suite};
+use volary_model::Suite;
 
 use crate::agent::Agent;
 use crate::ansible::{Ansible, AnsibleError, Variables};
@@ -140,10 +140,21 @@ fn archive_url(agent: &Agent) -> String {
 
 fn packages(agent: &Agent, work: &Work) -> Event {
     let Some(suite) = &work.suite else { return Event::Done(Gains::default()) };
+    let locked = match lock_of(agent, work, suite) {
+        Ok(locked) => locked,
+        Err(message) => return failed(Step::Packages, "", message),
+    };
     let run = || -> Result<Event, AptError> {
         let source = apt::source(&archive_url(agent), suite, &agent.architecture)?;
         apt::update(&source)?;
-        let offers = apt::offers(&source, suite, locked_digest(agent, work).as_ref())?;
+        let digest = match &locked {
+            None => None,
+            Some(locked) => {
+                apt::check_release(&source, locked, &agent.architecture)?;
+                Some(pin::locked_index(locked, &agent.architecture)?)
+            }
+        };
+        let offers = apt::offers(&source, suite, digest.as_ref())?;
         let inventory = apt::mended(agent.paths.dpkg())?;
         let plan = apt::plan(&inventory, &offers);
         if plan.is_empty() {
@@ -165,13 +176,16 @@ fn packages(agent: &Agent, work: &Work) -> Event {
     run().unwrap_or_else(|error| failed(Step::Packages, "", error.to_string()))
 }
 
-/// The digest that the signed lock has for the index that apt may use; `None` for rolling.
-fn locked_digest(agent: &Agent, work: &Work) -> Option<Digest> {
-    let repo = Repo::open(&agent.paths, &agent.config.name).ok()?;
-    let wishes = repo.wishes(&work.target).ok()?;
-    let suite = wishes.lock.suite_for(&wishes.stage);
-    let locked = locked(&wishes, suite.as_ref())?;
-    pin::locked_index(locked, &agent.architecture).ok()
+/// The release that the signed lock names for this suite; `None` for rolling alone. Whatever keeps
+/// the lock from being read must not unlock anything, so it fails the step.
+fn lock_of(agent: &Agent, work: &Work, suite: &str) -> Result<Option<LockedRelease>, String> {
+    let repo = Repo::open(&agent.paths, &agent.config.name).map_err(|error| error.to_string())?;
+    let wishes = repo.wishes(&work.target).map_err(|error| error.to_string())?;
+    let wanted = wishes.lock.suite_for(&wishes.stage);
+    if wanted.as_ref().is_none_or(|wanted| wanted.to_string() != suite) {
+        return Err(format!("suite {suite} was verified, and volary.lock names another now"));
+    }
+    Ok(locked(&wishes, wanted.as_ref()).cloned())
 }
 
 fn watch_units(agent: &Agent, work: &Work) -> Event {
@@ -290,7 +304,7 @@ fn from_pin(error: &PinError) -> Event {
         PinError::Http(_) | PinError::NoSuite(_) | PinError::NotLocked(_) => {
             failed(Step::Verify, "", message)
         }
-        PinError::Release { .. } | PinError::OtherContent { .. } => {
+        PinError::Release { .. } | PinError::OtherContent { .. } | PinError::MoreContent { .. } => {
             Event::Refused(failure(Step::Verify, "", message))
         }
     }

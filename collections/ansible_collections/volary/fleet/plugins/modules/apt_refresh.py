@@ -79,40 +79,74 @@ def digest(path):
         return None
 
 
-def packages_digest(release, architecture):
-    """The SHA-256 of the plain Packages file that a Release file names, or None."""
-    path = "main/binary-{0}/Packages".format(architecture)
-    section = None
-    with open(release, encoding="utf-8", errors="replace") as text:
-        for line in text:
-            if not line.startswith(" "):
-                section = line.split(":", 1)[0]
-                continue
-            words = line.split()
-            if section == "SHA256" and len(words) == 3 and words[2] == path:
-                return words[0]
+def plain_index(path):
+    """The plain index that a path belongs to, if it is one of packages, packed, or its differences."""
+    parts = path.split("/")
+    for at, part in enumerate(parts):
+        if part == "Packages" or part.startswith("Packages."):
+            if any(folder.startswith("binary-") for folder in parts[:at]):
+                return "/".join(parts[:at] + ["Packages"])
+            return None
     return None
+
+
+def lock_problem(text, indexes, architecture):
+    """What an InRelease has that the lock does not name, or None.
+
+    apt reads every index that it finds there for an architecture of the device, "all" among them,
+    in any list of hashes: so every word is looked at.
+    """
+    if architecture not in indexes:
+        return "volary.lock names no index for {0}".format(architecture)
+    locked = dict(("main/binary-{0}/Packages".format(name), digest) for name, digest in indexes.items())
+    other = "the archive serves other content than the signed volary.lock names: "
+    named, confirmed, field = set(), set(), None
+    for line in text.splitlines():
+        # A clear-signed text may have any line begin with a dash and a space.
+        line = line[2:] if line.startswith("- ") else line
+        words = line.split()
+        if line[:1] not in (" ", "\t"):
+            field = line.split(":", 1)[0].lower()
+            values = line.partition(":")[2].split()
+        else:
+            values = words
+        if field == "architectures" and "all" in values:
+            return other + "it has all among its Architectures"
+        plain = next((index for index in map(plain_index, words) if index), None)
+        if plain is None:
+            continue
+        if plain not in locked or len(words) != 3 or plain_index(words[2]) != plain:
+            return other + "it also has {0}".format(plain)
+        named.add(plain)
+        if words[2] == plain and len(words[0]) == 64:
+            if "sha256:" + words[0].lower() != locked[plain]:
+                return other + "{0} is sha256:{1} instead of {2}".format(plain, words[0], locked[plain])
+            if field == "sha256":
+                confirmed.add(plain)
+    if named - confirmed:
+        return other + "it also has {0}".format(sorted(named - confirmed)[0])
+    own = "main/binary-{0}/Packages".format(architecture)
+    return None if own in confirmed else other + "it has no {0}".format(own)
 
 
 def check_lock(module, release):
     """Fails, and takes the lists away from apt, unless they are the locked ones."""
     indexes = module.params["indexes"]
-    if indexes is None or not os.path.exists(release):
+    if indexes is None:
         return
     architecture = module.run_command(["dpkg", "--print-architecture"], check_rc=True)[1].strip()
-    locked = indexes.get(architecture)
-    found = packages_digest(release, architecture)
-    if locked is not None and found is not None and locked == "sha256:" + found:
+    if os.path.exists(release):
+        with open(release, encoding="utf-8", errors="replace") as text:
+            problem = lock_problem(text.read(), indexes, architecture)
+    else:
+        # apt also takes an unlocked Release beside a Release.gpg.
+        problem = "the archive has no InRelease for the signed volary.lock to be compared with"
+    if problem is None:
         return
     if not module.check_mode:
         for path in glob.glob(glob.escape(release[: -len("InRelease")]) + "*"):
-            os.remove(path)
-    if locked is None:
-        problem = "volary.lock names no index for {0}".format(architecture)
-    else:
-        problem = "the archive serves other content than the signed volary.lock names for {0}: sha256:{1} instead of {2}".format(
-            architecture, found, locked
-        )
+            if os.path.isfile(path):
+                os.remove(path)
     module.fail_json(msg="{0}: {1}".format(module.params["release_url"], problem))
 
 
