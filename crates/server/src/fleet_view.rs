@@ -108,6 +108,13 @@ pub(crate) fn open(layout: &Layout) -> Result<GitRepository, String> {
     GitRepository::open(&layout.fleet()).map_err(|error| error.to_string())
 }
 
+/// The tip of the default branch; `None` if it has no commit yet.
+pub(crate) fn head_tip(repository: &GitRepository) -> Result<Option<CommitId>, String> {
+    let head = repository.head_branch().map_err(|error| error.to_string())?;
+    let head = head.ok_or("the fleet repository has no default branch")?;
+    repository.branch(&head).map_err(|error| error.to_string())
+}
+
 /// The configuration at the tip of the default branch, which says what stages there are.
 pub(crate) fn head_config(repository: &GitRepository) -> Result<FleetConfig, String> {
     let head = repository.head_branch().map_err(|error| error.to_string())?;

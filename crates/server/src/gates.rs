@@ -108,19 +108,31 @@ impl Question<'_> {
             Some(release) => self.depot.frozen_at(&release.name)?,
             None => None,
         };
+        // The devices of the stage before tell about the commit that they were sent, no other.
+        let sent = self.branches.iter().find(|branch| branch.name == from.branch && branch.tip == *commit);
         let evidence = Evidence {
             frozen_at,
             release,
-            unchanged_since: self
-                .branches
-                .iter()
-                .find(|branch| branch.name == from.branch && branch.tip == *commit)
-                .map(|branch| branch.moved_at),
-            devices: tally(self.devices, &from.name),
+            unchanged_since: sent.map(|branch| branch.moved_at),
+            devices: sent.map(|_| tally(self.devices, &from.name)).unwrap_or_default(),
         };
         let verdicts = gate::verdicts(&plan_gates(&asked), &evidence, volary_host::now());
-        Ok(verdicts.into_iter().map(api_verdict).collect())
+        let known = sent.is_some();
+        Ok(verdicts
+            .into_iter()
+            .map(|verdict| if known { verdict } else { without_devices(verdict, &from.branch) })
+            .map(api_verdict)
+            .collect())
     }
+}
+
+/// No devices at all could still satisfy a policy that asks for none; and the reason is another.
+fn without_devices(verdict: gate::Verdict, branch: &str) -> gate::Verdict {
+    if verdict.gate != "healthy" {
+        return verdict;
+    }
+    let reason = format!("the commit is not the tip of {branch}, so its devices say nothing about it");
+    gate::Verdict { say: gate::Say::Ask, reason, ..verdict }
 }
 
 fn plan_gates(gates: &volary_fleet::Gates) -> gate::Gates {

@@ -6,8 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use volary_api::v1::fleet::{Say, Verdict};
-use volary_fleet::{GitRepository, ReadObjects};
+use volary_fleet::{FleetConfig, GitRepository, ReadObjects, Rules, RulesError};
 use volary_fleet::{HookOptions, RefUpdate, pre_receive as fleet_pre_receive};
+use volary_model::CommitId;
 
 use crate::{GateError, Layout, fleet_view, gates};
 
@@ -57,17 +58,19 @@ fn judge(layout: &Layout, repository: &Path, input: &str) -> Result<(), PushRefu
 /// A sentence for each gate that keeps the push out.
 fn closed_gates(layout: &Layout, repository: &Path, updates: &[RefUpdate]) -> Result<Vec<String>, GateError> {
     let objects = GitRepository::open(repository)?;
-    let Ok(config) = fleet_view::head_config(&objects) else {
-        // The first push ever: there is no stage yet whose gate could be asked.
-        return Ok(Vec::new());
-    };
     let mut closed = Vec::new();
     for update in updates {
-        let Some(stage) = update.branch().and_then(|branch| config.stage_of_branch(branch)) else { continue };
-        let (Some(_), Some(new), Some(_)) = (&stage.from, &update.new, &update.old) else { continue };
+        // A new branch is where the stage before is: nothing is merged into it yet.
+        let (Some(branch), Some(old), Some(new)) = (update.branch(), &update.old, &update.new) else {
+            continue;
+        };
         let commit = objects.commit(new)?;
         // What is merged is the second parent; the merge itself was not anywhere before.
         let Some(merged) = commit.parents.get(1) else { continue };
+        let Some(config) = config_of(&objects, branch, old)? else { continue };
+        let Some(stage) = config.stage_of_branch(branch).filter(|stage| stage.from.is_some()) else {
+            continue;
+        };
         let overridden: Vec<&str> = overrides(&commit.message).map(|(gate, _)| gate).collect();
         for verdict in gates::of_merge(layout, &objects, &config, &stage.name, merged)? {
             if verdict.say != Say::Go && !overridden.contains(&verdict.gate.as_str()) {
@@ -76,6 +79,36 @@ fn closed_gates(layout: &Layout, repository: &Path, updates: &[RefUpdate]) -> Re
         }
     }
     Ok(closed)
+}
+
+/// The configuration that says which stage a branch is: the branch's own before the push, so that
+/// taking a stage out of the default branch does not open its gates; else the default branch's.
+/// `None` if neither has a stage on that branch.
+fn config_of(
+    objects: &GitRepository,
+    branch: &str,
+    old: &CommitId,
+) -> Result<Option<FleetConfig>, GateError> {
+    let own = match Rules::at(objects, old) {
+        Ok(rules) => Some(rules.config),
+        Err(RulesError::Object(error)) => return Err(error.into()),
+        // A branch that is no stage need not have any of this; then the default branch knows.
+        Err(
+            RulesError::Absent { .. }
+            | RulesError::NotText { .. }
+            | RulesError::Config(_)
+            | RulesError::Signers(_),
+        ) => None,
+    };
+    if let Some(config) = own.filter(|config| config.stage_of_branch(branch).is_some()) {
+        return Ok(Some(config));
+    }
+    let head = match fleet_view::head_tip(objects).map_err(GateError::Fleet)? {
+        Some(_) => Some(fleet_view::head_config(objects).map_err(GateError::Fleet)?),
+        // The default branch was never pushed: no stage can be on it.
+        None => None,
+    };
+    Ok(head.filter(|config| config.stage_of_branch(branch).is_some()))
 }
 
 fn sentence(branch: &str, verdict: &Verdict) -> String {
