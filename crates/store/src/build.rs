@@ -218,6 +218,24 @@ impl Store {
         rows.into_iter().map(Build::try_from).collect()
     }
 
+    /// Puts a running build back into the queue since the machine, not its commit, is in trouble;
+    /// this is no attempt that counts. The problem stays with it until it is taken again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn build_postponed(&self, id: i64, problem: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE builds SET state = 'queued', reason = $2, started_at = NULL, version = NULL,
+                 attempts = MAX(attempts - 1, 0)
+             WHERE id = $1 AND state = 'running'",
+        )
+        .bind(id)
+        .bind(problem)
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
     /// Takes the oldest build that waits, if its source has none running already: builds of one
     /// source go in order, so that rolling never sees an older commit after a newer one.
     ///

@@ -52,12 +52,24 @@ pub(super) async fn worker(app: Arc<App>, mut stop: watch::Receiver<bool>) {
             Ok(Some(build)) => {
                 let (id, app) = (build.id, app.clone());
                 // In a task of its own, so that a bug fails one build and not the queue.
-                let ended = tokio::spawn(one(app.clone(), build)).await;
-                if let Err(error) = ended {
-                    let reason = format!("the server has a bug: {error}");
-                    let _ = app.store.build_failed(id, &reason, volary_host::now()).await;
+                let trouble = match tokio::spawn(one(app.clone(), build)).await {
+                    Ok(trouble) => trouble,
+                    Err(error) => {
+                        let reason = format!("the server has a bug: {error}");
+                        let _ = app.store.build_failed(id, &reason, volary_host::now()).await;
+                        None
+                    }
+                };
+                // Kept apart from the queue's own problems: an idle worker must not clear it.
+                app.outcomes.keep("builder", trouble.clone());
+                if trouble.is_none() {
+                    continue;
                 }
-                continue;
+                // New commits do not mend the machine, so no bell ends this.
+                tokio::select! {
+                    () = asked_to_stop(&mut stop) => return,
+                    () = tokio::time::sleep(AFTER_TROUBLE) => continue,
+                }
             }
             Ok(None) => (None, LOOK),
             Err(error) => (Some(error.to_string()), AFTER_TROUBLE),
@@ -71,23 +83,46 @@ pub(super) async fn worker(app: Arc<App>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// Builds one commit and publishes what comes out.
-async fn one(app: Arc<App>, build: Build) {
+/// Why a build gave no packages.
+enum Unbuilt {
+    /// The commit is to blame, and the same build would end the same way.
+    Commit(String),
+    /// The machine is: the build waits until that is mended.
+    Machine(String),
+}
+
+impl Unbuilt {
+    fn machine(error: impl std::fmt::Display) -> Self {
+        Self::Machine(error.to_string())
+    }
+}
+
+/// Builds one commit and publishes what comes out. Returns the trouble of the machine that put
+/// the build back into the queue.
+async fn one(app: Arc<App>, build: Build) -> Option<String> {
     tracing::info!(build = build.id, source = %build.source, commit = %build.commit.short(), "building");
     let (worker, record) = (app.clone(), build.clone());
     let ended = tokio::task::spawn_blocking(move || run(&worker, &record)).await;
-    let reason = match ended {
-        Ok(Ok(built)) => match keep(&app, &build, &built).await {
-            Ok(()) => return publish(&app, build.id).await,
-            Err(reason) => reason,
-        },
-        Ok(Err(reason)) => reason,
-        Err(error) => format!("the server has a bug: {error}"),
+    let kept = match ended {
+        Ok(Ok(built)) => keep(&app, &build, &built).await,
+        Ok(Err(unbuilt)) => Err(unbuilt),
+        Err(error) => Err(Unbuilt::Commit(format!("the server has a bug: {error}"))),
     };
-    failed(&app, &build, &reason).await;
+    match kept {
+        Ok(()) => publish(&app, build.id).await,
+        Err(Unbuilt::Commit(reason)) => failed(&app, &build, &reason).await,
+        Err(Unbuilt::Machine(problem)) => {
+            let line = problem.lines().next().unwrap_or_default();
+            if let Err(error) = app.store.build_postponed(build.id, line).await {
+                tracing::error!(build = build.id, %error, "cannot put a build back into the queue");
+            }
+            return Some(line.to_owned());
+        }
+    }
+    None
 }
 
-fn run(app: &App, build: &Build) -> Result<Built, String> {
+fn run(app: &App, build: &Build) -> Result<Built, Unbuilt> {
     let mut config = BuilderConfig::default();
     if let Some(cache) = &app.config.build_cache {
         config.cache.clone_from(cache);
@@ -96,18 +131,21 @@ fn run(app: &App, build: &Build) -> Result<Built, String> {
     let output = app.layout.build_output(build.id);
     match std::fs::remove_dir_all(&output) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(format!("cannot remove {}: {error}", output.display()));
+            return Err(Unbuilt::Machine(format!("cannot remove {}: {error}", output.display())));
         }
         _ => {}
     }
-    volary_host::create_dir(&app.layout.build(build.id)).map_err(|error| error.to_string())?;
+    volary_host::create_dir(&app.layout.build(build.id)).map_err(Unbuilt::machine)?;
     let hosted = app.layout.source(&build.source);
     // A source may have been moved from here to elsewhere since: the commit says where it is.
     let places = [hosted, app.layout.mirror(&build.source)];
     let repository = places
         .iter()
         .find(|place| volary_build::Repository::new(*place).has(&build.commit).unwrap_or(false))
-        .ok_or_else(|| format!("commit {} is not in any copy of {} any more", build.commit, build.source))?;
+        .ok_or_else(|| {
+            let text = format!("commit {} is not in any copy of {} any more", build.commit, build.source);
+            Unbuilt::Commit(text)
+        })?;
     let request = BuildRequest {
         source: build.source.clone(),
         repository: repository.clone(),
@@ -116,10 +154,12 @@ fn run(app: &App, build: &Build) -> Result<Built, String> {
         output,
         log: app.layout.build_log(build.id),
         timeout: Duration::from_secs(app.config.build_timeout),
-        extra_sources: own_packages(app)?,
+        extra_sources: own_packages(app).map_err(Unbuilt::Machine)?,
     };
-    let builder = Builder::open(config).map_err(|error| error.to_string())?;
-    builder.build(&request, &mut |_| {}).map_err(|error| error.to_string())
+    let builder = Builder::open(config).map_err(Unbuilt::machine)?;
+    builder.build(&request, &mut |_| {}).map_err(|error| {
+        if error.is_setup() { Unbuilt::machine(error) } else { Unbuilt::Commit(error.to_string()) }
+    })
 }
 
 /// Own packages may build-depend on own packages, as soon as there are any.
@@ -137,7 +177,7 @@ fn own_packages(app: &App) -> Result<Vec<AptSource>, String> {
 }
 
 /// Notes what was built, once it cannot be lost any more.
-async fn keep(app: &App, build: &Build, built: &Built) -> Result<(), String> {
+async fn keep(app: &App, build: &Build, built: &Built) -> Result<(), Unbuilt> {
     let output = app.layout.build_output(build.id);
     let files = built.files.clone();
     let packages = tokio::task::spawn_blocking(move || {
@@ -148,9 +188,9 @@ async fn keep(app: &App, build: &Build, built: &Built) -> Result<(), String> {
         Ok::<_, std::io::Error>(files.iter().filter_map(|file| package_of(file)).collect::<Vec<_>>())
     })
     .await
-    .map_err(|error| error.to_string())?
-    .map_err(|error| format!("cannot keep what was built: {error}"))?;
-    app.store.build_built(build.id, &built.version, &packages).await.map_err(|error| error.to_string())
+    .map_err(|error| Unbuilt::Commit(format!("the server has a bug: {error}")))?
+    .map_err(|error| Unbuilt::Machine(format!("cannot keep what was built: {error}")))?;
+    app.store.build_built(build.id, &built.version, &packages).await.map_err(Unbuilt::machine)
 }
 
 /// `name=version` of a `.deb` by its file name, which has no epoch; the build's version has.
@@ -198,15 +238,20 @@ enum Included {
 fn include(app: &App, build: &Build) -> Result<Vec<String>, Included> {
     let output = app.layout.build_output(build.id);
     let later = |error: std::io::Error| Included::Later(format!("cannot read {}: {error}", output.display()));
+    let gone = || Included::Refused("its packages are gone from the server's disk; build it again".into());
+    let entries = std::fs::read_dir(&output).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => gone(),
+        _ => later(error),
+    })?;
     let mut changes = Vec::new();
-    for entry in std::fs::read_dir(&output).map_err(later)? {
+    for entry in entries {
         let path = entry.map_err(later)?.path();
         if path.extension().is_some_and(|end| end == "changes") {
             changes.push(path);
         }
     }
     if changes.is_empty() {
-        return Err(Included::Refused("its packages are gone from the server's disk; build it again".into()));
+        return Err(gone());
     }
     let provenance = Provenance {
         source: Some(build.source.clone()),

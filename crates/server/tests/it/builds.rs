@@ -69,6 +69,18 @@ fn a_build_that_was_cut_off_runs_again() {
     let build = build(&server, id, "failed");
     assert_eq!(build["attempts"], 2);
     assert!(build["reason"].as_str().unwrap().contains("not in any copy"), "{build}");
+    let retried: Value = server.admin().post(&format!("/api/v1/builds/{id}/retry"), &json!({})).json();
+    assert_eq!(retried["state"], "queued");
+}
+
+#[test]
+fn a_build_whose_packages_are_gone_fails_with_the_reason() {
+    let mut server = TestServer::made();
+    let id = claimed(&server);
+    records(&server, async |store| store.build_built(id, "1.0+git1", &[]).await.unwrap());
+    server.resume();
+    let build = build(&server, id, "failed");
+    assert!(build["reason"].as_str().unwrap().contains("gone from the server's disk"), "{build}");
 }
 
 #[test]

@@ -130,6 +130,22 @@ fn a_gate_keeps_a_merge_out_until_it_says_go_or_is_overridden() {
 }
 
 #[test]
+fn a_stage_that_the_default_branch_forgot_keeps_its_gates() {
+    let server = TestServer::start();
+    let fleet = server.fleet_clone();
+    let gated = fleet.commit("volary.yml", GATED, "Set a gate");
+    fleet.push("HEAD:master").unwrap();
+    fleet.push(&format!("{}:canary", fleet.merge(&gated, "canary", "Bring the gate"))).unwrap();
+
+    let without = "version: 1\nstages:\n  development: { branch: master, packages: rolling }\n";
+    let commit = fleet.commit("volary.yml", without, "Take the stages away");
+    fleet.push("HEAD:master").unwrap();
+    let merge = fleet.merge(&commit, "canary", "Promote");
+    let said = fleet.push(&format!("{merge}:canary")).unwrap_err();
+    assert!(said.contains("the gate \"healthy\" says"), "{said}");
+}
+
+#[test]
 fn promotions_between_the_wrong_stages_are_explained() {
     let server = TestServer::start();
     let admin = server.admin();
@@ -155,16 +171,19 @@ fn hosted_sources_take_pushes_and_queue_builds() {
         (sources[0]["tip"] == json!(first)).then_some(())
     });
     git.push("HEAD:master").unwrap();
-    let builds = wait_for("each commit has ended its build", || {
+    let builds = wait_for("each commit has its build", || {
         let builds: Vec<serde_json::Value> = admin.get("/api/v1/builds?source=pulse").json();
-        (builds.len() == 3 && builds.iter().all(|build| build["state"] == "failed")).then_some(builds)
+        (builds.len() == 3).then_some(builds)
     });
     assert_eq!((&builds[0]["commit"], &builds[0]["subject"]), (&json!(third), &json!("Third")));
-    let reason = builds[0]["reason"].as_str().unwrap();
-    assert!(reason.contains("no:cache"), "{reason}");
-    wait_for("each failure is an event", || (server.events("build-failed").len() == 3).then_some(()));
-    let retried: serde_json::Value = admin.post("/api/v1/builds/3/retry", &json!({})).json();
-    assert_eq!(retried["state"], "queued");
+    // The builder of the tests is broken: that is told, and no commit is blamed for it.
+    wait_for("the builder's trouble is in the status", || {
+        let status: serde_json::Value = admin.get("/api/v1/status").json();
+        status["problems"].to_string().contains("no:cache").then_some(())
+    });
+    let builds: Vec<serde_json::Value> = admin.get("/api/v1/builds?source=pulse").json();
+    assert!(builds.iter().all(|build| build["state"] != "failed"), "{builds:?}");
+    assert!(server.events("build-failed").is_empty());
     assert!(admin.delete("/api/v1/sources/pulse").status.is_success());
     let sources: Vec<serde_json::Value> = admin.get("/api/v1/sources").json();
     assert!(sources.is_empty());
