@@ -213,7 +213,8 @@ impl Store {
     }
 
     /// Takes an enrolment, in one step: the token's use is counted if and only if the device
-    /// became accepted by it. A repetition with the same name and key changes nothing.
+    /// became accepted by it. A repetition with the same name and key changes nothing. A good
+    /// secret takes the name from another key that only waits under it.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -225,13 +226,18 @@ impl Store {
             .fetch_all(&mut *tx)
             .await?;
         let known: Vec<Device> = rows.into_iter().map(Device::try_from).collect::<Result<_, _>>()?;
-        if let Some(other) = known.iter().find(|device| device.fingerprint != enrolling.fingerprint) {
+        let (own, others): (Vec<Device>, Vec<Device>) =
+            known.into_iter().partition(|device| device.fingerprint == enrolling.fingerprint);
+        // Anybody can wait under any name; whoever has a secret that counts comes before them.
+        let in_the_way =
+            |device: &&Device| device.state != DeviceState::Waiting || enrolling.secret.is_none();
+        if let Some(other) = others.iter().find(in_the_way) {
             return Ok(Enrolment::NameTaken { by: other.fingerprint });
         }
-        if let Some(other) = known.iter().find(|device| device.name != enrolling.name) {
+        if let Some(other) = own.iter().find(|device| device.name != enrolling.name) {
             return Ok(Enrolment::KeyTaken { by: other.name.clone() });
         }
-        let known = known.into_iter().next();
+        let known = own.into_iter().next();
         let decided = known.as_ref().is_some_and(|device| device.state != DeviceState::Waiting);
         let waits_on = known.is_some() && enrolling.secret.is_none();
         if let Some(device) = known.filter(|_| decided || waits_on) {
@@ -244,6 +250,12 @@ impl Store {
                 Err(refusal) => return Ok(Enrolment::Refused(refusal)),
             },
         };
+        // Only a good secret comes here while another waits under the name.
+        sqlx::query("DELETE FROM devices WHERE name = $1 AND fingerprint <> $2 AND state = 'waiting'")
+            .bind(enrolling.name.as_str())
+            .bind(enrolling.fingerprint.hex())
+            .execute(&mut *tx)
+            .await?;
         let state = if stage.is_some() { DeviceState::Accepted } else { DeviceState::Waiting };
         let row: Row = sqlx::query_as(
             "INSERT INTO devices (name, state, fingerprint, stage, csr, architecture, os, enrolled_at)

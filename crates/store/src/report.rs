@@ -18,8 +18,8 @@ pub struct NewReport {
     pub device: DeviceName,
     /// The report's id, unique for the device.
     pub id: String,
-    /// The stage that the device says it follows.
-    pub stage: StageName,
+    /// The stage that the device says it follows; `None`, if there is no such stage, keeps the old.
+    pub stage: Option<StageName>,
     /// The commit it converged to last.
     pub good_commit: Option<CommitId>,
     /// The suite it has, if the report tells.
@@ -74,7 +74,7 @@ impl Store {
             return Ok(false);
         }
         sqlx::query(
-            "UPDATE devices SET report = $2, reported_at = $3, seen_at = $3, stage = $4,
+            "UPDATE devices SET report = $2, reported_at = $3, seen_at = $3, stage = COALESCE($4, stage),
                  os = COALESCE($7, os),
                  since = CASE WHEN COALESCE(good_commit, '') = COALESCE($5, '')
                      AND COALESCE(suite, '') = COALESCE($6, suite, '') THEN since ELSE $3 END,
@@ -85,7 +85,7 @@ impl Store {
         .bind(report.device.as_str())
         .bind(&report.body)
         .bind(ms(now))
-        .bind(report.stage.as_str())
+        .bind(report.stage.as_ref().map(StageName::as_str))
         .bind(report.good_commit.as_ref().map(CommitId::as_str))
         .bind(&report.suite)
         .bind(&report.os)

@@ -56,7 +56,7 @@ fn report(id: &str, good: char, packages: &[(&str, &str)]) -> NewReport {
     NewReport {
         device: "dev-1".parse().unwrap(),
         id: id.into(),
-        stage: "canary".parse().unwrap(),
+        stage: Some("canary".parse().unwrap()),
         good_commit: Some(commit(good)),
         suite: Some("rolling".into()),
         convergence: None,

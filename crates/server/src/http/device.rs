@@ -219,10 +219,20 @@ pub(crate) async fn report(
     if report.id.is_empty() || report.id.len() > TEXT_LIMIT {
         return Err(Refusal::invalid("a report's id has 1 to 200 characters"));
     }
-    let new = new_report(&member.name, &report, text);
+    let known = app.view.get().stage(&report.stage).is_some();
+    let told = if known { true } else { told_before(&app, &member.name, &report.stage).await? };
+    let stage = known.then(|| report.stage.clone());
+    let new = new_report(&member.name, &report, stage, text);
     let is_new = app.store.add_report(&new, volary_host::now()).await?;
     if is_new {
-        if report.stage != member.stage {
+        if !told {
+            let text = format!(
+                "{} says that it follows {}, which is no stage in volary.yml; it stays in {}",
+                member.name, report.stage, member.stage
+            );
+            app.event("device-stage-unknown", member.name.as_str(), &text).await;
+        }
+        if known && report.stage != member.stage {
             let text = format!("{} moved from {} to {}", member.name, member.stage, report.stage);
             app.registry.refresh(&app.store, &member.name).await?;
             app.event("device-moved", member.name.as_str(), &text).await;
@@ -230,6 +240,13 @@ pub(crate) async fn report(
         app.nudges.devices.notify_one();
     }
     Ok(Json(Received { id: report.id }))
+}
+
+/// Whether the device's last report named this stage already: one event is enough.
+async fn told_before(app: &App, device: &DeviceName, stage: &StageName) -> Result<bool, Refusal> {
+    let last = app.store.device(device).await?.and_then(|device| device.report);
+    let last = last.and_then(|text| serde_json::from_str::<Report>(&text).ok());
+    Ok(last.is_some_and(|report| report.stage == *stage))
 }
 
 fn unpack(headers: &HeaderMap, body: &[u8]) -> Result<String, Refusal> {
@@ -255,12 +272,12 @@ fn unpack(headers: &HeaderMap, body: &[u8]) -> Result<String, Refusal> {
     String::from_utf8(bytes).map_err(|_| Refusal::invalid("the report is not text"))
 }
 
-fn new_report(device: &DeviceName, report: &Report, body: String) -> NewReport {
+fn new_report(device: &DeviceName, report: &Report, stage: Option<StageName>, body: String) -> NewReport {
     let good = report.convergence.as_ref().filter(|convergence| convergence.outcome == Outcome::Good);
     NewReport {
         device: device.clone(),
         id: report.id.clone(),
-        stage: report.stage.clone(),
+        stage,
         good_commit: report.good_commit.clone(),
         suite: good.and_then(|convergence| convergence.suite.clone()),
         convergence: report

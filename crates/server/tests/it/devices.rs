@@ -189,3 +189,31 @@ fn a_device_moves_to_the_stage_that_it_reports() {
     assert_eq!(desired.branch, "canary");
     assert_eq!(server.events("device-moved"), ["dev-1 moved from development to canary"]);
 }
+
+#[test]
+fn a_stage_that_is_not_there_moves_nobody() {
+    let server = TestServer::start();
+    let device = DeviceKey::new().join(&server, "dev-1", "development");
+    for id in ["1", "2"] {
+        let report = good_report(id, "elsewhere", &"a".repeat(40), None);
+        assert!(device.post("/device/v1/reports", &report).status.is_success());
+    }
+    let shown: Device = server.admin().get("/api/v1/devices/dev-1").json();
+    assert_eq!(shown.stage.unwrap().as_str(), "development");
+    let events = server.events("device-stage-unknown");
+    assert!(events.len() == 1 && events[0].contains("elsewhere"), "{events:?}");
+}
+
+#[test]
+fn a_join_token_takes_its_name_from_whoever_only_waits_under_it() {
+    let server = TestServer::start();
+    let squatter = DeviceKey::new();
+    assert!(matches!(squatter.enroll(&server, "dev-1", None).json(), Enrolled::Waiting { .. }));
+    let key = DeviceKey::new();
+    key.enroll(&server, "dev-1", None).refused(409, "belongs to another key");
+    key.enroll(&server, "dev-1", Some("guess")).refused(403, "not one of this server's");
+    let secret = server.join_secret("canary", 2);
+    assert!(matches!(key.enroll(&server, "dev-1", Some(&secret)).json(), Enrolled::Accepted { .. }));
+    squatter.enroll(&server, "dev-1", None).refused(409, "belongs to another key");
+    squatter.enroll(&server, "dev-1", Some(&secret)).refused(409, "belongs to another key");
+}
