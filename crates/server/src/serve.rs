@@ -114,7 +114,6 @@ async fn start(
     let store = Store::open(&layout.database()).await?;
     // The program may be at another place than when the server was made.
     init::install_hook(&layout.fleet())?;
-    sweep_uploads(&layout);
     let connections = config.connections;
     let app = Arc::new(App {
         url: url.clone(),
@@ -178,7 +177,7 @@ async fn bind(config: &Config, options: &ServeOptions) -> Result<TcpListener, Se
 }
 
 /// Uploads whose sender never came back are of no use after a day.
-fn sweep_uploads(layout: &Layout) {
+pub(crate) fn sweep_uploads(layout: &Layout) {
     const OLD: Duration = Duration::from_secs(86_400);
     for entry in std::fs::read_dir(layout.uploads()).into_iter().flatten().flatten() {
         let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());

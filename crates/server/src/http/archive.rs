@@ -25,6 +25,9 @@ use crate::http::refusal::Refusal;
 /// The largest file of an upload: debug symbols of a browser have some 2 GB.
 const FILE_LIMIT: u64 = 4 << 30;
 
+/// The largest `.changes` file: it is read as a whole.
+const CHANGES_LIMIT: u64 = 4 << 20;
+
 /// How long a sender may pause.
 const STALLED: Duration = Duration::from_secs(60);
 
@@ -61,7 +64,8 @@ pub(crate) async fn upload(
     }
     volary_host::create_dir(&dir)?;
     let path = dir.join(&file);
-    match receive(body, &path).await {
+    let limit = if file.ends_with(".changes") { CHANGES_LIMIT } else { FILE_LIMIT };
+    match receive(body, &path, limit).await {
         Ok(()) => Ok(()),
         Err(refusal) => {
             volary_host::remove_if_exists(&path)?;
@@ -78,7 +82,7 @@ fn upload_dir(app: &App, id: &str) -> Result<PathBuf, Refusal> {
     }
 }
 
-async fn receive(mut body: Body, path: &std::path::Path) -> Result<(), Refusal> {
+async fn receive(mut body: Body, path: &std::path::Path, limit: u64) -> Result<(), Refusal> {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::StorageFull => {
             Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "the server's disk is full")
@@ -97,8 +101,8 @@ async fn receive(mut body: Body, path: &std::path::Path) -> Result<(), Refusal> 
             Some(Ok(frame)) => {
                 let Ok(data) = frame.into_data() else { continue };
                 size += data.len() as u64;
-                if size > FILE_LIMIT {
-                    return Err(too_large(FILE_LIMIT));
+                if size > limit {
+                    return Err(too_large(limit));
                 }
                 file.write_all(&data).await.map_err(failed)?;
             }

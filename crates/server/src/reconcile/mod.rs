@@ -34,6 +34,9 @@ const PUBLISH: Duration = Duration::from_secs(30);
 /// How often the certificate's age is looked at.
 const CERTIFICATE: Duration = Duration::from_secs(86_400);
 
+/// How often old uploads are looked for.
+const UPLOADS: Duration = Duration::from_secs(86_400);
+
 /// Starts all reconcilers.
 pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
@@ -58,6 +61,7 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
     tasks.spawn(every(app.clone(), stop.clone(), "publish", PUBLISH, None, builds::publish_all));
     tasks.spawn(every(app.clone(), stop.clone(), "signs of life", FLUSH, None, flush));
     tasks.spawn(every(app.clone(), stop.clone(), "certificate", CERTIFICATE, None, certificate));
+    tasks.spawn(every(app.clone(), stop.clone(), "uploads", UPLOADS, None, uploads));
     for _ in 0..app.config.build_workers {
         tasks.spawn(builds::worker(app.clone(), stop.clone()));
     }
@@ -109,5 +113,11 @@ async fn certificate(app: Arc<App>) -> Result<(), String> {
     tokio::task::spawn_blocking(move || worker.renew_certificate())
         .await
         .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())
+}
+
+async fn uploads(app: Arc<App>) -> Result<(), String> {
+    tokio::task::spawn_blocking(move || crate::serve::sweep_uploads(&app.layout))
+        .await
         .map_err(|error| error.to_string())
 }
