@@ -21,6 +21,8 @@ pub(crate) struct Member {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     members: RwLock<HashMap<Digest, Member>>,
+    /// One reading of the records at a time: an older one must not overwrite a newer one.
+    reading: tokio::sync::Mutex<()>,
     seen: Mutex<HashMap<DeviceName, Timestamp>>,
     used: Mutex<HashMap<String, Timestamp>>,
 }
@@ -28,6 +30,7 @@ pub(crate) struct Registry {
 impl Registry {
     /// Reads all devices.
     pub(crate) async fn load(&self, store: &Store) -> Result<(), StoreError> {
+        let _turn = self.reading.lock().await;
         let members = store.devices().await?.iter().filter_map(member).collect();
         *self.members.write().unwrap_or_else(PoisonError::into_inner) = members;
         Ok(())
@@ -35,6 +38,7 @@ impl Registry {
 
     /// Reads one device again, after a change.
     pub(crate) async fn refresh(&self, store: &Store, name: &DeviceName) -> Result<(), StoreError> {
+        let _turn = self.reading.lock().await;
         let device = store.device(name).await?;
         let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
         members.retain(|_, member| member.name != *name);

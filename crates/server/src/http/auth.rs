@@ -46,13 +46,18 @@ pub(crate) fn hash(secret: &str) -> Digest {
 
 /// The tokens in memory: they are compared at each request.
 #[derive(Debug, Default)]
-pub(crate) struct Tokens(RwLock<Vec<Token>>);
+pub(crate) struct Tokens {
+    known: RwLock<Vec<Token>>,
+    /// One reading of the records at a time: an older one must not overwrite a newer one.
+    reading: tokio::sync::Mutex<()>,
+}
 
 impl Tokens {
     /// Reads all tokens again, after a change.
     pub(crate) async fn load(&self, store: &Store) -> Result<(), StoreError> {
+        let _turn = self.reading.lock().await;
         let tokens = store.tokens().await?;
-        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = tokens;
+        *self.known.write().unwrap_or_else(std::sync::PoisonError::into_inner) = tokens;
         Ok(())
     }
 
@@ -60,7 +65,7 @@ impl Tokens {
     /// nothing.
     pub(crate) fn find(&self, secret: &str) -> Option<Person> {
         let given = hash(secret);
-        let tokens = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let tokens = self.known.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut found = None;
         for token in tokens.iter() {
             let pairs = token.hash.as_bytes().iter().zip(given.as_bytes());
