@@ -65,6 +65,20 @@ pub(crate) struct Inner {
     pub(crate) state: State,
     /// Suites whose last step failed, such as on a full disk. The next writer does it again.
     unpublished: Vec<Suite>,
+    /// Why the state is not what the journal says. It is right no more, and nothing of it may
+    /// be shown or published.
+    damage: Option<String>,
+}
+
+impl Inner {
+    fn whole(&self) -> Result<(), Error> {
+        self.damage.as_deref().map_or(Ok(()), |problem| Err(self.journal.damaged(problem)))
+    }
+
+    fn apply(&mut self, record: Record) -> Result<(), Error> {
+        self.damage = self.state.apply(record).err();
+        self.whole()
+    }
 }
 
 impl Archive {
@@ -117,7 +131,7 @@ impl Archive {
         let public = dir.join("public");
         let publisher = Publisher { public, signer, key_path, cache: crate::frame::FrameCache::default() };
         let journal = Journal::open(&dir.join("journal"))?;
-        let inner = Inner { journal, state: State::default(), unpublished: Vec::new() };
+        let inner = Inner { journal, state: State::default(), unpublished: Vec::new(), damage: None };
         let archive = Self { dir: dir.to_owned(), settings, publisher, inner: Mutex::new(inner) };
         let (_lock, inner) = archive.begin()?;
         archive.check_digests(&inner)?;
@@ -298,9 +312,9 @@ impl Archive {
         // Threads first queue here, so that they need not poll for the file.
         let mut inner = self.inner.lock().expect("nobody panics with this lock");
         let lock = Lock::acquire(&self.dir.join("lock"), LOCK_WAIT)?;
-        let Inner { journal, state, .. } = &mut *inner;
-        for record in journal.read_more()? {
-            state.apply(record).map_err(|problem| journal.damaged(&problem))?;
+        inner.whole()?;
+        for record in inner.journal.read_more()? {
+            inner.apply(record)?;
         }
         Ok((lock, inner))
     }
@@ -323,6 +337,7 @@ impl Archive {
     /// The state for reading; waits for other processes only if one of them changed something.
     pub(crate) fn look(&self) -> Result<MutexGuard<'_, Inner>, Error> {
         let inner = self.inner.lock().expect("nobody panics with this lock");
+        inner.whole()?;
         if !inner.journal.has_more()? {
             return Ok(inner);
         }
@@ -333,7 +348,7 @@ impl Archive {
     /// Writes a record and makes its change.
     pub(crate) fn commit(&self, inner: &mut Inner, record: Record) -> Result<(), Error> {
         inner.journal.append(&record)?;
-        inner.state.apply(record).map_err(|problem| inner.journal.damaged(&problem))
+        inner.apply(record)
     }
 
     pub(crate) fn digest(&self, set: &PackageSet) -> Digest {
@@ -440,4 +455,32 @@ impl Archive {
 fn activate(inner: &mut Inner, suite: Suite, prepared: PreparedSuite) -> Result<(), Error> {
     prepared.activate().inspect_err(|_| inner.unpublished.push(suite))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_cannot_be_applied_stops_all_that_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let architectures = vec!["amd64".parse().unwrap()];
+        let settings = Settings { origin: "Test".to_owned(), label: "Test".to_owned(), architectures };
+        let now = Timestamp::UNIX_EPOCH;
+        let archive = Archive::create(dir.path(), &settings, now).unwrap();
+        let mut journal = Journal::open(&dir.path().join("journal")).unwrap();
+        journal.read_more().unwrap();
+        let freeze = Record::Freeze { at: now, release: "v1".parse().unwrap() };
+        journal.append(&freeze).unwrap();
+        for _ in 0..2 {
+            let errors = [
+                archive.look().map(drop).unwrap_err(),
+                archive.cut(&"v2".parse().unwrap(), now).map(drop).unwrap_err(),
+                archive.check(false, now).map(drop).unwrap_err(),
+            ];
+            for error in errors {
+                assert!(error.to_string().contains("a freeze names an unknown release"), "{error}");
+            }
+        }
+    }
 }

@@ -68,19 +68,22 @@ impl Journal {
         self.file.read_to_end(&mut bytes).map_err(failed)?;
         let mut records = Vec::new();
         let mut rest = &bytes[..];
+        let mut offset = self.offset;
         while !rest.is_empty() {
             let end = rest.iter().position(|&byte| byte == b'\n');
             match end.and_then(|end| parse_line(&rest[..end])) {
                 Some(record) => {
                     let length = end.expect("a parsed line has an end") + 1;
-                    records.push(record.map_err(|problem| self.damaged(&problem))?);
+                    records.push(record.map_err(|problem| self.damaged_at(&problem, offset))?);
                     rest = &rest[length..];
-                    self.offset += length as u64;
+                    offset += length as u64;
                 }
                 None if is_torn(rest) => break,
-                None => return Err(self.damaged("a line does not fit its checksum")),
+                None => return Err(self.damaged_at("a line does not fit its checksum", offset)),
             }
         }
+        // Only now, so that the next call finds the damage again and skips no record before it.
+        self.offset = offset;
         Ok(records)
     }
 
@@ -109,7 +112,11 @@ impl Journal {
     }
 
     pub(crate) fn damaged(&self, problem: &str) -> Error {
-        let problem = format!("{problem}, after byte {}", self.offset);
+        self.damaged_at(problem, self.offset)
+    }
+
+    fn damaged_at(&self, problem: &str, offset: u64) -> Error {
+        let problem = format!("{problem}, after byte {offset}");
         Error::Damaged { path: self.path.clone(), problem }
     }
 }
@@ -186,8 +193,11 @@ mod tests {
         let mut bytes = volary_host::read(&path).unwrap();
         bytes[HEADING.len() + 30] ^= 1;
         volary_host::write_atomic(&path, &bytes, 0o644).unwrap();
-        let error = Journal::open(&path).unwrap().read_more().unwrap_err().to_string();
-        assert!(error.contains("does not fit its checksum"), "{error}");
+        let mut journal = Journal::open(&path).unwrap();
+        for _ in 0..2 {
+            let error = journal.read_more().unwrap_err().to_string();
+            assert!(error.contains("does not fit its checksum"), "{error}");
+        }
     }
 
     #[test]
