@@ -9,6 +9,7 @@ use lexopt::prelude::{Long, Short, Value};
 use volary_agent::agent::{Agent, AgentError};
 use volary_agent::config::{Config, ConfigError};
 use volary_agent::enroll::{self, Ending, EnrollError, Wanted};
+use volary_agent::http::HttpError;
 use volary_agent::ledger::Ledger;
 use volary_agent::paths::Paths;
 use volary_agent::spool::Spool;
@@ -77,11 +78,21 @@ fn main() -> ExitCode {
                 }
                 MainError::Agent(AgentError::Config(ConfigError::NotEnrolled)) => Exit::NotEnrolled,
                 MainError::Agent(AgentError::Busy(_)) => Exit::Busy,
+                MainError::Enroll(EnrollError::Http(error)) => exit_of(&error),
                 MainError::Enroll(_) | MainError::Agent(_) => Exit::Failed,
             }
         }
     };
     ExitCode::from(exit as u8)
+}
+
+/// What it means for an enrolment that the server did not help.
+const fn exit_of(error: &HttpError) -> Exit {
+    match error {
+        HttpError::Unreachable { .. } | HttpError::InTrouble { .. } => Exit::Away,
+        HttpError::Refused { .. } => Exit::Refused,
+        HttpError::TooLong { .. } | HttpError::Strange { .. } | HttpError::BadPem(_) => Exit::Failed,
+    }
 }
 
 fn run() -> Result<Exit, MainError> {
@@ -234,6 +245,10 @@ fn converge(paths: &Paths) -> Result<Exit, MainError> {
     let state = agent.state();
     if state.unanswered > 0 {
         return Ok(Exit::Away);
+    }
+    // An offer for another stage: nothing of it was taken, patient as the device is with it.
+    if state.strays > 0 {
+        return Ok(Exit::Refused);
     }
     Ok(match &state.phase {
         volary_device::Phase::Idle(Rest::Failed(_)) => Exit::Failed,

@@ -54,6 +54,9 @@ fn commands_end_with_their_status() {
     check(root, &["enroll", "--token", "volary1.broken"], 2, "not a join token");
     check(root, &["enroll"], 2, "give --token TOKEN");
     let token = stub.token("development", &fleet.signers(&["alice"]));
+    let mut away = volary_api::join::JoinToken::decode(&token).unwrap();
+    away.server = "https://127.0.0.1:1".to_owned();
+    check(root, &["enroll", "--token", &away.encode(), "--name", "dev-1"], 7, "cannot reach");
     stub.world().accepts = false;
     check(root, &["enroll", "--token", &token, "--name", "dev-1", "--no-wait"], 4, "device accept dev-1");
     stub.world().accepts = true;
