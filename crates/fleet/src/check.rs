@@ -254,18 +254,26 @@ fn check_entrances(files: &dyn Files, findings: &mut Vec<Finding>) {
     }
 }
 
+/// The playbooks that devices run, in the order of looking: the first that is a file. The second
+/// is ansible-pull's.
+pub const PLAYBOOKS: [&str; 2] = ["site.yml", "local.yml"];
+
+/// Where an inventory may stand in the repository, in the order of looking: the first that is a
+/// file or a folder.
+pub const INVENTORIES: [&str; 6] =
+    ["inventory.yml", "inventory.yaml", "inventory.ini", "inventory", "hosts.yml", "hosts"];
+
 /// The playbook that devices run.
 pub(crate) fn playbook(files: &dyn Files) -> Option<&'static str> {
-    ["site.yml", "local.yml"].into_iter().find(|path| files.kind(path).is_some())
+    PLAYBOOKS.into_iter().find(|path| files.kind(path).is_some())
 }
 
 /// The inventory that devices use.
 pub(crate) fn inventory(files: &dyn Files) -> Option<&'static str> {
-    let single = ["inventory.yml", "inventory.yaml", "inventory.ini", "hosts"];
-    match single.into_iter().find(|path| files.kind(path).is_some()) {
-        Some(path) => Some(path),
-        None => files.paths().iter().any(|path| path.starts_with("inventory/")).then_some("inventory"),
-    }
+    let is_folder = |name: &str| {
+        files.paths().iter().any(|path| path.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')))
+    };
+    INVENTORIES.into_iter().find(|path| files.kind(path).is_some() || is_folder(path))
 }
 
 fn check_path(files: &dyn Files, path: &str, findings: &mut Vec<Finding>) -> Result<(), ObjectError> {

@@ -6,7 +6,7 @@
 use std::fs::{self, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use volary_host::FileError;
 use volary_model::DeviceName;
@@ -55,7 +55,7 @@ pub struct CheckoutSummary {
 /// With `device`, `host_vars` of other hosts are left out.
 ///
 /// Files are not flushed one by one: after a power cut the next call finds and mends a torn one,
-/// so call it before each use. For an atomic change, fill a new folder and [`switch_link`] to it.
+/// so call it before each use. For an atomic change, fill a new folder and switch a link to it.
 ///
 /// # Errors
 /// [`CheckoutError`]; the folder may then be partly changed.
@@ -68,25 +68,6 @@ pub fn checkout(
     let mut checkout = Checkout { objects, device, summary: CheckoutSummary::default() };
     checkout.folder(tree, dest, "")?;
     Ok(checkout.summary)
-}
-
-/// Points the symbolic link `link` to `target` in one step: a reader sees the old folder or the
-/// new one. What stood at `link` must be a link or nothing.
-///
-/// # Errors
-/// [`FileError`].
-pub fn switch_link(link: &Path, target: &Path) -> Result<(), FileError> {
-    let mut temporary = link.as_os_str().to_owned();
-    temporary.push(".new");
-    let temporary = PathBuf::from(temporary);
-    volary_host::remove_if_exists(&temporary)?;
-    symlink(target, &temporary)
-        .and_then(|()| fs::rename(&temporary, link))
-        .map_err(FileError::at("switch", link))?;
-    match link.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => volary_host::sync_dir(parent),
-        _ => Ok(()),
-    }
 }
 
 /// True if a symbolic link at `path` with this target stays inside the repository. Steps up are
@@ -237,16 +218,6 @@ mod tests {
             ("a", ".git/config"),
         ] {
             assert!(!link_stays_inside(path, target), "{path} -> {target}");
-        }
-    }
-
-    #[test]
-    fn a_link_is_switched_also_over_an_old_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let link = dir.path().join("current");
-        for target in ["one", "two"] {
-            switch_link(&link, Path::new(target)).unwrap();
-            assert_eq!(fs::read_link(&link).unwrap(), Path::new(target));
         }
     }
 }

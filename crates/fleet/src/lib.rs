@@ -30,8 +30,10 @@ mod transfer;
 mod tree;
 mod yaml;
 
-pub use check::{CheckOptions, Finding, Severity, check_commit, check_folder, has_errors};
-pub use checkout::{CheckoutError, CheckoutSummary, checkout, switch_link};
+pub use check::{
+    CheckOptions, Finding, INVENTORIES, PLAYBOOKS, Severity, check_commit, check_folder, has_errors,
+};
+pub use checkout::{CheckoutError, CheckoutSummary, checkout};
 pub use commit::{Commit, Person, Signed};
 pub use config::{FleetConfig, Gates, Healthy, Packages, Percent, Stage};
 pub use diff::{Change, ChangeKind, changed_files, files};

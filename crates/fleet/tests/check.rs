@@ -217,3 +217,25 @@ fn ansible_finds_what_only_it_can_know() {
     assert!(!has_errors(&findings) && lines(&findings)[0].contains("Bad_Name"), "{:#?}", lines(&findings));
     assert!(!fleet.work().join("__pycache__").exists());
 }
+
+#[test]
+fn every_inventory_and_playbook_of_devices_is_known() {
+    let fleet = Fleet::new();
+    let inventory = volary_host::read_to_string(&fleet.work().join("inventory.yml")).unwrap();
+    let playbook = volary_host::read_to_string(&fleet.work().join("site.yml")).unwrap();
+    for (old, text, names) in [
+        ("inventory.yml", inventory, &volary_fleet::INVENTORIES[..]),
+        ("site.yml", playbook, &volary_fleet::PLAYBOOKS[..]),
+    ] {
+        fs::remove_file(fleet.work().join(old)).unwrap();
+        let in_folder = ["inventory/all.yml", "hosts/all.yml"].iter().filter(|_| old == "inventory.yml");
+        for name in names.iter().filter(|name| **name != "inventory").chain(in_folder) {
+            fleet.write(name, &text);
+            assert_eq!(lines(&check_folder(&fleet.work(), &PLAIN).unwrap()), [""; 0], "{name}");
+            fs::remove_file(fleet.work().join(name)).unwrap();
+            let _ = fs::remove_dir(fleet.work().join(name).parent().unwrap());
+        }
+        assert_eq!(check_folder(&fleet.work(), &PLAIN).unwrap().len(), 1);
+        fleet.write(old, &text);
+    }
+}
