@@ -13,7 +13,7 @@ use volary_api::v1::fleet::{
     Accept, DeviceToken, NewDeviceToken, NewToken, Promotion, Role, Token, TokenSecret, Verdict,
 };
 use volary_api::v1::status::Device;
-use volary_fleet::{ReadObjects, SIGNERS_FILE, file_at};
+use volary_fleet::{ReadObjects, Rules, RulesError, SIGNERS_FILE, file_at};
 use volary_model::{CommitId, DeviceName, StageName};
 
 use crate::app::App;
@@ -159,7 +159,8 @@ pub(crate) async fn device_token(
     let tip = tip
         .ok_or_else(|| Refusal::conflict(format!("the branch of {} has no usable commit", request.stage)))?;
     let layout = app.layout.clone();
-    let signers = blocking(move || signers_at(&layout, &tip.commit)).await??;
+    let stage = request.stage.clone();
+    let signers = blocking(move || signers_at(&layout, &tip.commit, &stage)).await??;
     let now = volary_host::now();
     let expires_at = now + SignedDuration::from_secs(i64::try_from(request.valid_for).unwrap_or(i64::MAX));
     let secret = new_secret();
@@ -181,13 +182,23 @@ pub(crate) async fn device_token(
     Ok(Json(DeviceToken { token: token.encode(), expires_at }))
 }
 
-/// Who may sign the commit after `commit`: what the device is given to trust.
-fn signers_at(layout: &crate::Layout, commit: &CommitId) -> Result<String, Refusal> {
+/// Who may sign for a stage by the rules in `commit`: what the device is given to trust. Lines of
+/// others are left out, so that nobody who signs for another stage can speak to this device.
+fn signers_at(layout: &crate::Layout, commit: &CommitId, stage: &StageName) -> Result<String, Refusal> {
     let repository = fleet_view::open(layout).map_err(Refusal::broken)?;
+    let unusable = |error: RulesError| Refusal::conflict(format!("commit {}: {error}", commit.short()));
+    let rules = Rules::at(&repository, commit).map_err(unusable)?;
     let tree = repository.commit(commit).map_err(Refusal::broken)?.tree;
-    let text = file_at(&repository, &tree, SIGNERS_FILE).map_err(Refusal::broken)?;
-    text.and_then(|bytes| String::from_utf8(bytes).ok())
-        .ok_or_else(|| Refusal::conflict(format!("commit {} has no {SIGNERS_FILE}", commit.short())))
+    let text = file_at(&repository, &tree, SIGNERS_FILE).map_err(Refusal::broken)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let may = rules.signers.signers.iter().filter(|signer| rules.config.may_sign(stage, &signer.principals));
+    let kept: Vec<&str> = may.filter_map(|signer| lines.get(signer.line - 1).copied()).collect();
+    if kept.is_empty() {
+        return Err(Refusal::conflict(format!("nobody in {SIGNERS_FILE} may sign for {stage}"))
+            .help("mend `signers` in volary.yml; volary check shows what is wrong"));
+    }
+    Ok(kept.join("\n") + "\n")
 }
 
 /// `GET /api/v1/tokens`.
