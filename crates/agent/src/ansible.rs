@@ -202,11 +202,7 @@ impl Ansible<'_> {
 
     /// Brings together how the program ended and what the plugin heard.
     fn judge(&self, ended: Option<CmdError>, events: &[Event]) -> Result<u32, AnsibleError> {
-        let failed = events.iter().find_map(|event| match event {
-            Event::Failed { task, message } => Some((task.clone(), message.clone())),
-            Event::Unreachable { task, message } => Some((task.clone(), format!("unreachable: {message}"))),
-            _ => None,
-        });
+        let failed = last_failure(events);
         let running = events.iter().rev().find_map(|event| match event {
             Event::Task { task } => Some(task.clone()),
             _ => None,
@@ -256,6 +252,32 @@ impl Ansible<'_> {
     }
 }
 
+/// The failure that ended the run: those before it were rescued, or the run would have ended there.
+/// The plugin does not tell ignored ones.
+fn last_failure(events: &[Event]) -> Option<(String, String)> {
+    events.iter().rev().find_map(|event| match event {
+        Event::Failed { task, message } => Some((task.clone(), message.clone())),
+        Event::Unreachable { task, message } => Some((task.clone(), format!("unreachable: {message}"))),
+        Event::Start | Event::Task { .. } | Event::Changed {} | Event::NoHosts | Event::Stats { .. } => None,
+    })
+}
+
 fn events(text: &str) -> Vec<Event> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rescued_failure_is_not_what_failed() {
+        let heard = events(
+            "{\"event\":\"failed\",\"task\":\"rescued\",\"message\":\"a\"}\n\
+             {\"event\":\"task\",\"task\":\"next\"}\n\
+             {\"event\":\"failed\",\"task\":\"next\",\"message\":\"b\"}\n\
+             {\"event\":\"stats\",\"hosts\":[\"dev-1\"]}\n",
+        );
+        assert_eq!(last_failure(&heard), Some(("next".to_owned(), "b".to_owned())));
+    }
 }
