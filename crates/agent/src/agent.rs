@@ -219,14 +219,25 @@ impl Agent {
         }
         let report = self.store_report()?;
         self.send();
-        if matches!(&self.state.phase, Phase::Report { outcome: Outcome::Good, .. }) {
-            work::tidy(self);
-        }
+        work::tidy(self);
         Ok(Event::Stored { report })
     }
 
-    /// Tells the server how the device is.
-    pub fn tell(&mut self) {
+    /// Tells the server how the device is, unless another agent is at work: that one reports.
+    ///
+    /// # Errors
+    /// [`AgentError`] if what the device remembers cannot be read.
+    pub fn tell_if_free(&mut self) -> Result<(), AgentError> {
+        let _lock = match Lock::acquire(&self.paths.lock(), Duration::ZERO) {
+            Err(LockError::Held(_)) => return Ok(()),
+            other => other?,
+        };
+        self.remember()?;
+        self.tell();
+        Ok(())
+    }
+
+    fn tell(&mut self) {
         self.checks = work::checks(self);
         if let Err(error) = self.store_report() {
             log::say(error.to_string());

@@ -58,7 +58,9 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
         };
         become_the_new_version();
         if told.elapsed() >= HEALTH {
-            agent.tell();
+            if let Err(error) = agent.tell_if_free() {
+                log::say(format!("error: {error}"));
+            }
             told = Instant::now();
         }
         // A clock that jumped must not put the device to sleep for a year.

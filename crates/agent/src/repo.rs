@@ -288,8 +288,8 @@ impl<'a> Repo<'a> {
         Ok(folder)
     }
 
-    /// Removes checkouts and objects that nobody needs after a good end: kept are the files of the
-    /// commit that was applied, and the rules of those accepted of other stages.
+    /// Removes checkouts and objects that nobody needs: kept are the files of the
+    /// commit that was accepted last, and the rules of those accepted of other stages.
     ///
     /// # Errors
     /// [`RepoError`]; what is kept is whole in any case.

@@ -31,7 +31,10 @@ pub fn fetch(agent: &Agent, target: &Target) -> Event {
         .and_then(|repo| repo.fetch(&agent.server, &agent.state, target));
     match fetched {
         Ok(()) => Event::Fetched,
-        Err(error) => from_repo(Step::Fetch, &error),
+        Err(error) => {
+            tidy(agent);
+            from_repo(Step::Fetch, &error)
+        }
     }
 }
 
@@ -40,7 +43,11 @@ pub fn verify(agent: &Agent, work: &Work) -> Event {
     log::say(format!("verifying commit {}", work.target.commit.short()));
     match try_verify(agent, work) {
         Ok(passed) => Event::Verified(passed),
-        Err(event) => *event,
+        Err(event) => {
+            // Whoever offers one bad commit after the other must not fill the disk with them.
+            tidy(agent);
+            *event
+        }
     }
 }
 
@@ -261,7 +268,7 @@ pub fn source(agent: &Agent) -> Option<Source> {
     apt::source(&archive_url(agent), &suite, &agent.architecture).ok()
 }
 
-/// Removes what nobody needs after a good end. That it fails is no failure of the convergence.
+/// Removes what nobody needs, however it ended. That it fails is no failure of the convergence.
 pub fn tidy(agent: &Agent) {
     let pruned = Repo::open(&agent.paths, &agent.config.name)
         .map_err(RepoError::from)

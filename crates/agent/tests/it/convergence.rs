@@ -205,8 +205,8 @@ fn reports_wait_for_the_server() {
     let mut device = Device::new();
     device.converge();
     device.stub.world().trouble = Some(503);
-    device.agent.tell();
-    device.agent.tell();
+    device.agent.tell_if_free().unwrap();
+    device.agent.tell_if_free().unwrap();
     device.restart();
     assert_eq!(device.agent.waiting_reports(), 2);
     device.stub.world().trouble = None;
