@@ -31,6 +31,10 @@ fn an_unsigned_commit() {
     evil(&device);
     device.fleet.commit("nobody", "Trust me");
     refused(&mut device, "not signed");
+    let head = device.fleet.head();
+    let (folder, name) = head.as_str().split_at(2);
+    let object = device.state_folder().join("objects").join(folder).join(name);
+    assert!(!object.exists(), "a refused commit takes no room");
 }
 
 #[test]
