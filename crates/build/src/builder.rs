@@ -4,13 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use volary_host::{Cmd, FileError, read_to_string, remove_if_exists, write_atomic};
+use volary_host::{Cmd, remove_if_exists, write_atomic};
 use volary_model::{CommitId, SourceName};
 
 use crate::base::{self, Renewal};
 use crate::cache::{Cache, Place, default_cache};
 use crate::changelog::{Changelog, NewEntry};
-use crate::collect::{Collected, collect};
+use crate::collect::{Collected, collect, read_bounded};
 use crate::depends::{self, Wanted};
 use crate::diagnose::diagnose;
 use crate::error::{BuildError, SetupError};
@@ -353,14 +353,7 @@ fn unpack(request: &BuildRequest, place: &Place) -> Result<Source, BuildError> {
         }
     }
     let path = within(&unpacked, "debian/changelog").expect("it was there a moment ago");
-    let text = match read_to_string(&path) {
-        Ok(text) => text,
-        // Old packages have Latin-1 in entries of the last century.
-        Err(FileError { source, .. }) if source.kind() == std::io::ErrorKind::InvalidData => {
-            String::from_utf8_lossy(&volary_host::read(&path)?).into_owned()
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let Some(text) = read_bounded(&path)? else { return Err(BuildError::LongChangelog { commit: short }) };
     let broken = |source| BuildError::Changelog { commit: short.clone(), source };
     let changelog = Changelog::parse(&text).map_err(broken)?;
     let version = version_for(&changelog.version, request.number, commit.committed, &request.commit)

@@ -1,9 +1,10 @@
 //! What a build left: the files that its .changes names, taken out of the chroot.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use volary_host::{FileError, create_dir, read_to_string};
+use volary_host::{FileError, create_dir};
 
 use crate::repository::at;
 
@@ -32,7 +33,9 @@ pub(crate) fn collect(from: &Path, into: &Path) -> Result<Collected, FileError> 
     let [changes] = &changes[..] else {
         return Ok(Collected::Nothing(format!("there are {} .changes files", changes.len())));
     };
-    let text = read_to_string(changes)?;
+    let Some(text) = read_bounded(changes)? else {
+        return Ok(Collected::Nothing("its .changes has more than 4 MiB".to_owned()));
+    };
     let mut names = files_of(&text);
     if !names.iter().any(|name| name.ends_with("deb")) {
         return Ok(Collected::Nothing("its .changes names no .deb".to_owned()));
@@ -49,6 +52,21 @@ pub(crate) fn collect(from: &Path, into: &Path) -> Result<Collected, FileError> 
         files.push(target);
     }
     Ok(Collected::Files { changes: into.join(name_of(changes)), files })
+}
+
+/// How much is read of a text that a source or its build wrote, in bytes. The longest changelogs
+/// of Debian have half of it.
+const LONGEST: u64 = 4 << 20;
+
+/// The text of a file that a source or its build wrote; `None` if it is too long. What is no
+/// UTF-8 is replaced: old packages have Latin-1 in entries of the last century.
+pub(crate) fn read_bounded(path: &Path) -> Result<Option<String>, FileError> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
+        .map_err(at("read", path))?;
+    let fits = bytes.len() as u64 <= LONGEST;
+    Ok(fits.then(|| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 fn is_file(path: &Path) -> bool {
@@ -105,6 +123,17 @@ mod tests {
         let names: Vec<_> = files.iter().map(|path| name_of(path)).collect();
         assert_eq!(names, ["a_1_all.deb", "a_1.buildinfo", "a_1_amd64.changes"]);
         assert!(files.iter().all(|path| path.is_file()));
+    }
+
+    #[test]
+    fn an_endless_changes_file_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a_1_amd64.changes");
+        for (length, expected) in [(LONGEST, true), (LONGEST + 1, false)] {
+            fs::File::create(&path).unwrap().set_len(length).unwrap();
+            assert_eq!(read_bounded(&path).unwrap().is_some(), expected, "{length}");
+        }
+        nothing(dir.path(), "more than 4 MiB");
     }
 
     #[test]

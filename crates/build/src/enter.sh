@@ -14,6 +14,12 @@ entered=no
 
 mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$UPPER,workdir=$SCRATCH,$OPTIONS" "$ROOT"
 mount -t proc -o nosuid,nodev,noexec proc "$ROOT/proc"
+# The settings of the kernel open to root by its number alone, whatever capabilities it lacks.
+for settings in sys sysrq-trigger; do
+    [ -e "$ROOT/proc/$settings" ] || continue
+    mount --bind "$ROOT/proc/$settings" "$ROOT/proc/$settings"
+    mount -o remount,bind,ro,nosuid,nodev,noexec "$ROOT/proc/$settings"
+done
 # Some programs count processors there. A user namespace may refuse it, which they survive.
 mount -t sysfs -o ro,nosuid,nodev,noexec sysfs "$ROOT/sys" 2>/dev/null || true
 mount -t tmpfs -o mode=755,nosuid,size=1m dev "$ROOT/dev"
@@ -59,7 +65,18 @@ if [ "$RUN_AS" = builder ]; then
     # Not even a setuid program in the chroot gives the build more rights.
     set -- setpriv --no-new-privs chroot --userspec=1000:1000 --groups=1000 "$ROOT" "$@"
 else
-    set -- chroot "$ROOT" "$@"
+    # Scripts of packages are strangers' too: root keeps what installing takes, and not the rights
+    # to mount, to make devices, to leave a chroot or to change the machine. The program that drops
+    # them is the chroot's: it must run inside, and nothing but the base's maker has written there.
+    known=$(chroot "$ROOT" setpriv --list-caps)
+    drop=
+    for right in $known; do
+        case $right in
+        chown | dac_override | fowner | fsetid | kill | setfcap | setgid | setpcap | setuid) ;;
+        *) drop=$drop,-$right ;;
+        esac
+    done
+    set -- chroot "$ROOT" setpriv --inh-caps=-all --bounding-set="${drop#,}" "$@"
 fi
 entered=yes
 "$@"

@@ -159,6 +159,12 @@ pub enum BuildError {
         /// What is wrong in it.
         source: ChangelogError,
     },
+    /// The changelog is larger than any honest one, and is not read.
+    #[error("debian/changelog of {commit} has more than 4 MiB; cut off its oldest entries")]
+    LongChangelog {
+        /// The short commit.
+        commit: String,
+    },
     /// A program inside the chroot failed: the reason is the line of the log that explains most.
     #[error("{reason}")]
     Failed {
@@ -204,7 +210,11 @@ impl BuildError {
                 | SetupError::Enter { tail, .. }
                 | SetupError::Packages { tail, .. },
             ) => tail,
-            Self::Unpack(_) | Self::NoPackaging { .. } | Self::Changelog { .. } | Self::Setup(_) => "",
+            Self::Unpack(_)
+            | Self::NoPackaging { .. }
+            | Self::Changelog { .. }
+            | Self::LongChangelog { .. }
+            | Self::Setup(_) => "",
         }
     }
 

@@ -41,8 +41,17 @@ fn a_package_of_ours_can_need_another_in_its_newest_build() {
     let builder = builder();
     let library = package("volary-testlib", "debhelper-compat (= 13)", "true");
     library.write("Makefile", "all:\ninstall:\n\tinstall -D Makefile $(DESTDIR)/usr/share/testlib/file\n");
-    let user =
-        package("volary-testuser", "debhelper-compat (= 13), volary-testlib", "cat /usr/share/testlib/file");
+    // What packages bring runs as root, with no right over the machine.
+    library.write(
+        "debian/postinst",
+        "#!/bin/sh\nset -e\ngrep ^CapBnd /proc/self/status >/usr/share/testlib/rights\n\
+         useradd --system testlib\n\
+         for no in 'mount -t tmpfs no /mnt' 'mknod /no b 8 0' 'chroot / true' \
+             'test -w /proc/sys/kernel/core_pattern'; do\n\
+             ! $no 2>/dev/null || echo \"$no\" >>/usr/share/testlib/rights\ndone\n",
+    );
+    let recipe = "sed 's/^/it has /' /usr/share/testlib/rights";
+    let user = package("volary-testuser", "debhelper-compat (= 13), volary-testlib", recipe);
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("archive");
 
@@ -66,6 +75,9 @@ fn a_package_of_ours_can_need_another_in_its_newest_build() {
         attempt.built();
         let unpacked = format!("Inst volary-testlib ({}", built.built().version);
         assert!(attempt.log().contains(&unpacked), "{unpacked} in {}", attempt.log());
+        let log = attempt.log();
+        let rights: Vec<_> = log.lines().filter_map(|line| line.split("it has ").nth(1)).collect();
+        assert_eq!(&rights[1..], ["CapBnd:\t00000000800001fb"], "{log}");
         versions.push(built.built().version.clone());
 
         if number == 2 {

@@ -103,6 +103,9 @@ fn a_broken_changelog_is_shown_with_its_line() {
     source.write("debian/changelog", "<<<<<<< HEAD\nbroken (1.0) unstable; urgency=low\n");
     let reason = Attempt::of(&builder(), &source, |_| {}).reason();
     assert!(reason.contains("cannot be read: line 1 should read \"package (version)"), "{reason}");
+    source.write("debian/changelog", &" ".repeat((4 << 20) + 1));
+    let reason = Attempt::of(&builder(), &source, |_| {}).reason();
+    assert!(reason.contains("has more than 4 MiB"), "{reason}");
 }
 
 #[test]
