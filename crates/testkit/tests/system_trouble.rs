@@ -9,7 +9,8 @@ use std::time::Duration;
 use volary_api::v1::archive::Package;
 use volary_api::v1::build::BuildState;
 use volary_host::{Cmd, Output, write_atomic};
-use volary_testkit::chain::{Chain, inventory};
+use volary_testkit::chain::{Chain, Desk, Tools, inventory};
+use volary_testkit::{Lab, wait_until};
 
 /// What a failed command said; it must have failed in an orderly way.
 fn refused(output: &Output) -> String {
@@ -161,4 +162,52 @@ fn what_was_acknowledged_survives_a_killed_server() {
         chain.start_server().unwrap();
         assert_eq!(rolling(&chain), [format!("volary-probe={version}")]);
     }
+}
+
+/// A server whose whole folder is on a small disk that only it sees; what its operator needs to
+/// reach it is copied to `$3`.
+const ON_A_SMALL_DISK: &str = r#"
+set -eu
+mount -t tmpfs -o size=64m tmpfs "$1"
+"$0" init "$1/server" --host "$2" --port 8443 --operator ada@volary.test
+cp -a "$1/server/client.toml" "$1/server/ca" "$3"
+exec "$0" serve "$1/server" --listen "$2:8443"
+"#;
+
+#[test]
+fn a_full_disk_is_named_and_nothing_is_lost() {
+    let logs = tempfile::tempdir().unwrap();
+    let lab = Lab::open(&common::cache()).unwrap();
+    let tools = Tools::find().unwrap();
+    let (disk, config) = (lab.folder().join("disk"), lab.folder().join("config"));
+    volary_host::create_dir(&disk).unwrap();
+    volary_host::create_dir(&config).unwrap();
+    let log = logs.path().join("server.log");
+    let paths = [&tools.volary, &disk, &lab.host_address().to_string().into(), &config];
+    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    let unshare = ["--mount", "--propagation", "private", "--", "sh", "-c", ON_A_SMALL_DISK];
+    let args: Vec<&str> = unshare.into_iter().chain(paths.iter().map(String::as_str)).collect();
+    let mut server = lab.start_process("volary serve", Path::new("unshare"), &args, &[], &log).unwrap();
+    let home = lab.folder().join("home");
+    let desk =
+        Desk::new(&home, &tools.volary, &config.join("client.toml"), &logs.path().join("log")).unwrap();
+    wait_until("the server to answer", Duration::from_secs(60), || {
+        server.check_alive().map_err(|error| error.to_string())?;
+        desk.check(&desk.volary(&["status"])).map_err(|error| error.to_string())
+    })
+    .unwrap();
+    let versions = || -> Vec<String> {
+        let packages: Vec<Package> = desk.json(&["archive", "list"]).unwrap();
+        packages.into_iter().map(|package| package.version).collect()
+    };
+    let include = |deb: &str| desk.run(&desk.volary(&["archive", "include", deb])).unwrap();
+
+    assert!(include(&common::probe_deb(logs.path(), "1.0")).status.success());
+    let said = refused(&include(&common::deb_of(logs.path(), "1.1", &vec![b'x'; 80 << 20])));
+    assert!(said.contains("space") || said.contains("full"), "{said}");
+    assert_eq!(versions(), ["1.0"]);
+    // What did not fit is not in the way of what does.
+    assert!(include(&common::probe_deb(logs.path(), "1.2")).status.success());
+    assert_eq!(versions(), ["1.2"]);
+    server.check_alive().unwrap();
 }

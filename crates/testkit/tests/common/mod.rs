@@ -32,16 +32,25 @@ pub fn want(fleet: &Clone, package: &str) {
 
 /// A package of one file, `volary-probe`; gives the path of the .deb.
 pub fn probe_deb(dir: &Path, version: &str) -> String {
+    deb_of(dir, version, version.as_bytes())
+}
+
+/// The same with this content.
+pub fn deb_of(dir: &Path, version: &str, content: &[u8]) -> String {
     let tree = dir.join(format!("probe-{version}"));
     create_dir(&tree.join("DEBIAN")).unwrap();
     create_dir(&tree.join("usr/share/probe")).unwrap();
-    write_atomic(&tree.join("usr/share/probe/version"), version.as_bytes(), 0o644).unwrap();
+    write_atomic(&tree.join("usr/share/probe/version"), content, 0o644).unwrap();
     let control = format!(
         "Package: volary-probe\nVersion: {version}\nArchitecture: all\n\
          Maintainer: Volary tests <tests@volary.test>\nDescription: a file to be found again\n"
     );
     write_atomic(&tree.join("DEBIAN/control"), control.as_bytes(), 0o644).unwrap();
     let deb = dir.join(format!("volary-probe_{version}_all.deb"));
-    Cmd::new("dpkg-deb").args(["--root-owner-group", "--build"]).args([&tree, &deb]).check().unwrap();
+    Cmd::new("dpkg-deb")
+        .args(["--root-owner-group", "-Znone", "--build"])
+        .args([&tree, &deb])
+        .check()
+        .unwrap();
     deb.display().to_string()
 }
