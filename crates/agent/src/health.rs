@@ -35,9 +35,9 @@ pub fn run(checkout: &Path, stage: &StageName, commit: &CommitId) -> Vec<CheckRe
                     let said = [output.stdout, output.stderr].concat();
                     (output.status.success(), said)
                 }
-                Err(error @ (CmdError::Start { .. } | CmdError::TimedOut { .. })) => {
-                    (false, error.to_string().into_bytes())
-                }
+                Err(
+                    error @ (CmdError::Start { .. } | CmdError::TimedOut { .. } | CmdError::Stopped { .. }),
+                ) => (false, error.to_string().into_bytes()),
                 Err(error @ (CmdError::Failed { .. } | CmdError::Pipe { .. })) => {
                     (false, error.to_string().into_bytes())
                 }

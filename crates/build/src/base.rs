@@ -6,11 +6,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use volary_host::{Cmd, CmdError, Lock, create_dir, write_atomic};
+use volary_host::{Cmd, CmdError, Lock, LockError, create_dir, write_atomic};
 
 use crate::builder::BuilderConfig;
 use crate::cache::{Cache, Place};
@@ -98,7 +98,7 @@ pub(crate) fn ensure(
     }
     let family = family(cache, config);
     create_dir(&family)?;
-    let _making = Lock::acquire(&family.join("making.lock"), MAKE_LIMIT)?;
+    let _making = lock_to_make(&family.join("making.lock"), place)?;
     // Whoever held the lock before may have made what we want.
     if let Some(base) = newest(cache, config, place)?
         && (renewal == Renewal::WhenOld || base.made >= asked)
@@ -109,6 +109,19 @@ pub(crate) fn ensure(
     make(cache, config, place, log)?;
     remove_old(cache, &family)?;
     Ok(newest(cache, config, place)?.expect("the chroot that was just made is there"))
+}
+
+/// The lock for making a chroot of a family, which takes minutes: so that whoever waits for it
+/// can be stopped.
+fn lock_to_make(path: &Path, place: &Place) -> Result<Lock, SetupError> {
+    let started = Instant::now();
+    loop {
+        match Lock::acquire(path, Duration::from_millis(200)) {
+            Err(LockError::Held(_)) if place.stop().is_asked() => return Err(SetupError::Stopped),
+            Err(LockError::Held(_)) if started.elapsed() < MAKE_LIMIT => {}
+            other => return Ok(other?),
+        }
+    }
 }
 
 fn family(cache: &Cache, config: &BuilderConfig) -> PathBuf {
@@ -182,12 +195,14 @@ fn make(cache: &Cache, config: &BuilderConfig, place: &Place, log: &mut Log<'_>)
         .arg(new.join("rootfs"))
         .args(&config.mirrors)
         .cwd("/")
+        .stop(place.stop())
         .timeout(MAKE_LIMIT);
     command.check_lines(&mut |line| log.line(line)).map_err(|error| {
         let said = log.since(before);
         let reason = match &error {
             CmdError::Failed { .. } => diagnose(&said),
             CmdError::TimedOut { .. } => format!("it took more than {} s", MAKE_LIMIT.as_secs()),
+            CmdError::Stopped { .. } => return SetupError::Stopped,
             CmdError::Start { .. } | CmdError::Pipe { .. } => error.to_string(),
         };
         if cache.is_full() {

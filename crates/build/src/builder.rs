@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use volary_host::{Cmd, remove_if_exists, write_atomic};
+use volary_host::{Cmd, Stop, remove_if_exists, write_atomic};
 use volary_model::{CommitId, SourceName};
 
 use crate::base::{self, Renewal};
@@ -15,6 +15,7 @@ use crate::depends::{self, Wanted};
 use crate::diagnose::diagnose;
 use crate::error::{BuildError, SetupError};
 use crate::isolation::{Ended, Isolation, Network, Run, RunAs};
+use crate::limits::{Broken, Limits, Watch};
 use crate::log::Log;
 use crate::repository::{CommitInfo, Repository, at};
 use crate::sources::AptSource;
@@ -71,6 +72,10 @@ pub struct BuildRequest {
     pub log: PathBuf,
     /// How long it may take, without the time to make a chroot.
     pub timeout: Duration,
+    /// What else bounds it.
+    pub limits: Limits,
+    /// Cancels it.
+    pub stop: Stop,
     /// Archives besides the suite's own.
     pub extra_sources: Vec<AptSource>,
 }
@@ -161,11 +166,12 @@ pub struct Builder {
 }
 
 /// The programs of this machine that builds need, and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("git", "git"),
     ("mmdebstrap", "mmdebstrap"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
+    ("prlimit", "util-linux"),
     ("mount", "mount"),
     ("ip", "iproute2"),
     ("hostname", "hostname"),
@@ -223,7 +229,11 @@ impl Builder {
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Built, BuildError> {
         let mut log = Log::create(&request.log, on_event)?;
-        let result = self.logged(request, &mut log);
+        let result = match self.logged(request, &mut log) {
+            // Whatever it died of just then.
+            Err(_) if request.stop.is_asked() => Err(BuildError::Cancelled),
+            result => result,
+        };
         match &result {
             Ok(built) => {
                 log.line(&format!("==> built {} {}", built.package, built.version));
@@ -245,7 +255,7 @@ impl Builder {
         let started = Instant::now();
         let mut clock = Clock { phases: Vec::new() };
         let name = format!("{}-{}-{}", request.source, request.number, request.commit.short());
-        let place = self.cache.place(&name)?;
+        let place = self.cache.place(&name)?.stoppable(&request.stop);
         let base = clock
             .time(Phase::Base, || base::ensure(&self.cache, &self.config, Renewal::WhenOld, &place, log))?;
         let deadline = Instant::now() + request.timeout;
@@ -318,12 +328,25 @@ impl Builder {
                 dir: &format!("/build/{}", source.package),
                 command: "dpkg-buildpackage -b -us -uc",
                 timeout: deadline.saturating_duration_since(Instant::now()),
+                watch: Watch { limits: &request.limits, stop: &request.stop },
             },
             log,
         )?;
         let (phase, tail) = (Phase::Build, log.tail());
         match ended {
             Ended::Well => Ok(()),
+            Ended::Broken(Broken::Asked) => Err(BuildError::Cancelled),
+            Ended::Broken(Broken::Silent) => {
+                let limit = request.limits.silence.unwrap_or_default();
+                Err(BuildError::Silent { phase, limit, last: log.last().to_owned(), tail })
+            }
+            Ended::Broken(Broken::Disk) => {
+                Err(BuildError::DiskLimit { phase, limit: request.limits.disk.unwrap_or_default(), tail })
+            }
+            Ended::OutOfMemory => {
+                let reason = diagnose(&log.since(before));
+                Err(BuildError::OutOfMemory { phase, reason, tail })
+            }
             Ended::Badly(_) => Err(BuildError::Failed { phase, reason: diagnose(&log.since(before)), tail }),
             Ended::TimedOut => {
                 Err(BuildError::TimedOut { phase, limit: request.timeout, last: log.last().to_owned(), tail })

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use volary_host::{Lock, LockError, create_dir, remove_if_exists, write_atomic};
+use volary_host::{Lock, LockError, Stop, create_dir, remove_if_exists, write_atomic};
 
 use crate::error::SetupError;
 use crate::isolation::Isolation;
@@ -54,6 +54,8 @@ pub(crate) struct Place {
     dir: PathBuf,
     lock_path: PathBuf,
     isolation: Isolation,
+    /// Ends what is done here.
+    stop: Stop,
     _lock: Lock,
 }
 
@@ -109,7 +111,8 @@ impl Cache {
                 Err(error) => return Err(error.into()),
             };
             fs::create_dir(&dir).map_err(at("create", &dir))?;
-            return Ok(Place { dir, lock_path, isolation: self.isolation, _lock: lock });
+            let stop = Stop::default();
+            return Ok(Place { dir, lock_path, isolation: self.isolation, stop, _lock: lock });
         }
         unreachable!("a number is free")
     }
@@ -123,7 +126,8 @@ impl Cache {
                 let lock_path = self.root.join("work").join(format!("{name}.lock"));
                 if let Ok(lock) = Lock::acquire(&lock_path, Duration::ZERO) {
                     let dir = self.root.join("work").join(&name);
-                    left.push(Place { dir, lock_path, isolation: self.isolation, _lock: lock });
+                    let stop = Stop::default();
+                    left.push(Place { dir, lock_path, isolation: self.isolation, stop, _lock: lock });
                 }
             }
         }
@@ -175,6 +179,16 @@ impl Cache {
 }
 
 impl Place {
+    /// The same place, for work that can be stopped.
+    pub(crate) fn stoppable(mut self, stop: &Stop) -> Self {
+        self.stop = stop.clone();
+        self
+    }
+
+    pub(crate) fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }

@@ -19,6 +19,7 @@ use crate::diagnose::diagnose;
 use crate::error::{BuildError, SetupError};
 use crate::isolation::{Bind, Ended, Network, Run, RunAs};
 use crate::layers::{LISTS_FRESH, Layers};
+use crate::limits::{Limits, Watch};
 use crate::log::Log;
 use crate::sources::{self, AptSource};
 
@@ -96,7 +97,7 @@ pub(crate) fn ensure(wanted: &Wanted<'_>, log: &mut Log<'_>) -> Result<Vec<PathB
     let mut before = log.lines();
     let mut attempt = attempt(wanted, first, log)?;
     // Lists that are a little old name packages that are gone from the mirrors.
-    if first != Update::All && !matches!(attempt, Attempt::Ready { .. } | Attempt::Ended(Ended::TimedOut)) {
+    if first != Update::All && matches!(attempt, Attempt::Ended(Ended::Badly(_))) {
         before = log.lines();
         attempt = self::attempt(wanted, Update::All, log)?;
     }
@@ -224,6 +225,7 @@ fn apt(wanted: &Wanted<'_>, place: &Path, step: &Step, log: &mut Log<'_>) -> Res
             dir: "/",
             command: &command,
             timeout: wanted.deadline.saturating_duration_since(Instant::now()),
+            watch: Watch { limits: &Limits::default(), stop: wanted.place.stop() },
         },
         log,
     );
@@ -283,7 +285,8 @@ fn failed(wanted: &Wanted<'_>, ended: &Ended, before: usize, log: &Log<'_>) -> B
         Ended::Badly(NOT_FETCHED) => {
             SetupError::Packages { reason: diagnose(&log.since(before)), tail }.into()
         }
-        Ended::Well | Ended::Badly(_) => {
+        Ended::Broken(_) => BuildError::Cancelled,
+        Ended::Well | Ended::Badly(_) | Ended::OutOfMemory => {
             BuildError::Failed { phase, reason: diagnose(&log.since(before)), tail }
         }
     }

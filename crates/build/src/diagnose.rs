@@ -90,7 +90,15 @@ fn machine(line: &str) -> Option<String> {
     if resolving.iter().any(|text| line.contains(text)) {
         return Some(format!("no network: {line}"));
     }
-    if line.contains("virtual memory exhausted") || line.contains("Killed signal terminated program") {
+    let starving = [
+        "virtual memory exhausted",
+        "Killed signal terminated program",
+        "Out of memory",
+        "out of memory allocating",
+        "Cannot allocate memory",
+        "memory allocation of ",
+    ];
+    if starving.iter().any(|text| line.contains(text)) || line == "MemoryError" {
         return Some(format!("not enough memory: {line}"));
     }
     None

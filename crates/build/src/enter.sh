@@ -4,7 +4,8 @@
 #
 # In the environment: LOWER (folders, first on top), UPPER, SCRATCH, ROOT, OPTIONS (more overlay
 # options), NETWORK (on|off), RUN_AS (root|builder), BINDS (lines: ro|rw SOURCE TARGET),
-# INSIDE (lines NAME=VALUE for the command), COMMAND (shell text to run inside, in the folder DIR).
+# INSIDE (lines NAME=VALUE for the command), COMMAND (shell text to run inside, in the folder DIR),
+# LIMITS (options of prlimit for the builder).
 #
 # Exit status 125 means that the view could not be made; any other is the command's own.
 set -eu
@@ -63,7 +64,8 @@ set -- "$@" /bin/sh -c "cd $DIR && $COMMAND"
 if [ "$RUN_AS" = builder ]; then
     chown -R -h 1000:1000 "$ROOT/build"
     # Not even a setuid program in the chroot gives the build more rights.
-    set -- setpriv --no-new-privs chroot --userspec=1000:1000 --groups=1000 "$ROOT" "$@"
+    # shellcheck disable=SC2086 # several options
+    set -- prlimit $LIMITS --core=0 -- setpriv --no-new-privs chroot --userspec=1000:1000 --groups=1000 "$ROOT" "$@"
 else
     # Scripts of packages are strangers' too: root keeps what installing takes, and not the rights
     # to mount, to make devices, to leave a chroot or to change the machine. The program that drops

@@ -124,6 +124,9 @@ pub enum SetupError {
         /// The character.
         character: char,
     },
+    /// Somebody asked it to stop.
+    #[error("it was cancelled")]
+    Stopped,
     /// A program of the machine failed.
     #[error(transparent)]
     Run(#[from] CmdError),
@@ -187,6 +190,47 @@ pub enum BuildError {
         /// The last lines of the log.
         tail: String,
     },
+    /// It said nothing for too long; everything it had started was killed.
+    #[error(
+        "stopped while {}: it said nothing for {} s after: {last} (build_silence in server.toml)",
+        .phase.doing(), .limit.as_secs()
+    )]
+    Silent {
+        /// What was being done.
+        phase: Phase,
+        /// How long it may say nothing.
+        limit: Duration,
+        /// The last line of the log, which often names the culprit.
+        last: String,
+        /// The last lines of the log.
+        tail: String,
+    },
+    /// It wrote more than it may; everything it had started was killed.
+    #[error(
+        "stopped while {}: it wrote more than {} MiB (build_disk in server.toml)",
+        .phase.doing(), .limit >> 20
+    )]
+    DiskLimit {
+        /// What was being done.
+        phase: Phase,
+        /// How many bytes it may write.
+        limit: u64,
+        /// The last lines of the log.
+        tail: String,
+    },
+    /// It needed more memory than it may have.
+    #[error("not enough memory while {}: {reason} (build_memory in server.toml)", .phase.doing())]
+    OutOfMemory {
+        /// What was being done.
+        phase: Phase,
+        /// What the log says of it.
+        reason: String,
+        /// The last lines of the log.
+        tail: String,
+    },
+    /// Somebody cancelled it.
+    #[error("it was cancelled")]
+    Cancelled,
     /// It said that it succeeded, but left no package.
     #[error("the build succeeded but made no package: {why}")]
     NothingBuilt {
@@ -204,7 +248,12 @@ impl BuildError {
     /// The last lines of the log, or nothing where the build did not come so far.
     pub fn tail(&self) -> &str {
         match self {
-            Self::Failed { tail, .. } | Self::TimedOut { tail, .. } | Self::NothingBuilt { tail, .. } => tail,
+            Self::Failed { tail, .. }
+            | Self::TimedOut { tail, .. }
+            | Self::Silent { tail, .. }
+            | Self::DiskLimit { tail, .. }
+            | Self::OutOfMemory { tail, .. }
+            | Self::NothingBuilt { tail, .. } => tail,
             Self::Setup(
                 SetupError::Base { tail, .. }
                 | SetupError::Enter { tail, .. }
@@ -214,6 +263,7 @@ impl BuildError {
             | Self::NoPackaging { .. }
             | Self::Changelog { .. }
             | Self::LongChangelog { .. }
+            | Self::Cancelled
             | Self::Setup(_) => "",
         }
     }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use volary_host::{Cmd, CmdError};
 
+use crate::control::Group;
 use crate::error::SetupError;
+use crate::limits::{Broken, Watch};
 use crate::log::Log;
 use crate::repository::at;
 
@@ -73,6 +75,9 @@ pub(crate) struct Run<'a> {
     /// Text for the chroot's /bin/sh. Ours, never a source's.
     pub command: &'a str,
     pub timeout: Duration,
+    /// What ends it before its time. Memory and processes are bounded for the builder only: what
+    /// apt needs is not the source's doing.
+    pub watch: Watch<'a>,
 }
 
 /// How a command inside ended.
@@ -84,6 +89,10 @@ pub(crate) enum Ended {
     Badly(i32),
     /// It was killed because its time was up.
     TimedOut,
+    /// It was killed because somebody asked, or a bound was broken.
+    Broken(Broken),
+    /// It, or something in it, was killed for want of memory.
+    OutOfMemory,
 }
 
 impl Isolation {
@@ -142,8 +151,9 @@ impl Isolation {
                 "off"
             }
         };
-        let command = self
-            .unshare(&spaces)
+        let bounds = Bounds::of(run, log);
+        let command = bounds
+            .enter(self.unshare(&spaces))
             .args(["/bin/sh", "-c", ENTER])
             .env("LOWER", lower.join(":"))
             .env("UPPER", &upper)
@@ -160,10 +170,21 @@ impl Isolation {
             )
             .env("DIR", run.dir)
             .env("COMMAND", run.command)
+            .env("LIMITS", &bounds.each)
             .timeout(run.timeout);
         let before = log.lines();
-        match command.check_lines(&mut |line| log.line(line)) {
+        let (ended, broken) = run.watch.over(&upper, |stop, heard| {
+            command.stop(stop).check_lines(&mut |line| {
+                heard.again();
+                log.line(line);
+            })
+        });
+        match ended {
             Ok(_) => Ok(Ended::Well),
+            Err(CmdError::Stopped { .. }) => {
+                Ok(Ended::Broken(broken.expect("only a broken bound asks a command to stop")))
+            }
+            Err(_) if bounds.group.as_ref().is_some_and(Group::ran_out_of_memory) => Ok(Ended::OutOfMemory),
             Err(CmdError::TimedOut { .. }) => Ok(Ended::TimedOut),
             Err(CmdError::Failed { status, .. })
                 if status.code() == Some(NOT_ENTERED)
@@ -181,6 +202,47 @@ impl Isolation {
             Self::Root => "nosuid,nodev",
             Self::User => "nosuid,nodev,relatime",
         }
+    }
+}
+
+/// How memory and processes of one command are bounded.
+struct Bounds {
+    group: Option<Group>,
+    /// Options of prlimit(1), for each process by itself.
+    each: String,
+}
+
+impl Bounds {
+    fn of(run: &Run<'_>, log: &mut Log<'_>) -> Self {
+        let limits = run.watch.limits;
+        let none = Self { group: None, each: String::new() };
+        if run.run_as == RunAs::Root || (limits.memory.is_none() && limits.processes.is_none()) {
+            return none;
+        }
+        let mib = |bytes: u64| format!("{} MiB of memory", bytes >> 20);
+        let count = |count: u64| format!("{count} processes");
+        let both: Vec<_> = limits.memory.map(mib).into_iter().chain(limits.processes.map(count)).collect();
+        let both = both.join(" and ");
+        let name = run.place.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        match Group::create(&name, limits) {
+            Ok(group) => {
+                log.line(&format!("limits: {both}, by a control group"));
+                Self { group: Some(group), each: String::new() }
+            }
+            Err(why) => {
+                log.line(&format!("limits: {both}, by rlimits: the memory of each process, the processes of all builds ({why})"));
+                let memory = limits.memory.map(|bytes| format!("--data={bytes} "));
+                let processes = limits.processes.map(|count| format!("--nproc={count} "));
+                Self { each: [memory, processes].into_iter().flatten().collect(), ..none }
+            }
+        }
+    }
+
+    /// The command, in the group if there is one.
+    fn enter(&self, command: Cmd) -> Cmd {
+        let Some(group) = &self.group else { return command };
+        let script = r#"echo $$ >"$ENTRANCE" || exit 125; exec "$@""#;
+        command.within(&["/bin/sh", "-c", script, "sh"]).env("ENTRANCE", group.entrance())
     }
 }
 

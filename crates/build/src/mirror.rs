@@ -120,7 +120,9 @@ fn network_git(place: impl FnOnce(volary_host::Cmd) -> volary_host::Cmd) -> vola
 
 fn unreachable(url: &str, error: CmdError) -> GitError {
     let said = match &error {
-        CmdError::Start { .. } | CmdError::Pipe { .. } => return GitError::Git(error),
+        CmdError::Start { .. } | CmdError::Pipe { .. } | CmdError::Stopped { .. } => {
+            return GitError::Git(error);
+        }
         CmdError::TimedOut { timeout, .. } => format!("no answer within {} s", timeout.as_secs()),
         CmdError::Failed { tail, .. } => said_line(tail, url),
     };

@@ -6,7 +6,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// How much of a stream is kept; more is read and thrown away, so that a chatty program neither
@@ -36,6 +37,24 @@ pub struct Cmd {
     cwd: Option<PathBuf>,
     stdin: Vec<u8>,
     timeout: Duration,
+    stop: Option<Stop>,
+}
+
+/// Asks programs that run to end, from another thread. Clones share one state, and what was asked
+/// once stays asked: a program that is started later ends at once.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Asks.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// True if somebody asked.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// What a program that ended left behind.
@@ -71,6 +90,12 @@ pub enum CmdError {
         timeout: Duration,
         /// The end of its output.
         tail: String,
+    },
+    /// It was asked to end by its [`Stop`] and was killed, with all it had started.
+    #[error("{command} was stopped on request")]
+    Stopped {
+        /// The command line.
+        command: String,
     },
     /// It said that it failed.
     #[error("{command} failed ({}){}", ending(*.status), indented(.tail))]
@@ -132,6 +157,7 @@ impl Cmd {
             cwd: None,
             stdin: Vec::new(),
             timeout: Duration::from_secs(60),
+            stop: None,
         }
     }
 
@@ -146,6 +172,17 @@ impl Cmd {
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// The same command as the last arguments of another one, as in `env COMMAND…`.
+    #[must_use]
+    pub fn within(mut self, outer: &[&str]) -> Self {
+        let mut words = outer.iter().map(OsString::from);
+        let program = words.next().expect("an outer command has a name");
+        let inner = std::mem::replace(&mut self.program, program);
+        let args = std::mem::take(&mut self.args);
+        self.args = words.chain([inner]).chain(args).collect();
         self
     }
 
@@ -184,6 +221,13 @@ impl Cmd {
         self
     }
 
+    /// Ends it, and everything it started, as soon as `stop` is asked.
+    #[must_use]
+    pub fn stop(mut self, stop: &Stop) -> Self {
+        self.stop = Some(stop.clone());
+        self
+    }
+
     /// The command line as a person would type it, for messages.
     pub fn line(&self) -> String {
         let mut line = self.program.to_string_lossy().into_owned();
@@ -218,7 +262,7 @@ impl Cmd {
     /// Runs it to its end, whatever its exit status.
     ///
     /// # Errors
-    /// [`CmdError::Start`] and [`CmdError::TimedOut`]; a non-zero exit status is not an error here.
+    /// [`CmdError::Start`], [`CmdError::TimedOut`], [`CmdError::Stopped`]; a non-zero exit status is not an error here.
     pub fn run(&self) -> Result<Output, CmdError> {
         self.stream(&mut |_| {})
     }
@@ -313,6 +357,10 @@ impl Cmd {
             if exited.is_some_and(|(_, at)| at.elapsed() > patience) {
                 break;
             }
+            if exited.is_none() && self.stop.as_ref().is_some_and(Stop::is_asked) {
+                kill_group(&mut child);
+                return Err(CmdError::Stopped { command: self.line() });
+            }
             if exited.is_none() && started.elapsed() > self.timeout {
                 kill_group(&mut child);
                 let tail = tail(if streams[1].is_empty() { &streams[0] } else { &streams[1] }, 20);
@@ -358,6 +406,12 @@ mod tests {
     }
 
     #[test]
+    fn a_command_can_stand_within_another() {
+        let output = Cmd::new("echo").arg("in").within(&["env", "-u", "HOME"]).run().unwrap();
+        assert_eq!(output.text(), "in\n");
+    }
+
+    #[test]
     fn a_failure_shows_what_the_program_said() {
         let error = Cmd::new("sh").args(["-c", "echo no such thing >&2; exit 2"]).check().unwrap_err();
         let text = error.to_string();
@@ -371,6 +425,22 @@ mod tests {
             Cmd::new("sh").args(["-c", "sleep 60 & sleep 60"]).timeout(Duration::from_millis(100)).run();
         assert!(matches!(error, Err(CmdError::TimedOut { .. })));
         assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_program_ends_when_it_is_asked_to() {
+        let stop = Stop::default();
+        let asking = stop.clone();
+        let mut lines = 0;
+        let ended =
+            Cmd::new("sh").args(["-c", "echo one; sleep 60 & sleep 60"]).stop(&stop).check_lines(&mut |_| {
+                lines += 1;
+                asking.ask();
+            });
+        assert!(matches!(ended, Err(CmdError::Stopped { .. })), "{ended:?}");
+        assert_eq!(lines, 1);
+        let late = Cmd::new("sleep").arg("60").stop(&stop).run();
+        assert!(matches!(late, Err(CmdError::Stopped { .. })), "{late:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod cmd;
 mod file;
 mod lock;
 
-pub use cmd::{Cmd, CmdError, Output, tail};
+pub use cmd::{Cmd, CmdError, Output, Stop, tail};
 pub use file::{
     FileError, NewFile, create_dir, read, read_to_string, remove_if_exists, sync_dir, write_atomic,
 };

@@ -1,7 +1,9 @@
 //! What all handlers and reconcilers share.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use volary_host::Stop;
 use volary_model::DeviceName;
 use volary_store::{Store, StoreError};
 
@@ -48,12 +50,39 @@ pub(crate) struct App {
     pub(crate) looking: std::sync::Mutex<std::collections::BTreeSet<volary_model::SourceName>>,
     /// One reading of the fleet repository at a time.
     pub(crate) reading_stages: tokio::sync::Mutex<()>,
+    /// The builds that run.
+    pub(crate) running: RunningBuilds,
     /// One publication of a build at a time.
     pub(crate) publishing: tokio::sync::Mutex<()>,
     /// The certificate in use.
     pub(crate) certificate: Arc<CurrentCertificate>,
     /// How many packs for devices are made at once: each reads the repository at full speed.
     pub(crate) packs: tokio::sync::Semaphore,
+}
+
+/// How the builds that run are ended.
+#[derive(Debug, Default)]
+pub(crate) struct RunningBuilds(Mutex<BTreeMap<i64, Stop>>);
+
+impl RunningBuilds {
+    /// Notes that a build runs from now on.
+    pub(crate) fn begin(&self, id: i64) -> Stop {
+        let stop = Stop::default();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, stop.clone());
+        stop
+    }
+
+    /// Notes that it runs no more.
+    pub(crate) fn end(&self, id: i64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Ends it, if it runs.
+    pub(crate) fn stop(&self, id: i64) {
+        if let Some(stop) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            stop.ask();
+        }
+    }
 }
 
 /// A value that is replaced as a whole and read often.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use volary_build::Limits;
 
 use crate::ServerError;
 
@@ -12,7 +13,7 @@ use crate::ServerError;
 const VERSION: u32 = 1;
 
 /// The keys of `server.toml`, for the nearest one when somebody mistypes.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 15] = [
     "version",
     "fleet",
     "hosts",
@@ -22,6 +23,10 @@ const KEYS: [&str; 11] = [
     "poll_sources",
     "build_workers",
     "build_timeout",
+    "build_silence",
+    "build_memory",
+    "build_processes",
+    "build_disk",
     "build_cache",
     "connections",
 ];
@@ -55,6 +60,18 @@ pub struct Config {
     /// Seconds after which a build is stopped.
     #[serde(default = "default_build_timeout")]
     pub build_timeout: u64,
+    /// Seconds after which a build that says nothing is stopped; 0 for never.
+    #[serde(default = "default_build_silence")]
+    pub build_silence: u64,
+    /// MiB of memory that a build may have; 0 for as much as there is.
+    #[serde(default)]
+    pub build_memory: u64,
+    /// Processes that a build may have at one time; 0 for any number.
+    #[serde(default)]
+    pub build_processes: u64,
+    /// MiB that a build may write; 0 for as much as there is.
+    #[serde(default)]
+    pub build_disk: u64,
     /// Where the build chroots are kept; default: a cache folder that all servers of this machine
     /// share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,6 +97,10 @@ fn default_build_timeout() -> u64 {
     3600
 }
 
+fn default_build_silence() -> u64 {
+    1800
+}
+
 fn default_connections() -> u32 {
     4096
 }
@@ -97,6 +118,10 @@ impl Config {
             poll_sources: default_poll_sources(),
             build_workers: default_build_workers(),
             build_timeout: default_build_timeout(),
+            build_silence: default_build_silence(),
+            build_memory: 0,
+            build_processes: 0,
+            build_disk: 0,
             build_cache: None,
             connections: default_connections(),
         }
@@ -139,6 +164,18 @@ impl Config {
     /// Between two looks at sources that are hosted elsewhere.
     pub fn poll_interval(&self) -> Duration {
         Duration::from_secs(self.poll_sources.max(1).into())
+    }
+
+    /// What bounds a build besides its time.
+    pub(crate) fn limits(&self) -> Limits {
+        let bound = |value: u64| (value > 0).then_some(value);
+        let mib = |value: u64| bound(value).map(|value| value.saturating_mul(1 << 20));
+        Limits {
+            silence: bound(self.build_silence).map(Duration::from_secs),
+            memory: mib(self.build_memory),
+            processes: bound(self.build_processes),
+            disk: mib(self.build_disk),
+        }
     }
 
     fn parse(text: &str) -> Result<Self, String> {

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use volary_host::{Lock, LockError};
 use volary_store::Store;
 
-use crate::app::{App, Current};
+use crate::app::{App, Current, RunningBuilds};
 use crate::config::Config;
 use crate::depot::Depot;
 use crate::fleet_view::FleetView;
@@ -127,6 +127,7 @@ async fn start(
         looking: Mutex::default(),
         reading_stages: tokio::sync::Mutex::default(),
         publishing: tokio::sync::Mutex::default(),
+        running: RunningBuilds::default(),
         packs: Semaphore::new(PACKS),
         store: store.clone(),
         layout,

@@ -25,10 +25,13 @@ pub enum BuildState {
     Succeeded,
     /// It failed.
     Failed,
+    /// Somebody ended it.
+    Cancelled,
 }
 
 impl BuildState {
-    const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Built, Self::Succeeded, Self::Failed];
+    const ALL: [Self; 6] =
+        [Self::Queued, Self::Running, Self::Built, Self::Succeeded, Self::Failed, Self::Cancelled];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -37,6 +40,7 @@ impl BuildState {
             Self::Built => "built",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
         }
     }
 }
@@ -336,7 +340,30 @@ impl Store {
         Ok(())
     }
 
-    /// Queues a failed build again. Returns `None` if it is not a failed one.
+    /// Ends a build that waits or runs, with the reason in one line. Returns it as it is then, or
+    /// `None` if it was neither: what ended already, or is being published, is not undone.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn cancel_build(
+        &self,
+        id: i64,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Option<Build>, StoreError> {
+        let row: Option<Row> = sqlx::query_as(
+            "UPDATE builds SET state = 'cancelled', reason = $2, ended_at = $3
+             WHERE id = $1 AND state IN ('queued', 'running') RETURNING *",
+        )
+        .bind(id)
+        .bind(reason)
+        .bind(ms(now))
+        .fetch_optional(&self.writer)
+        .await?;
+        row.map(Build::try_from).transpose()
+    }
+
+    /// Queues a failed or cancelled build again. Returns `None` if it is neither.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -344,7 +371,7 @@ impl Store {
         let row: Option<Row> = sqlx::query_as(
             "UPDATE builds SET state = 'queued', queued_at = $2, started_at = NULL, ended_at = NULL,
                  reason = NULL, version = NULL, packages = '[]'
-             WHERE id = $1 AND state = 'failed' RETURNING *",
+             WHERE id = $1 AND state IN ('failed', 'cancelled') RETURNING *",
         )
         .bind(id)
         .bind(ms(now))

@@ -10,6 +10,7 @@
 //! | `GET  /api/v1/builds/{id}` | → [`Build`] |
 //! | `GET  /api/v1/builds/{id}/log?from=N` | → the log as text from byte `N`; header `x-volary-ended: true` when it is whole |
 //! | `POST /api/v1/builds/{id}/retry` | → [`Build`], queued again |
+//! | `POST /api/v1/builds/{id}/cancel` | → [`Build`], ended; it must wait or run |
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,8 @@ pub enum BuildState {
     Succeeded,
     /// It failed; `reason` says why.
     Failed,
+    /// Somebody ended it; `reason` says who.
+    Cancelled,
 }
 
 /// One build of one commit.

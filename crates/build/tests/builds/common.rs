@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use volary_build::{BuildError, BuildRequest, Builder, BuilderConfig, Built, Renewal};
-use volary_host::Cmd;
+use volary_build::{BuildError, BuildRequest, Builder, BuilderConfig, Built, Limits, Renewal};
+use volary_host::{Cmd, Stop};
 
 use crate::source::Source;
 
@@ -65,6 +65,8 @@ impl Attempt {
             output: dir.path().join("out"),
             log: dir.path().join("log"),
             timeout: Duration::from_secs(300),
+            limits: Limits::default(),
+            stop: Stop::default(),
             extra_sources: Vec::new(),
         };
         change(&mut request);

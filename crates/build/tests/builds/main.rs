@@ -5,6 +5,7 @@ mod common;
 mod debian;
 mod depends;
 mod failures;
+mod limits;
 mod pulse;
 mod source;
 mod trouble;

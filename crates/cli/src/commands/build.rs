@@ -43,6 +43,11 @@ pub enum BuildCommand {
         #[arg(long, short)]
         follow: bool,
     },
+    /// End a build that waits or runs
+    Cancel {
+        /// Its number
+        id: i64,
+    },
     /// Build the same commit again
     Retry {
         /// Its number
@@ -63,11 +68,24 @@ pub fn run(command: BuildCommand, connection: &Connection, out: &Out) -> Result<
             let build: Build = client.get(&format!("/api/v1/builds/{id}"))?;
             let tail = match build.state {
                 BuildState::Failed => log(&client, id, 0)?.0,
-                BuildState::Queued | BuildState::Running | BuildState::Succeeded => String::new(),
+                BuildState::Queued | BuildState::Running | BuildState::Succeeded | BuildState::Cancelled => {
+                    String::new()
+                }
             };
             out.show(&build, |build| show(build, &tail, out));
         }
         BuildCommand::Log { id, tail, follow } => print_log(&client, id, tail, follow, out)?,
+        BuildCommand::Cancel { id } => {
+            let build: Build = client.post(&format!("/api/v1/builds/{id}/cancel"), &())?;
+            out.show(&build, |build| {
+                out.line(format!(
+                    "build {} of {} {} is cancelled",
+                    build.id,
+                    build.source,
+                    build.commit.short()
+                ));
+            });
+        }
         BuildCommand::Retry { id } => {
             let build: Build = client.post(&format!("/api/v1/builds/{id}/retry"), &())?;
             out.show(&build, |build| {
@@ -90,6 +108,7 @@ pub fn state(state: BuildState, out: &Out) -> String {
         BuildState::Running => out.tone(Tone::Warn, "running"),
         BuildState::Succeeded => out.tone(Tone::Good, "built"),
         BuildState::Failed => out.tone(Tone::Bad, "failed"),
+        BuildState::Cancelled => out.tone(Tone::Dim, "cancelled"),
     }
 }
 

@@ -162,6 +162,7 @@ pub(crate) fn api_build(build: volary_store::Build) -> Build {
             volary_store::BuildState::Running | volary_store::BuildState::Built => BuildState::Running,
             volary_store::BuildState::Succeeded => BuildState::Succeeded,
             volary_store::BuildState::Failed => BuildState::Failed,
+            volary_store::BuildState::Cancelled => BuildState::Cancelled,
         },
         version: build.version,
         packages: build.packages,
@@ -188,7 +189,14 @@ pub(crate) async fn log(
 ) -> Result<Response, Refusal> {
     let build = find_build(&app, &id).await?;
     // The state is read before the file: a log that ends in between is asked for once more.
-    let ended = matches!(build.state, volary_store::BuildState::Succeeded | volary_store::BuildState::Failed);
+    let ended = match build.state {
+        volary_store::BuildState::Queued
+        | volary_store::BuildState::Running
+        | volary_store::BuildState::Built => false,
+        volary_store::BuildState::Succeeded
+        | volary_store::BuildState::Failed
+        | volary_store::BuildState::Cancelled => true,
+    };
     let (text, whole) = read_log(&app, build.id, query.from.unwrap_or(0)).await?;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -239,8 +247,34 @@ pub(crate) async fn retry(
         .help("rolling only goes forward; push a new commit instead"));
     }
     let retried = app.store.retry_build(build.id, volary_host::now()).await?.ok_or_else(|| {
-        Refusal::conflict(format!("build {id} is {}; only a failed build can be repeated", build.state))
+        Refusal::conflict(format!(
+            "build {id} is {}; only one that failed or was cancelled can be repeated",
+            build.state
+        ))
     })?;
     app.nudges.builds.notify_one();
     Ok(Json(api_build(retried)))
+}
+
+/// `POST /api/v1/builds/{id}/cancel`.
+pub(crate) async fn cancel(
+    State(app): State<Arc<App>>,
+    Developer(person): Developer,
+    Path(id): Path<String>,
+) -> Result<Json<Build>, Refusal> {
+    let build = find_build(&app, &id).await?;
+    let reason = format!("cancelled by {}", person.name);
+    // The record first: a server that dies now does not begin the build again.
+    let cancelled =
+        app.store.cancel_build(build.id, &reason, volary_host::now()).await?.ok_or_else(|| {
+            Refusal::conflict(format!(
+                "build {id} is {}; only one that waits or runs can be cancelled",
+                build.state
+            ))
+        })?;
+    app.running.stop(build.id);
+    let text = format!("{} {}: {reason}", build.source, build.commit.short());
+    app.event("build-cancelled", &id, &text).await;
+    app.nudges.builds.notify_one();
+    Ok(Json(api_build(cancelled)))
 }

@@ -50,6 +50,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/builds/{id}", get(build::build))
         .route("/api/v1/builds/{id}/log", get(build::log))
         .route("/api/v1/builds/{id}/retry", post(build::retry))
+        .route("/api/v1/builds/{id}/cancel", post(build::cancel))
         .route("/api/v1/devices", get(fleet::devices))
         .route("/api/v1/devices/{name}", get(fleet::device).delete(fleet::remove))
         .route("/api/v1/devices/{name}/reports", get(fleet::reports))

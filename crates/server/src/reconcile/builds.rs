@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use volary_archive::{Error, Provenance, UploadPolicy};
 use volary_build::{AptLocation, AptSource, BuildRequest, Builder, BuilderConfig, Built};
+use volary_host::Stop;
 use volary_model::Suite;
 use volary_store::{Build, BuildState};
 
@@ -31,7 +32,11 @@ pub(crate) async fn recover(app: &App) -> Result<(), volary_store::StoreError> {
                 let text = format!("{} {}: {reason}", build.source, build.commit.short());
                 app.event("build-failed", &build.id.to_string(), &text).await;
             }
-            BuildState::Queued | BuildState::Running | BuildState::Built | BuildState::Succeeded => {
+            BuildState::Queued
+            | BuildState::Running
+            | BuildState::Built
+            | BuildState::Succeeded
+            | BuildState::Cancelled => {
                 tracing::info!(
                     build = build.id,
                     "a build was cut off by the server's end; it is queued again"
@@ -102,7 +107,14 @@ impl Unbuilt {
 async fn one(app: Arc<App>, build: Build) -> Option<String> {
     tracing::info!(build = build.id, source = %build.source, commit = %build.commit.short(), "building");
     let (worker, record) = (app.clone(), build.clone());
-    let ended = tokio::task::spawn_blocking(move || run(&worker, &record)).await;
+    let stop = app.running.begin(build.id);
+    // Somebody may have cancelled it before there was anything to stop.
+    if !matches!(app.store.build(build.id).await, Ok(Some(now)) if now.state == BuildState::Running) {
+        app.running.end(build.id);
+        return None;
+    }
+    let ended = tokio::task::spawn_blocking(move || run(&worker, &record, stop)).await;
+    app.running.end(build.id);
     let kept = match ended {
         Ok(Ok(built)) => keep(&app, &build, &built).await,
         Ok(Err(unbuilt)) => Err(unbuilt),
@@ -122,7 +134,7 @@ async fn one(app: Arc<App>, build: Build) -> Option<String> {
     None
 }
 
-fn run(app: &App, build: &Build) -> Result<Built, Unbuilt> {
+fn run(app: &App, build: &Build, stop: Stop) -> Result<Built, Unbuilt> {
     let mut config = BuilderConfig::default();
     if let Some(cache) = &app.config.build_cache {
         config.cache.clone_from(cache);
@@ -154,6 +166,8 @@ fn run(app: &App, build: &Build) -> Result<Built, Unbuilt> {
         output,
         log: app.layout.build_log(build.id),
         timeout: Duration::from_secs(app.config.build_timeout),
+        limits: app.config.limits(),
+        stop,
         extra_sources: own_packages(app).map_err(Unbuilt::Machine)?,
     };
     let builder = Builder::open(config).map_err(Unbuilt::machine)?;
@@ -291,6 +305,10 @@ async fn succeeded(app: &Arc<App>, build: &Build, packages: &[String]) {
 }
 
 async fn failed(app: &Arc<App>, build: &Build, reason: &str) {
+    // Who cancelled it has told already.
+    if matches!(app.store.build(build.id).await, Ok(Some(now)) if now.state == BuildState::Cancelled) {
+        return;
+    }
     // One line for tables; the log has the rest.
     let reason = reason.lines().next().unwrap_or(reason);
     if let Err(error) = app.store.build_failed(build.id, reason, volary_host::now()).await {

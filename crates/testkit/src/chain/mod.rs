@@ -234,7 +234,7 @@ impl Chain {
             let build = builds.into_iter().find(|build| build.commit == *commit).ok_or("none was queued")?;
             match build.state {
                 BuildState::Queued | BuildState::Running => Err(format!("{:?}", build.state)),
-                BuildState::Succeeded | BuildState::Failed => Ok(build),
+                BuildState::Succeeded | BuildState::Failed | BuildState::Cancelled => Ok(build),
             }
         })
     }

@@ -373,6 +373,7 @@ fn build_row(build: Build, now: Timestamp) -> BuildRow {
         BuildState::Running => ("busy", "running"),
         BuildState::Succeeded => ("good", "built"),
         BuildState::Failed => ("bad", "failed"),
+        BuildState::Cancelled => ("off", "cancelled"),
     };
     let took = build.started_at.map(|start| {
         let end = build.ended_at.unwrap_or(now);
@@ -397,9 +398,11 @@ fn build_row(build: Build, now: Timestamp) -> BuildRow {
         packages: match build.state {
             // Only what is in the archive has a journey to show.
             BuildState::Succeeded => build.packages.iter().filter_map(|package| link(package)).collect(),
-            BuildState::Queued | BuildState::Running | BuildState::Failed => Vec::new(),
+            BuildState::Queued | BuildState::Running | BuildState::Failed | BuildState::Cancelled => {
+                Vec::new()
+            }
         },
-        failed: build.state == BuildState::Failed,
+        failed: matches!(build.state, BuildState::Failed | BuildState::Cancelled),
     }
 }
 
@@ -491,7 +494,7 @@ impl Journey {
 
 impl BuildPage {
     pub(super) fn new(build: Build, log: Log, fleet: &str, person: &Person) -> Self {
-        let ended = matches!(build.state, BuildState::Succeeded | BuildState::Failed) && log.whole;
+        let ended = !matches!(build.state, BuildState::Queued | BuildState::Running) && log.whole;
         Self {
             fleet: fleet.to_owned(),
             person: person.name.clone(),
