@@ -18,11 +18,12 @@ use crate::error::Error;
 use crate::files;
 use crate::intake::{Candidate, Intake};
 use crate::journal::Journal;
-use crate::key::Signer;
+use crate::keyring::Signers;
 use crate::pick::{self, Pick, PickResult};
 use crate::publish::{Job, PreparedSuite, Publisher};
 use crate::query::{ReleaseInfo, info};
 use crate::record::{Record, StoredPackage};
+use crate::rotation;
 use crate::set::{Edits, PackageSet, key_of};
 use crate::settings::{self, Settings};
 use crate::state::State;
@@ -33,10 +34,6 @@ const LOCK_WAIT: Duration = Duration::from_secs(120);
 
 /// Above this many new files one flush of the file system is cheaper than one for each.
 const FLUSH_EACH: usize = 8;
-
-/// How far back the key is dated, so that a device whose clock is behind does not take it for one
-/// from the future.
-const KEY_BACKDATED: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
 /// What an include did.
 #[derive(Debug, Clone)]
@@ -101,18 +98,13 @@ impl Archive {
         if !keys.is_dir() {
             DirBuilder::new().mode(0o700).create(&keys).map_err(FileError::at("create", &keys))?;
         }
-        let key_path = keys.join("signing.asc");
-        let user_id = format!("{} archive", settings.origin);
-        let created = now.checked_sub(KEY_BACKDATED).unwrap_or(now);
-        let secret = Signer::generate(&user_id, created, &key_path)?;
-        volary_host::write_atomic(&key_path, secret.as_bytes(), 0o600)?;
-        let signer = Signer::read(&secret, &key_path)?;
-        volary_host::write_atomic(&dir.join("public/archive.asc"), signer.public().as_bytes(), 0o644)?;
+        let public = rotation::first_key(&keys, &settings.origin, now)?;
+        volary_host::write_atomic(&dir.join("public/archive.asc"), public.as_bytes(), 0o644)?;
         volary_host::write_atomic(&dir.join("journal"), Journal::heading(), 0o644)?;
         // Last, because its presence says that all is there.
         settings::write(dir, settings)?;
         drop(lock);
-        Self::open_at(dir, now)
+        Self::open_at(dir, Signers::default(), now)
     }
 
     /// Opens an archive, and finishes what a process that died may have left undone.
@@ -121,15 +113,20 @@ impl Archive {
     /// [`Error::NotAnArchive`], [`Error::Damaged`], [`Error::Newer`], or what reading and
     /// publishing may bring.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        Self::open_at(dir, volary_host::now())
+        Self::open_with(dir, Signers::default())
     }
 
-    fn open_at(dir: &Path, now: Timestamp) -> Result<Self, Error> {
+    /// As [`Archive::open`], with the commands that sign for keys in hardware.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub fn open_with(dir: &Path, signers: Signers) -> Result<Self, Error> {
+        Self::open_at(dir, signers, volary_host::now())
+    }
+
+    fn open_at(dir: &Path, signers: Signers, now: Timestamp) -> Result<Self, Error> {
         let settings = settings::read(dir)?;
-        let key_path = dir.join("keys/signing.asc");
-        let signer = Signer::read(&volary_host::read_to_string(&key_path)?, &key_path)?;
-        let public = dir.join("public");
-        let publisher = Publisher { public, signer, key_path, cache: crate::frame::FrameCache::default() };
+        let publisher = Publisher::open(dir, signers)?;
         let journal = Journal::open(&dir.join("journal"))?;
         let inner = Inner { journal, state: State::default(), unpublished: Vec::new(), damage: None };
         let archive = Self { dir: dir.to_owned(), settings, publisher, inner: Mutex::new(inner) };
@@ -138,6 +135,7 @@ impl Archive {
         for suite in inner.state.suites() {
             archive.republish(&inner.state, &suite, now)?;
         }
+        archive.finish_keys(&inner, now)?;
         if !archive.publisher.has_its_differences(&Suite::Rolling)? {
             archive.publish(&inner.state, &Suite::Rolling, now)?;
         }
@@ -146,9 +144,9 @@ impl Archive {
         Ok(archive)
     }
 
-    /// The public key of the archive, ASCII armored, for apt's `Signed-By`.
-    pub fn public_key(&self) -> &str {
-        self.publisher.signer.public()
+    /// The public keys of the archive as one ASCII armored block, for apt's `Signed-By`.
+    pub fn public_key(&self) -> String {
+        self.publisher.keys().public_text()
     }
 
     /// The folder to serve: it has `dists/` and `pool/`.
@@ -313,6 +311,7 @@ impl Archive {
         let mut inner = self.inner.lock().expect("nobody panics with this lock");
         let lock = Lock::acquire(&self.dir.join("lock"), LOCK_WAIT)?;
         inner.whole()?;
+        self.publisher.refresh_keys()?;
         for record in inner.journal.read_more()? {
             inner.apply(record)?;
         }
@@ -322,6 +321,7 @@ impl Archive {
     /// As `begin`, and finishes what an earlier writer could not.
     pub(crate) fn begin_writing(&self, now: Timestamp) -> Result<(Lock, MutexGuard<'_, Inner>), Error> {
         let (lock, mut inner) = self.begin()?;
+        self.finish_keys(&inner, now)?;
         // Rolling may also have been left by another process.
         let mut suites = std::mem::take(&mut inner.unpublished);
         suites.push(Suite::Rolling);
@@ -420,7 +420,7 @@ impl Archive {
     }
 
     /// Publishes a suite if what is published is not what it should be.
-    fn republish(&self, state: &State, suite: &Suite, now: Timestamp) -> Result<(), Error> {
+    pub(crate) fn republish(&self, state: &State, suite: &Suite, now: Timestamp) -> Result<(), Error> {
         let (set, digest) = state.suite(suite)?;
         let digest = digest.unwrap_or_else(|| self.digest(set));
         if self.publisher.published_set(suite) == Some(digest) {

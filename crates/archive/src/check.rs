@@ -12,7 +12,6 @@ use volary_model::{Digest, Suite};
 
 use crate::archive::Archive;
 use crate::error::Error;
-use crate::key;
 use crate::publish::SET_FIELD;
 use crate::state::State;
 
@@ -105,8 +104,11 @@ impl Archive {
                 return Ok(());
             }
         };
-        if let Err(error) = key::verify(&text, &[self.public_key().to_owned()], now) {
-            report.add(&path, format_args!("its signature is wrong: {error}"));
+        match self.publisher.keys().missing_in(&text, now) {
+            Err(error) => report.add(&path, format_args!("its signature is wrong: {error}")),
+            Ok(missing) => missing.into_iter().for_each(|key| {
+                report.add(&path, format_args!("its signature is wrong: the key {key} did not sign it"));
+            }),
         }
         let release = match Release::parse(&text) {
             Ok(release) => release,

@@ -9,6 +9,7 @@ use volary_host::{FileError, LockError};
 use volary_model::{Architecture, Digest, InvalidName, ReleaseName, Suite};
 
 use crate::pick::PickRefusal;
+use crate::rotation::KeyRefusal;
 
 /// Why an operation on the archive did not happen. Unless the variant says otherwise, nothing
 /// has changed.
@@ -53,6 +54,17 @@ pub enum Error {
         /// What the OpenPGP library said.
         problem: String,
     },
+    /// A key does not sign. Suites are as they were.
+    #[error("the key {fingerprint} did not sign, so nothing was published: {problem}")]
+    Signer {
+        /// The key.
+        fingerprint: String,
+        /// What its signer said, or what is wrong with what it made.
+        problem: String,
+    },
+    /// The keys cannot be changed so.
+    #[error(transparent)]
+    Keys(#[from] KeyRefusal),
     /// An offered file is refused.
     #[error("{file} is refused: {reason}")]
     Refused {

@@ -1,8 +1,8 @@
-//! The archive's OpenPGP key: made, kept, used to sign suites. The form is what apt 2.6 (gpgv)
-//! and apt 3.0 (sqv) both take: an Ed25519 key of version 4, SHA-512, no expiry. Not here: whom
-//! to trust.
+//! One OpenPGP key: made, read, used to sign a text, and asked whether it signed one. The form is
+//! what apt 2.6 (gpgv) and apt 3.0 (sqv) both take: an Ed25519 key of version 4, SHA-512, no
+//! expiry. Not here: which keys the archive has (`keyring`), and whom to trust.
 
-use std::path::Path;
+use std::fmt::Display;
 
 use jiff::Timestamp;
 use pgp::composed::{
@@ -10,66 +10,113 @@ use pgp::composed::{
     SignedSecretKey,
 };
 use pgp::crypto::hash::HashAlgorithm;
-use pgp::packet::{SignatureConfig, SignatureType, Subpacket, SubpacketData};
-use pgp::types::{KeyDetails as _, Password, Timestamp as PgpTime};
-
-use crate::error::Error;
-
-/// A key that can sign suites.
-#[derive(Debug)]
-pub(crate) struct Signer {
-    key: SignedSecretKey,
-    public: String,
-}
-
-fn failed(path: &Path) -> impl Fn(&dyn std::fmt::Display) -> Error + '_ {
-    move |problem| Error::Key { path: path.to_owned(), problem: problem.to_string() }
-}
+use pgp::packet::{Signature, SignatureConfig, SignatureType, Subpacket, SubpacketData};
+use pgp::ser::Serialize as _;
+use pgp::types::{EcdsaPublicParams, KeyDetails as _, Password, PublicParams, Timestamp as PgpTime};
 
 fn pgp_time(time: Timestamp) -> PgpTime {
     // OpenPGP ends in 2106; a clock beyond that is wrong anyway.
     PgpTime::from_secs(u32::try_from(time.as_second()).unwrap_or(u32::MAX))
 }
 
-impl Signer {
-    /// Makes a key and returns the armored secret key. `path` is for messages.
-    pub(crate) fn generate(user_id: &str, now: Timestamp, path: &Path) -> Result<String, Error> {
-        let failed = failed(path);
-        let mut params = SecretKeyParamsBuilder::default();
-        params
-            // The OpenPGP form that gpgv 2.2 and sqv both read; RFC 9580's newer one they do not.
-            .key_type(KeyType::Ed25519Legacy)
-            .can_certify(true)
-            .can_sign(true)
-            .created_at(pgp_time(now))
-            .primary_user_id(user_id.to_owned());
-        let params = params.build().map_err(|error| failed(&error))?;
-        let key = params.generate(rand::rngs::OsRng).map_err(|error| failed(&error))?;
-        key.to_armored_string(ArmorOptions::default()).map_err(|error| failed(&error))
-    }
+/// The fingerprint as people compare it: 40 upper-case hexadecimal digits.
+pub(crate) fn fingerprint(key: &SignedPublicKey) -> String {
+    format!("{:X}", key.primary_key.fingerprint())
+}
 
-    /// Reads an armored secret key.
-    pub(crate) fn read(armored: &str, path: &Path) -> Result<Self, Error> {
-        let failed = failed(path);
-        let (key, _) = SignedSecretKey::from_string(armored).map_err(|error| failed(&error))?;
-        let public = key.to_public_key().to_armored_string(ArmorOptions::default());
-        let public = public.map_err(|error| failed(&error))?;
-        Ok(Self { key, public })
-    }
+/// The first user id.
+pub(crate) fn user_id(key: &SignedPublicKey) -> String {
+    let first = key.details.users.first();
+    first.map(|user| String::from_utf8_lossy(user.id.id()).into_owned()).unwrap_or_default()
+}
 
-    /// The armored public key.
-    pub(crate) fn public(&self) -> &str {
-        &self.public
-    }
+/// Makes a key.
+pub(crate) fn generate(user_id: &str, now: Timestamp) -> Result<SignedSecretKey, String> {
+    let mut params = SecretKeyParamsBuilder::default();
+    params
+        // The OpenPGP form that gpgv 2.2 and sqv both read; RFC 9580's newer one they do not.
+        .key_type(KeyType::Ed25519Legacy)
+        .can_certify(true)
+        .can_sign(true)
+        .created_at(pgp_time(now))
+        .primary_user_id(user_id.to_owned());
+    let params = params.build().map_err(|error| error.to_string())?;
+    params.generate(rand::rngs::OsRng).map_err(text)
+}
 
-    /// Puts a text into a clearsign frame, as `InRelease` has it.
-    pub(crate) fn clearsign(&self, text: &str, now: Timestamp, path: &Path) -> Result<String, Error> {
-        let failed = failed(path);
-        self.sign(text, now).map_err(|error| failed(&error))
-    }
+/// Armors a secret key.
+pub(crate) fn secret_text(key: &SignedSecretKey) -> Result<String, String> {
+    key.to_armored_string(ArmorOptions::default()).map_err(text)
+}
 
-    fn sign(&self, text: &str, now: Timestamp) -> pgp::errors::Result<String> {
-        let key = &self.key.primary_key;
+/// Reads an armored secret key.
+pub(crate) fn read_secret(armored: &str) -> Result<SignedSecretKey, String> {
+    Ok(SignedSecretKey::from_string(armored).map_err(text)?.0)
+}
+
+/// Reads all public keys of an armored text, which may have one block or several.
+pub(crate) fn read_public(armored: &str) -> Result<Vec<SignedPublicKey>, String> {
+    const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
+    let mut keys = Vec::new();
+    for block in armored.match_indices(BEGIN).map(|(start, _)| &armored[start..]) {
+        let (many, _) = SignedPublicKey::from_string_many(block).map_err(text)?;
+        for key in many {
+            keys.push(key.map_err(text)?);
+        }
+    }
+    if keys.is_empty() {
+        return Err("it has no armored OpenPGP public key".to_owned());
+    }
+    Ok(keys)
+}
+
+/// Armors public keys as one block: apt 2.6 reads no second one.
+pub(crate) fn public_text<'a>(keys: impl IntoIterator<Item = &'a SignedPublicKey>) -> Result<String, String> {
+    let keys: Vec<&SignedPublicKey> = keys.into_iter().collect();
+    let mut bytes = Vec::new();
+    let block = pgp::armor::BlockType::PublicKey;
+    pgp::armor::write(&keys, block, &mut bytes, None, true).map_err(text)?;
+    String::from_utf8(bytes).map_err(text)
+}
+
+fn text(error: impl Display) -> String {
+    error.to_string()
+}
+
+/// Says why devices could not use a key: what gpgv or sqv refuse.
+pub(crate) fn check_for_apt(key: &SignedPublicKey, now: Timestamp) -> Result<(), String> {
+    match key.primary_key.public_params() {
+        PublicParams::EdDSALegacy(_) => {}
+        PublicParams::ECDSA(
+            EcdsaPublicParams::P256 { .. } | EcdsaPublicParams::P384 { .. } | EcdsaPublicParams::P521 { .. },
+        ) => {}
+        // Modulus and exponent, each after its length; no exponent has more than a few bytes.
+        PublicParams::RSA(params) if params.write_len() >= 2048 / 8 + 4 => {}
+        PublicParams::RSA(_) => return Err("RSA keys below 2048 bits are refused by apt 3.0".to_owned()),
+        _ => {
+            return Err(
+                "apt on Debian 12 and 13 takes Ed25519 (version 4), NIST P-256 to P-521 and RSA keys \
+                        only"
+                    .to_owned(),
+            );
+        }
+    }
+    let Some(own) = self_signature(key) else {
+        return Err("it has no good signature of its own".to_owned());
+    };
+    if !is_strong(own) {
+        return Err("its own signature uses SHA-1, which apt 3.0 refuses".to_owned());
+    }
+    if !is_usable(key, now) {
+        return Err("it is revoked or has expired".to_owned());
+    }
+    Ok(())
+}
+
+/// Signs a text as a clearsign frame holds it: without a line end after the last line.
+pub(crate) fn sign(key: &SignedSecretKey, text: &str, now: Timestamp) -> Result<Signature, String> {
+    let key = &key.primary_key;
+    let config = || {
         let mut config = SignatureConfig::from_key(rand::rngs::OsRng, key, SignatureType::Text)?;
         config.hash_alg = HashAlgorithm::Sha512;
         // A signature from before its key would be refused: a clock may have gone back.
@@ -80,11 +127,33 @@ impl Signer {
         ];
         config.unhashed_subpackets =
             vec![Subpacket::regular(SubpacketData::IssuerKeyId(key.legacy_key_id()))?];
-        // The frame adds a line end of its own; with two, readers see an empty line more.
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        CleartextSignedMessage::new(text, config, key, &Password::empty())?
-            .to_armored_string(ArmorOptions::default())
+        CleartextSignedMessage::new(text, config, key, &Password::empty())
+    };
+    let message = config().map_err(self::text)?;
+    message.signatures().first().cloned().ok_or_else(|| "no signature was made".to_owned())
+}
+
+/// Puts a text with its signatures into a clearsign frame, as `InRelease` has it.
+pub(crate) fn frame(text: &str, signatures: Vec<Signature>) -> Result<String, String> {
+    CleartextSignedMessage::new_many(text, |_| Ok(signatures))
+        .and_then(|message| message.to_armored_string(ArmorOptions::default()))
+        .map_err(self::text)
+}
+
+/// True if this signature over `text` (with the line ends of a clearsigned text) is the key's, or
+/// that of one of its subkeys that may sign.
+pub(crate) fn is_signature_of(signature: &Signature, key: &SignedPublicKey, text: &[u8]) -> bool {
+    if !is_strong(signature) {
+        return false;
     }
+    signature.verify(&key.primary_key, text).is_ok()
+        || key.public_subkeys.iter().any(|subkey| {
+            let may_sign = subkey.signatures.iter().any(|binding| binding.key_flags().sign());
+            may_sign
+                && subkey.verify_bindings(&key.primary_key).is_ok()
+                && !is_revoked(&subkey.signatures)
+                && signature.verify(&subkey.key, text).is_ok()
+        })
 }
 
 /// Why a clearsigned text is not accepted from a set of keys.
@@ -98,31 +167,16 @@ pub(crate) enum VerifyError {
     NoMatch,
     /// A key of the list cannot be read.
     #[error("an accepted key cannot be read: {0}")]
-    Key(pgp::errors::Error),
+    Key(String),
 }
 
 /// Checks that one of `keys` (armored) signed a clearsigned text with a hash function that is
 /// still trusted, and that the key was neither expired nor revoked.
 pub(crate) fn verify(text: &str, keys: &[String], now: Timestamp) -> Result<(), VerifyError> {
     let (message, _) = CleartextSignedMessage::from_string(text).map_err(VerifyError::Form)?;
-    let signed = message.signed_text();
     for armored in keys {
-        let (key, _) = SignedPublicKey::from_string(armored).map_err(VerifyError::Key)?;
-        if !is_usable(&key, now) {
-            continue;
-        }
-        for signature in message.signatures().iter().filter(|signature| is_strong(signature)) {
-            let by_primary = signature.verify(&key.primary_key, signed.as_bytes()).is_ok();
-            let by_subkey = || {
-                key.public_subkeys.iter().any(|subkey| {
-                    let may_sign = subkey.signatures.iter().any(|binding| binding.key_flags().sign());
-                    may_sign
-                        && subkey.verify_bindings(&key.primary_key).is_ok()
-                        && !is_revoked(&subkey.signatures)
-                        && signature.verify(&subkey.key, signed.as_bytes()).is_ok()
-                })
-            };
-            if by_primary || by_subkey() {
+        for key in read_public(armored).map_err(VerifyError::Key)? {
+            if is_usable(&key, now) && signed(&message, &key) {
                 return Ok(());
             }
         }
@@ -130,7 +184,13 @@ pub(crate) fn verify(text: &str, keys: &[String], now: Timestamp) -> Result<(), 
     Err(VerifyError::NoMatch)
 }
 
-fn is_strong(signature: &pgp::packet::Signature) -> bool {
+/// True if one of the signatures of a clearsigned text is the key's.
+pub(crate) fn signed(message: &CleartextSignedMessage, key: &SignedPublicKey) -> bool {
+    let text = message.signed_text();
+    message.signatures().iter().any(|signature| is_signature_of(signature, key, text.as_bytes()))
+}
+
+fn is_strong(signature: &Signature) -> bool {
     matches!(
         signature.hash_alg(),
         Some(
@@ -143,22 +203,26 @@ fn is_strong(signature: &pgp::packet::Signature) -> bool {
     )
 }
 
-fn is_revoked(signatures: &[pgp::packet::Signature]) -> bool {
+fn is_revoked(signatures: &[Signature]) -> bool {
     signatures.iter().any(|signature| signature.typ() == Some(SignatureType::SubkeyRevocation))
 }
 
-/// True if the key has a good self-signature, is not revoked and has not expired.
-fn is_usable(key: &SignedPublicKey, now: Timestamp) -> bool {
-    if !key.details.revocation_signatures.is_empty() {
-        return false;
-    }
+/// The newest good signature of the key on itself.
+fn self_signature(key: &SignedPublicKey) -> Option<&Signature> {
     let own = key.details.users.iter().flat_map(|user| {
         user.signatures.iter().filter(|signature| {
             signature.verify_certification(&key.primary_key, pgp::types::Tag::UserId, &user.id).is_ok()
         })
     });
-    let latest = own.chain(&key.details.direct_signatures).max_by_key(|signature| signature.created());
-    let Some(latest) = latest else { return false };
+    own.chain(&key.details.direct_signatures).max_by_key(|signature| signature.created())
+}
+
+/// True if the key has a good self-signature, is not revoked and has not expired.
+pub(crate) fn is_usable(key: &SignedPublicKey, now: Timestamp) -> bool {
+    if !key.details.revocation_signatures.is_empty() {
+        return false;
+    }
+    let Some(latest) = self_signature(key) else { return false };
     let expires = latest.key_expiration_time().map_or(0, |validity| u64::from(validity.as_secs()));
     let created = u64::from(key.primary_key.created_at().as_secs());
     expires == 0 || u64::try_from(now.as_second()).is_ok_and(|now| now < created + expires)

@@ -7,7 +7,7 @@
 //! ```text
 //! DIR/archive.json     settings
 //! DIR/journal          one line for each transaction, with a checksum (see `journal`)
-//! DIR/keys/            the signing key (0600) and its public part
+//! DIR/keys/            keys.json, the signing keys (0600) and their public parts
 //! DIR/incoming/        files on their way in
 //! DIR/public/dists/    suites, DIR/public/pool/ packages by hash: this is what is served
 //! ```
@@ -31,14 +31,17 @@ mod frame;
 mod intake;
 mod journal;
 mod key;
+mod keyring;
 mod pdiff;
 mod pick;
 mod publish;
 mod query;
 mod record;
 mod render;
+mod rotation;
 mod set;
 mod settings;
+mod signer;
 mod state;
 mod upload;
 
@@ -48,7 +51,10 @@ pub use collect::{CollectReport, KeepPolicy, KeepReason};
 pub use diff::PackageChange;
 pub use entry::{PackageEntry, Provenance};
 pub use error::{Error, RefusalReason};
+pub use keyring::Signers;
 pub use pick::{Because, Pick, PickChange, PickRefusal, PickResult};
 pub use query::{Pin, ReleaseInfo, RevisionInfo};
+pub use rotation::{KeyInfo, KeyRefusal, Keys, NewKey, Others, RetiredKey, fingerprints};
 pub use settings::Settings;
+pub use signer::SignerCommand;
 pub use upload::UploadPolicy;

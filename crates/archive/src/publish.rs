@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
@@ -18,7 +19,7 @@ use crate::differences::{Differences, patches_to};
 use crate::error::Error;
 use crate::files::{self, Prepared};
 use crate::frame::{Frame, FrameCache};
-use crate::key::Signer;
+use crate::keyring::{Keyring, Signers};
 use crate::pdiff;
 use crate::render::{self, Blob, Index, Rendered};
 use crate::set::PackageSet;
@@ -41,8 +42,10 @@ pub(crate) const SET_FIELD: &str = "X-Package-Set";
 pub(crate) struct Publisher {
     /// What is served.
     pub(crate) public: PathBuf,
-    pub(crate) signer: Signer,
-    pub(crate) key_path: PathBuf,
+    /// The folder of the keys.
+    keys_dir: PathBuf,
+    keys: RwLock<Arc<Keyring>>,
+    pub(crate) signers: Signers,
     pub(crate) cache: FrameCache,
 }
 
@@ -91,6 +94,47 @@ struct Published {
 }
 
 impl Publisher {
+    /// For the archive in a folder.
+    pub(crate) fn open(dir: &Path, signers: Signers) -> Result<Self, Error> {
+        let keys_dir = dir.join("keys");
+        let keys = RwLock::new(Arc::new(Keyring::read(&keys_dir, &signers)?));
+        Ok(Self { public: dir.join("public"), keys_dir, keys, signers, cache: FrameCache::default() })
+    }
+
+    /// The keys that sign.
+    pub(crate) fn keys(&self) -> Arc<Keyring> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the keys again, after a change.
+    pub(crate) fn read_keys(&self) -> Result<(), Error> {
+        let keys = Keyring::read(&self.keys_dir, &self.signers)?;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        Ok(())
+    }
+
+    /// Reads the keys again if another process changed them.
+    pub(crate) fn refresh_keys(&self) -> Result<(), Error> {
+        if self.keys().is_outdated()? { self.read_keys() } else { Ok(()) }
+    }
+
+    /// What stands in a suite's InRelease; empty if there is none.
+    pub(crate) fn release_text(&self, suite: &Suite) -> Result<String, FileError> {
+        Ok(self.published(suite)?.map(|published| published.release.text()).unwrap_or_default())
+    }
+
+    /// Puts new signatures under a suite's InRelease, whose content stays as it is.
+    pub(crate) fn sign_again(&self, suite: &Suite, now: Timestamp) -> Result<(), Error> {
+        let Some(Published { mut release, modified }) = self.published(suite)? else { return Ok(()) };
+        let dir = self.suite_dir(suite);
+        let before = Published { release: release.clone(), modified };
+        let (date, modified) = next_times(Some(&before), now);
+        release.fields.set("Date", release::format_date(date));
+        let text = self.keys().clearsign(&release.text(), now)?;
+        Prepared::write(dir.join("InRelease"), [text.as_bytes()], Some(modified))?.place()?;
+        Ok(volary_host::sync_dir(&dir)?)
+    }
+
     /// What a set looks like to apt.
     /// `base` is a similar set that was rendered before, to save work.
     pub(crate) fn rendered<'a>(
@@ -181,7 +225,7 @@ impl Publisher {
         let (date, modified) = next_times(before.as_ref(), now);
         release.fields.set("Date", release::format_date(date));
         release.fields.set(SET_FIELD, rendered.digest.to_string());
-        let text = self.signer.clearsign(&release.text(), now, &self.key_path)?;
+        let text = self.keys().clearsign(&release.text(), now)?;
         let inrelease = Prepared::write(dir.join("InRelease"), [text.as_bytes()], Some(modified))?;
         let mut superseded = Vec::new();
         if let Some(before) = &before {

@@ -40,8 +40,8 @@ impl Depot {
         self.archive.public_dir()
     }
 
-    /// The public key, ASCII armored.
-    pub(crate) fn public_key(&self) -> &str {
+    /// The public keys as one ASCII armored block.
+    pub(crate) fn public_key(&self) -> String {
         self.archive.public_key()
     }
 

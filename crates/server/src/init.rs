@@ -128,7 +128,7 @@ fn fill(
     let values = TemplateValues {
         fleet_name: config.fleet.clone(),
         signers: format!("{} namespaces=\"git\" {}\n", options.operator, key.public),
-        archive_key: depot.public_key().to_owned(),
+        archive_key: depot.public_key(),
         archive_url: format!("{}/archive", config.url()),
         ca_certificate: Some(authority.certificate().to_owned()),
     };

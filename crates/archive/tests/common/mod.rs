@@ -90,11 +90,11 @@ pub struct Apt {
 }
 
 impl Apt {
-    pub fn new(uri: &str, suite: &str, key: &str) -> Self {
+    pub fn new(uri: &str, suite: &str, key: impl AsRef<str>) -> Self {
         Self::with(uri, suite, key, "")
     }
 
-    pub fn with(uri: &str, suite: &str, key: &str, more: &str) -> Self {
+    pub fn with(uri: &str, suite: &str, key: impl AsRef<str>, more: &str) -> Self {
         let root = std::env::var_os("ARCHIVE_TEST_APT_ROOT").map(PathBuf::from);
         let dir = match &root {
             None => tempfile::tempdir().unwrap(),
@@ -115,7 +115,7 @@ impl Apt {
             volary_host::write_atomic(&dir.path().join(name), text.as_bytes(), 0o644).unwrap();
         };
         let key_path = apt.inside().join("key.asc");
-        write("key.asc", key);
+        write("key.asc", key.as_ref());
         write("status", "");
         let source = format!(
             "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nSigned-By: {}\n{more}",

@@ -36,8 +36,10 @@ impl From<Error> for Refusal {
         match &error {
             Error::Refused { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
             Error::NoSuite(_) | Error::NoRelease(_) => Self::not_found(error),
-            Error::ReleaseExists(_) | Error::Frozen(_) | Error::Pick { .. } => Self::conflict(error),
-            Error::Lock(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, error),
+            Error::ReleaseExists(_) | Error::Frozen(_) | Error::Pick { .. } | Error::Keys(_) => {
+                Self::conflict(error)
+            }
+            Error::Lock(_) | Error::Signer { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, error),
             Error::File(_)
             | Error::NotAnArchive(_)
             | Error::Exists(_)

@@ -186,7 +186,7 @@ fn own_packages(app: &App) -> Result<Vec<AptSource>, String> {
         location: AptLocation::Folder(app.archive.public_dir().to_owned()),
         suite: Suite::Rolling.to_string(),
         components: vec!["main".to_owned()],
-        key: app.archive.public_key().to_owned(),
+        key: app.archive.public_key(),
     }])
 }
 
