@@ -44,6 +44,7 @@ mod settings;
 mod signer;
 mod state;
 mod upload;
+pub mod upstream;
 
 pub use archive::{Archive, Included};
 pub use check::CheckReport;

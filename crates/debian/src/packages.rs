@@ -55,7 +55,7 @@ pub enum PackagesError {
 
 /// The packages of an index, in its order. Stops after the first error.
 pub fn iterate(text: &str) -> impl Iterator<Item = Result<Package, PackagesError>> + '_ {
-    Paragraphs::new(text).map(|paragraph| Package::from_paragraph(paragraph?))
+    Paragraphs::new(text).map(|paragraph| Package::read(paragraph?))
 }
 
 /// Takes the source package's name and version out of the fields of a binary package: the
@@ -80,7 +80,11 @@ pub fn source_of(
 }
 
 impl Package {
-    fn from_paragraph(paragraph: Paragraph) -> Result<Self, PackagesError> {
+    /// The package that a paragraph of an index describes.
+    ///
+    /// # Errors
+    /// [`PackagesError`] with the field.
+    pub fn read(paragraph: Paragraph) -> Result<Self, PackagesError> {
         let name = paragraph.require("Package")?.to_owned();
         let invalid = |error| PackagesError::Version { package: name.clone(), error };
         let version: Version = paragraph.require("Version")?.parse().map_err(invalid)?;
