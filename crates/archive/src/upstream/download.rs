@@ -127,10 +127,30 @@ impl Staging {
     }
 }
 
-/// What a download tells, and asks.
+/// What a sync or an import does now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It fetches and reads the indexes.
+    Reading,
+    /// It fetches packages.
+    Fetching {
+        /// How many files.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// It publishes.
+    Publishing,
+}
+
+/// What a sync or an import tells, and asks.
 pub trait Watch: Send + Sync {
+    /// It goes on to the next step.
+    fn step(&self, step: Step);
     /// So many bytes more are here.
     fn fetched(&self, bytes: u64);
+    /// One file more is whole.
+    fn whole(&self);
     /// True if somebody wants it to end.
     fn is_stopped(&self) -> bool;
 }
@@ -180,7 +200,9 @@ impl Job<'_> {
             while !failed.load(Ordering::Relaxed) {
                 let next = queue.lock().expect("nobody panics with this lock").next();
                 let Some((index, one)) = next else { return };
-                if let Err(error) = self.fetch_one(one).and_then(|path| done(index, &path)) {
+                let fetched = self.fetch_one(one).and_then(|path| done(index, &path));
+                self.watch.whole();
+                if let Err(error) = fetched {
                     failed.store(true, Ordering::Relaxed);
                     failure.lock().expect("nobody panics with this lock").get_or_insert(error);
                 }
@@ -406,6 +428,10 @@ mod tests {
     }
 
     impl Watch for Counter {
+        fn step(&self, _: Step) {}
+
+        fn whole(&self) {}
+
         fn fetched(&self, bytes: u64) {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         }

@@ -58,11 +58,13 @@ impl Keyring {
         self.keys.iter().map(|key| format!("{:X}", key.fingerprint())).collect()
     }
 
-    /// Checks that one of the keys made a clearsigned text.
-    pub(super) fn check_clearsigned(&self, text: &str, now: Timestamp) -> Result<(), String> {
+    /// Checks that one of the keys made a clearsigned text, and returns what it signed.
+    pub(super) fn check_clearsigned(&self, text: &str, now: Timestamp) -> Result<String, String> {
         let (message, _) = CleartextSignedMessage::from_string(text).map_err(|error| error.to_string())?;
         let signatures: Vec<&Signature> = message.signatures().iter().collect();
-        self.check(&signatures, message.signed_text().as_bytes(), now)
+        let signed = message.signed_text();
+        self.check(&signatures, signed.as_bytes(), now)?;
+        Ok(signed.replace("\r\n", "\n"))
     }
 
     /// Checks that one of the keys made a signature that lies beside a file.

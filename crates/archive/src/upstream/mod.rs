@@ -13,9 +13,10 @@ mod keyring;
 mod offered;
 mod publication;
 mod select;
+mod spec;
 mod unpack;
 
-pub use download::{Job, Patience, Staging, Wanted, Watch};
+pub use download::{Job, Patience, Staging, Step, Wanted, Watch};
 pub use error::UpstreamError;
 pub use fetch::{Fetch, FetchError, Folder, Opened};
 pub use index::{Indexes, Scope};
@@ -23,3 +24,4 @@ pub use keyring::{Keyring, Trust};
 pub use offered::{Offered, Priority};
 pub use publication::{Publication, Seen};
 pub use select::{Filter, NamePattern, Present, Reason, Selected, Selection, Unfulfilled, select};
+pub use spec::{Link, Spec};

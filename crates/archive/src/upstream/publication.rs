@@ -86,11 +86,8 @@ impl Publication {
         check_suite(suite)?;
         let place = fetch.place();
         let head = Head::fetch(fetch, suite, &place)?;
-        head.check(trust, now)?;
         let unusable = |problem: String| UpstreamError::Release { path: head.path.clone(), problem };
-        let text = std::str::from_utf8(&head.bytes).map_err(|_| unusable("it is not UTF-8".to_owned()))?;
-        // Of a clearsigned text only what the signature covers counts.
-        let payload = clearsign::payload(text).map_err(|error| unusable(error.to_string()))?;
+        let payload = head.payload(trust, now)?;
         let release = Release::parse(&payload).map_err(|error| unusable(error.to_string()))?;
         if release.files.is_empty() {
             return Err(unusable("it has no SHA256 list".to_owned()));
@@ -235,15 +232,22 @@ impl Head {
         Ok(Self { path, bytes, signature, is_clearsigned: false })
     }
 
-    fn check(&self, trust: &Trust, now: Timestamp) -> Result<(), UpstreamError> {
-        let Trust::Keys(keyring) = trust else { return Ok(()) };
+    /// What the signature covers, once that is found good.
+    fn payload(&self, trust: &Trust, now: Timestamp) -> Result<String, UpstreamError> {
+        let path = || self.path.clone();
+        let unusable = |problem: String| UpstreamError::Release { path: path(), problem };
+        let text = std::str::from_utf8(&self.bytes).map_err(|_| unusable("it is not UTF-8".to_owned()))?;
+        // Also where the signature counts: nothing may stand outside of its frame.
+        let plain = clearsign::payload(text).map_err(|error| unusable(error.to_string()))?.into_owned();
+        let Trust::Keys(keyring) = trust else { return Ok(plain) };
         let checked = match (&self.signature, self.is_clearsigned) {
-            (_, true) => std::str::from_utf8(&self.bytes)
-                .map_err(|_| "it is not UTF-8".to_owned())
-                .and_then(|text| keyring.check_clearsigned(text, now)),
-            (Some(signature), false) => keyring.check_detached(&self.bytes, signature, now),
+            // The text as the one who checked it read it, so that no two readings can differ.
+            (_, true) => keyring.check_clearsigned(text, now),
+            (Some(signature), false) => {
+                keyring.check_detached(&self.bytes, signature, now).map(|()| text.to_owned())
+            }
             (None, false) => Err("there is none; say --unsigned if you trust it as it is".to_owned()),
         };
-        checked.map_err(|problem| UpstreamError::Signature { path: self.path.clone(), problem })
+        checked.map_err(|problem| UpstreamError::Signature { path: path(), problem })
     }
 }
