@@ -14,7 +14,7 @@ use volary_debian::release::Release;
 use volary_device::{Installed, Offer, plan_upgrade};
 use volary_fleet::LockedRelease;
 use volary_host::{Cmd, CmdError, FileError, read, read_to_string};
-use volary_model::{Architecture, Digest, Suite};
+use volary_model::{Architecture, Digest, IndexName, Suite};
 
 use crate::log;
 use crate::pin::{self, PinError};
@@ -45,8 +45,8 @@ pub struct Inventory {
 /// The suite as apt holds it on this device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The index of packages, as a file.
-    pub index: PathBuf,
+    /// The indexes of packages, as files, one for each component.
+    pub indexes: Vec<PathBuf>,
     /// The file of `/etc/apt` that names the suite.
     pub entry: PathBuf,
 }
@@ -73,16 +73,16 @@ pub enum AptError {
     },
     /// What apt holds is not what the signed lock names.
     #[error(
-        "the archive serves other content than the signed lock: apt's index of {suite} is {found}, the lock \
-         says {locked}"
+        "the archive serves other content than the signed lock: apt's {index} is {found}, the lock says \
+         {locked}"
     )]
     OtherContent {
-        /// The suite.
-        suite: String,
+        /// The file.
+        index: String,
         /// What apt holds.
         found: Digest,
         /// What the lock says.
-        locked: Digest,
+        locked: String,
     },
     /// The suite that apt holds is not the locked one.
     #[error(transparent)]
@@ -223,15 +223,19 @@ pub fn source(url: &str, suite: &str, architecture: &Architecture) -> Result<Sou
 }
 
 fn find_source(listed: &str, url: &str, suite: &str, architecture: &Architecture) -> Option<Source> {
-    listed.lines().find_map(|line| {
+    let mut found: Option<Source> = None;
+    for line in listed.lines() {
         let fields: Vec<&str> = line.split('|').collect();
-        let [by, _, repository, release, arch, file, entry] = fields[..] else { return None };
+        let [by, _, repository, release, arch, file, entry] = fields[..] else { continue };
         let ours = repository.trim_end_matches('/') == url.trim_end_matches('/') && release == suite;
-        (by == "Packages" && ours && arch == architecture.as_str()).then(|| Source {
-            index: PathBuf::from(file),
-            entry: PathBuf::from(entry.rsplit_once(':').map_or(entry, |(path, _)| path)),
-        })
-    })
+        if by != "Packages" || !ours || arch != architecture.as_str() {
+            continue;
+        }
+        let entry = PathBuf::from(entry.rsplit_once(':').map_or(entry, |(path, _)| path));
+        let source = found.get_or_insert_with(|| Source { indexes: Vec::new(), entry });
+        source.indexes.push(PathBuf::from(file));
+    }
+    found
 }
 
 /// Fetches the indexes of this one source. Others (a mirror of Debian that is away, say) have no
@@ -249,28 +253,46 @@ pub fn update(source: &Source) -> Result<(), CmdError> {
         .map(drop)
 }
 
-/// The packages that the index offers. With `locked`, only if it is the one that the lock names.
+/// The packages that the indexes offer. With `locked`, only if they are those that the lock names.
 ///
 /// # Errors
 /// [`AptError`].
-pub fn offers(
-    source: &Source,
-    suite: &str,
-    locked: Option<&Digest>,
-) -> Result<Vec<Offer<Version>>, AptError> {
-    let bytes = index(&source.index)?;
-    let found = Digest::from_bytes(Sha256::digest(&bytes).into());
-    if let Some(locked) = locked.filter(|locked| **locked != found) {
-        return Err(AptError::OtherContent { suite: suite.to_owned(), found, locked: *locked });
+pub fn offers(source: &Source, locked: Option<&LockedRelease>) -> Result<Vec<Offer<Version>>, AptError> {
+    let mut offers = Vec::new();
+    for path in &source.indexes {
+        let bytes = index(path)?;
+        if let Some(locked) = locked {
+            compare(path, &bytes, locked)?;
+        }
+        for package in iterate(&String::from_utf8_lossy(&bytes)) {
+            let package =
+                package.map_err(|source| AptError::Index { path: path.display().to_string(), source })?;
+            let (name, architecture) = (package.name, package.architecture);
+            offers.push(Offer { name, architecture, version: package.version });
+        }
     }
-    let invalid =
-        |source_error| AptError::Index { path: source.index.display().to_string(), source: source_error };
-    iterate(&String::from_utf8_lossy(&bytes))
-        .map(|package| {
-            let package = package.map_err(invalid)?;
-            Ok(Offer { name: package.name, architecture: package.architecture, version: package.version })
-        })
-        .collect()
+    Ok(offers)
+}
+
+/// Passes an index that the lock names.
+fn compare(path: &Path, bytes: &[u8], locked: &LockedRelease) -> Result<(), AptError> {
+    let found = Digest::from_bytes(Sha256::digest(bytes).into());
+    let name = place(path).and_then(|(_, index)| index.parse::<IndexName>().ok());
+    let expected = name.and_then(|name| locked.indexes.get(&name));
+    if expected == Some(&found) {
+        return Ok(());
+    }
+    let locked = expected.map_or_else(|| "nothing of it".to_owned(), Digest::to_string);
+    Err(AptError::OtherContent { index: path.display().to_string(), found, locked })
+}
+
+/// Takes apart the name that apt gives an index: the part that all files of its suite begin with,
+/// and `component/architecture`.
+fn place(index: &Path) -> Option<(&str, String)> {
+    let (before, after) = index.to_str()?.rsplit_once("_binary-")?;
+    let (suite, component) = before.rsplit_once('_')?;
+    let (architecture, _) = after.split_once("_Packages")?;
+    Some((suite, format!("{component}/{architecture}")))
 }
 
 /// Holds the `InRelease` that apt verified and works by against the lock: the one that the agent
@@ -290,7 +312,7 @@ pub fn check_release(
 
 /// The file of apt that holds the suite's `InRelease`.
 fn release_of(source: &Source) -> Option<PathBuf> {
-    let (suite, _) = source.index.to_str()?.rsplit_once("_main_binary-")?;
+    let (suite, _) = place(source.indexes.first()?)?;
     Some(PathBuf::from(format!("{suite}_InRelease")))
 }
 
@@ -310,23 +332,19 @@ fn index(path: &Path) -> Result<Vec<u8>, AptError> {
     let packed = PACKED.map(|suffix| PathBuf::from(format!("{name}{suffix}")));
     match packed.iter().find(|path| path.exists()) {
         Some(path) => unpacked(path),
-        None if is_empty_by_release(&name) => Ok(Vec::new()),
+        None if is_empty_by_release(path) => Ok(Vec::new()),
         None => Err(missing.into()),
     }
 }
 
 /// True if apt's verified `InRelease` says that this index is empty: apt does not fetch those, and
 /// the suite of a new archive is.
-fn is_empty_by_release(index: &str) -> bool {
-    let Some((suite, architecture)) =
-        index.strip_suffix("_Packages").and_then(|rest| rest.rsplit_once("_main_binary-"))
-    else {
-        return false;
-    };
+fn is_empty_by_release(index: &Path) -> bool {
+    let Some((suite, name)) = place(index) else { return false };
+    let Ok(name) = name.parse::<IndexName>() else { return false };
     let release = read(Path::new(&format!("{suite}_InRelease"))).ok();
     let release = release.and_then(|bytes| Release::parse(&String::from_utf8_lossy(&bytes)).ok());
-    let entry =
-        release.and_then(|mut release| release.files.remove(&format!("main/binary-{architecture}/Packages")));
+    let entry = release.and_then(|mut release| release.files.remove(&name.path()));
     entry.is_some_and(|file| file.size == 0)
 }
 
@@ -424,9 +442,13 @@ mod tests {
         let listed = "Packages|https://d|https://d/debian/|bookworm|amd64|/l/a|/etc/apt/sources.list:1\n\
                       Translations|s|https://v:1/archive/|v1.0/r2||/l/t|/etc/apt/x:1\n\
                       Packages|s|https://v:1/archive/|v1.0/r2|arm64|/l/x|/etc/apt/x:1\n\
-                      Packages|s|https://v:1/archive/|v1.0/r2|amd64|/l/b|/etc/apt/sources.list.d/v.sources:3\n";
+                      Packages|s|https://v:1/archive/|v1.0/r2|amd64|/l/b|/etc/apt/sources.list.d/v.sources:3\n\
+                      Packages|s|https://v:1/archive/|v1.0/r2|amd64|/l/c|/etc/apt/sources.list.d/v.sources:3\n";
         let found = find_source(listed, "https://v:1/archive", "v1.0/r2", &"amd64".parse().unwrap());
-        let expected = Source { index: "/l/b".into(), entry: "/etc/apt/sources.list.d/v.sources".into() };
+        let expected = Source {
+            indexes: vec!["/l/b".into(), "/l/c".into()],
+            entry: "/etc/apt/sources.list.d/v.sources".into(),
+        };
         assert_eq!(found, Some(expected));
     }
 
@@ -434,14 +456,14 @@ mod tests {
     fn an_empty_index_that_apt_does_not_fetch_offers_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let index = dir.path().join("volary.test_archive_dists_rolling_main_binary-amd64_Packages");
-        let source = Source { index, entry: "/etc/apt/x".into() };
-        assert!(offers(&source, "rolling", None).is_err(), "without a release nothing is known");
+        let source = Source { indexes: vec![index], entry: "/etc/apt/x".into() };
+        assert!(offers(&source, None).is_err(), "without a release nothing is known");
         let release = dir.path().join("volary.test_archive_dists_rolling_InRelease");
         for (size, known) in [("0", true), ("7", false)] {
             let text =
                 format!("Suite: rolling\nSHA256:\n {} {size} main/binary-amd64/Packages\n", "ab".repeat(32));
             volary_host::write_atomic(&release, text.as_bytes(), 0o644).unwrap();
-            assert_eq!(offers(&source, "rolling", None).is_ok_and(|offers| offers.is_empty()), known);
+            assert_eq!(offers(&source, None).is_ok_and(|offers| offers.is_empty()), known);
         }
     }
 
@@ -449,15 +471,27 @@ mod tests {
     fn an_index_is_compared_with_the_lock_whatever_dots_its_name_has() {
         let dir = tempfile::tempdir().unwrap();
         let index = dir.path().join("volary.test_archive_dists_v1.0_r1_main_binary-amd64_Packages");
-        let source = Source { index: index.clone(), entry: "/etc/apt/x".into() };
-        let error = offers(&source, "v1.0/r1", None).unwrap_err().to_string();
+        let source = Source { indexes: vec![index.clone()], entry: "/etc/apt/x".into() };
+        let error = offers(&source, None).unwrap_err().to_string();
         assert!(error.contains("cannot read"), "{error}");
         let text = "Package: pulse\nVersion: 1\nArchitecture: all\nFilename: pool/x.deb\nSize: 1\nSHA256: ";
         let text = format!("{text}{}\n", "ab".repeat(32));
         volary_host::write_atomic(&index, text.as_bytes(), 0o644).unwrap();
         let digest = Digest::from_bytes(Sha256::digest(text.as_bytes()).into());
-        assert_eq!(offers(&source, "v1.0/r1", Some(&digest)).unwrap().len(), 1);
-        let error = offers(&source, "v1.0/r1", Some(&Digest::from_bytes([7; 32]))).unwrap_err();
+        let locked = |digest| LockedRelease {
+            release: "v1.0/r1".parse().unwrap(),
+            digest: Digest::from_bytes([1; 32]),
+            indexes: [("main/amd64".parse().unwrap(), digest)].into(),
+        };
+        assert_eq!(offers(&source, Some(&locked(digest))).unwrap().len(), 1);
+        let other = Source {
+            indexes: vec![dir.path().join("volary.test_archive_dists_v1.0_r1_other_binary-amd64_Packages")],
+            entry: "/etc/apt/x".into(),
+        };
+        volary_host::write_atomic(&other.indexes[0], text.as_bytes(), 0o644).unwrap();
+        let error = offers(&other, Some(&locked(digest))).unwrap_err();
+        assert!(error.to_string().contains("the lock says nothing of it"), "{error}");
+        let error = offers(&source, Some(&locked(Digest::from_bytes([7; 32])))).unwrap_err();
         assert!(error.to_string().contains("other content than the signed lock"), "{error}");
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use volary_debian::clearsign;
 use volary_debian::release::{Release, ReleaseError};
 use volary_fleet::LockedRelease;
-use volary_model::{Architecture, Digest, Suite};
+use volary_model::{Architecture, Component, Digest, IndexName, Suite};
 
 use crate::http::{HttpError, Server};
 
@@ -31,14 +31,14 @@ pub enum PinError {
     },
     /// It names other indexes than the lock.
     #[error(
-        "the archive serves other content than the signed lock: suite {suite} has {} for {architecture}, \
+        "the archive serves other content than the signed lock: suite {suite} has {} for {index}, \
          volary.lock says {locked}", .found.as_deref().unwrap_or("no index")
     )]
     OtherContent {
         /// The suite.
         suite: Suite,
-        /// The architecture.
-        architecture: Architecture,
+        /// The index.
+        index: IndexName,
         /// The SHA-256 in the archive, if any.
         found: Option<String>,
         /// What the lock says.
@@ -60,12 +60,14 @@ pub enum PinError {
     NotLocked(Architecture),
 }
 
-/// The digest that the lock has for this device's architecture.
-///
-/// # Errors
-/// [`PinError::NotLocked`].
-pub fn locked_index(locked: &LockedRelease, architecture: &Architecture) -> Result<Digest, PinError> {
-    locked.indexes.get(architecture).copied().ok_or_else(|| PinError::NotLocked(architecture.clone()))
+/// The index of own packages that this device needs at least, and the digest that the lock has for
+/// it.
+fn own_index(locked: &LockedRelease, architecture: &Architecture) -> Result<(IndexName, Digest), PinError> {
+    let own = IndexName { component: Component::main(), architecture: architecture.clone() };
+    match locked.indexes.get(&own) {
+        Some(digest) => Ok((own, *digest)),
+        None => Err(PinError::NotLocked(architecture.clone())),
+    }
 }
 
 /// Fetches the suite's `InRelease` and compares the index of packages that it names with the lock.
@@ -91,7 +93,7 @@ pub fn compare(
     architecture: &Architecture,
 ) -> Result<(), PinError> {
     let suite = Suite::Release(locked.release.clone());
-    let wanted = locked_index(locked, architecture)?;
+    let (own, wanted) = own_index(locked, architecture)?;
     let invalid = |source| PinError::Release { suite: suite.clone(), source };
     let release = Release::parse(in_release).map_err(invalid)?;
     let text = clearsign::payload(in_release).map_err(|error| invalid(error.into()))?;
@@ -105,7 +107,7 @@ pub fn compare(
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         let Some(plain) = words.iter().find_map(|word| plain_index(word)) else { continue };
-        let of = locked.indexes.iter().find(|(name, _)| plain == format!("main/binary-{name}/Packages"));
+        let of = locked.indexes.iter().find(|(name, _)| plain == name.path());
         let (Some((of, digest)), [hash, _, path]) = (of, &words[..]) else {
             return Err(PinError::MoreContent { suite, index: plain });
         };
@@ -113,18 +115,18 @@ pub fn compare(
             return Err(PinError::MoreContent { suite, index: (*path).to_owned() });
         }
         if *path == plain && hash.len() == 64 && !hash.eq_ignore_ascii_case(&digest.hex()) {
-            let (architecture, found) = (of.clone(), Some((*hash).to_owned()));
-            return Err(PinError::OtherContent { suite, architecture, found, locked: *digest });
+            let (index, found) = (of.clone(), Some((*hash).to_owned()));
+            return Err(PinError::OtherContent { suite, index, found, locked: *digest });
         }
         named.insert(plain);
     }
     if let Some(index) = named.into_iter().find(|plain| !release.files.contains_key(plain)) {
         return Err(PinError::MoreContent { suite, index });
     }
-    if release.files.contains_key(&format!("main/binary-{architecture}/Packages")) {
+    if release.files.contains_key(&own.path()) {
         return Ok(());
     }
-    Err(PinError::OtherContent { suite, architecture: architecture.clone(), found: None, locked: wanted })
+    Err(PinError::OtherContent { suite, index: own, found: None, locked: wanted })
 }
 
 /// The plain index that this path belongs to, if it is one of packages, packed, or its differences.
@@ -145,7 +147,7 @@ mod tests {
     const HEAD: &str = "Suite: v1/r1\nArchitectures: amd64 arm64\nSHA256:\n";
 
     fn check(text: &str) -> Result<(), String> {
-        let indexes = [("amd64", 7), ("arm64", 8)];
+        let indexes = [("main/amd64", 7), ("main/arm64", 8), ("debian/amd64", 6)];
         let locked = LockedRelease {
             release: "v1/r1".parse().unwrap(),
             digest: Digest::from_bytes([1; 32]),
@@ -166,12 +168,13 @@ mod tests {
         assert_eq!(check(&own), Ok(()));
         let more = [(8, "binary-arm64/Packages"), (1, "binary-amd64/Packages.gz"), (2, "source/Sources.xz")];
         let more = more.map(|(byte, path)| entry(byte, &format!("main/{path}"))).concat();
+        let more = more + &entry(6, "debian/binary-amd64/Packages");
         let differences = entry(3, "main/binary-amd64/Packages.diff/Index");
         assert_eq!(check(&(own + &more + &differences)), Ok(()));
         let other = check(&(HEAD.to_owned() + &entry(9, "main/binary-amd64/Packages"))).unwrap_err();
         assert!(other.contains("other content than the signed lock"), "{other}");
         let missing = check(&(HEAD.to_owned() + &entry(8, "main/binary-arm64/Packages"))).unwrap_err();
-        assert!(missing.contains("no index for amd64"), "{missing}");
+        assert!(missing.contains("no index for main/amd64"), "{missing}");
     }
 
     #[test]

@@ -31,8 +31,7 @@ pub fn next_number(last: u64, now: Timestamp) -> u64 {
 /// Puts a report together. It is about the convergence that ended, if the state is there.
 pub fn build(state: &State, look: Look, architecture: &Architecture, number: u64, now: Timestamp) -> Report {
     let inventory = apt::installed(&look.dpkg).unwrap_or_default();
-    let offers =
-        look.source.as_ref().and_then(|source| apt::offers(source, "", None).ok()).unwrap_or_default();
+    let offers = look.source.as_ref().and_then(|source| apt::offers(source, None).ok()).unwrap_or_default();
     let offered: Vec<_> = inventory
         .packages
         .iter()

@@ -154,14 +154,10 @@ fn packages(agent: &Agent, work: &Work) -> Event {
     let run = || -> Result<Event, AptError> {
         let source = apt::source(&archive_url(agent), suite, &agent.architecture)?;
         apt::update(&source)?;
-        let digest = match &locked {
-            None => None,
-            Some(locked) => {
-                apt::check_release(&source, locked, &agent.architecture)?;
-                Some(pin::locked_index(locked, &agent.architecture)?)
-            }
-        };
-        let offers = apt::offers(&source, suite, digest.as_ref())?;
+        if let Some(locked) = &locked {
+            apt::check_release(&source, locked, &agent.architecture)?;
+        }
+        let offers = apt::offers(&source, locked.as_ref())?;
         let inventory = apt::mended(agent.paths.dpkg())?;
         let plan = apt::plan(&inventory, &offers);
         if plan.is_empty() {
@@ -224,7 +220,7 @@ fn watched(agent: &Agent, work: &Work) -> Result<BTreeSet<String>, CmdError> {
     let Ok(source) = apt::source(&archive_url(agent), suite, &agent.architecture) else {
         return Ok(BTreeSet::new());
     };
-    let offers = apt::offers(&source, suite, None).unwrap_or_default();
+    let offers = apt::offers(&source, None).unwrap_or_default();
     let names: BTreeSet<&str> = offers.iter().map(|offer| offer.name.as_str()).collect();
     let inventory = apt::installed(agent.paths.dpkg())?;
     let ours = inventory.packages.iter().filter(|package| names.contains(package.name.as_str()));

@@ -42,11 +42,11 @@ fn main() {
     let debs = dir.join("debs");
     volary_host::create_dir(&debs).expect("a folder");
     let all: Vec<PathBuf> = (0..count).map(|number| write_deb(&debs, number, 1)).collect();
-    let settings = Settings {
-        origin: "Bench".to_owned(),
-        label: "Bench".to_owned(),
-        architectures: vec!["amd64".parse().expect("valid"), "arm64".parse().expect("valid")],
-    };
+    let settings = Settings::new(
+        "Bench",
+        "Bench",
+        vec!["amd64".parse().expect("valid"), "arm64".parse().expect("valid")],
+    );
     let path = dir.join("archive");
     let archive = Archive::create(&path, &settings, volary_host::now()).expect("a new archive");
     let include = |archive: &Archive, files: &[PathBuf]| {

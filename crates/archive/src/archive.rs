@@ -13,18 +13,18 @@ use jiff::Timestamp;
 use volary_host::{FileError, Lock};
 use volary_model::{Digest, ReleaseName, ReleaseRef, Revision, Suite};
 
-use crate::entry::{PackageEntry, Provenance, pool_path};
+use crate::content::{Content, Edits, place_of};
+use crate::entry::{PackageEntry, Provenance};
 use crate::error::Error;
 use crate::files;
 use crate::intake::{Candidate, Intake};
 use crate::journal::Journal;
 use crate::keyring::Signers;
 use crate::pick::{self, Pick, PickResult};
-use crate::publish::{Job, PreparedSuite, Publisher};
+use crate::publish::{Job, PreparedSuite, Publisher, make_dir};
 use crate::query::{ReleaseInfo, info};
-use crate::record::{Record, StoredPackage};
+use crate::record::{Placed, Record, RollingRecord, StoredPackage};
 use crate::rotation;
-use crate::set::{Edits, PackageSet, key_of};
 use crate::settings::{self, Settings};
 use crate::state::State;
 use crate::upload::UploadPolicy;
@@ -51,7 +51,6 @@ pub struct Included {
 #[derive(Debug)]
 pub struct Archive {
     dir: PathBuf,
-    pub(crate) settings: Settings,
     pub(crate) publisher: Publisher,
     inner: Mutex<Inner>,
 }
@@ -62,6 +61,8 @@ pub(crate) struct Inner {
     pub(crate) state: State,
     /// Suites whose last step failed, such as on a full disk. The next writer does it again.
     unpublished: Vec<Suite>,
+    /// True if rolling must be published although its content is the published one.
+    stale: bool,
     /// Why the state is not what the journal says. It is right no more, and nothing of it may
     /// be shown or published.
     damage: Option<String>,
@@ -128,10 +129,15 @@ impl Archive {
         let settings = settings::read(dir)?;
         let publisher = Publisher::open(dir, signers)?;
         let journal = Journal::open(&dir.join("journal"))?;
-        let inner = Inner { journal, state: State::default(), unpublished: Vec::new(), damage: None };
-        let archive = Self { dir: dir.to_owned(), settings, publisher, inner: Mutex::new(inner) };
+        let inner = Inner {
+            journal,
+            state: State::new(settings),
+            unpublished: Vec::new(),
+            stale: false,
+            damage: None,
+        };
+        let archive = Self { dir: dir.to_owned(), publisher, inner: Mutex::new(inner) };
         let (_lock, inner) = archive.begin()?;
-        archive.check_digests(&inner)?;
         for suite in inner.state.suites() {
             archive.republish(&inner.state, &suite, now)?;
         }
@@ -154,9 +160,31 @@ impl Archive {
         &self.publisher.public
     }
 
-    /// What was settled when the archive was made.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    /// What is settled for the archive.
+    ///
+    /// # Errors
+    /// What reading the journal may bring.
+    pub fn settings(&self) -> Result<Settings, Error> {
+        Ok(self.look()?.state.settings.clone())
+    }
+
+    /// Changes what is settled, and publishes rolling so. Releases keep the architectures that
+    /// they were cut with; the rest they get with their next publish.
+    ///
+    /// # Errors
+    /// [`Error::Settings`], or what writing may bring.
+    pub fn configure(&self, change: impl FnOnce(&mut Settings), now: Timestamp) -> Result<(), Error> {
+        let (_lock, mut inner) = self.begin_writing(now)?;
+        let mut settings = inner.state.settings.clone();
+        change(&mut settings);
+        settings::check(&settings)?;
+        if settings == inner.state.settings {
+            return Ok(());
+        }
+        self.commit(&mut inner, Record::Configure { at: now, settings })?;
+        // Its content is the same, so nothing else would publish it after a failure.
+        inner.stale = true;
+        self.refresh(&mut inner, now)
     }
 
     /// Takes `.deb` files, and the packages that `.changes` files name, into the pool and into
@@ -175,40 +203,51 @@ impl Archive {
         let incoming = self.dir.join("incoming");
         let provenance = Arc::new(provenance.clone());
         // Reading and hashing take the longest, and need no lock.
-        let intake = Intake { incoming: &incoming, provenance: &provenance, policy, now };
+        let components = self.settings()?.components;
+        let intake =
+            Intake { incoming: &incoming, components: &components, provenance: &provenance, policy, now };
         let candidates = intake.take(files)?;
         let (_lock, mut inner) = self.begin_writing(now)?;
         let (new, known) = self.admit(&inner.state, candidates)?;
-        let rolling = inner.state.rolling_digest.unwrap_or_else(|| self.digest(&inner.state.rolling));
+        let rolling = inner.state.rolling.digest();
         if new.is_empty() {
             return Ok(Included { added: Vec::new(), known, rolling });
         }
         let mut added = Vec::with_capacity(new.len());
-        let mut copies = Vec::with_capacity(new.len());
         for candidate in new {
-            added.push(Arc::new(candidate.entry));
-            copies.push(candidate.copy);
+            added.push(self.store(candidate)?);
         }
-        self.store(&added, copies)?;
-        let set = inner.state.rolling_with(&added);
-        let rendered = self.publisher.rendered(&set, &self.settings, Some(&inner.state.rolling));
-        let digest = rendered.digest;
-        let indexes: BTreeMap<_, _> = rendered
-            .indexes
-            .iter()
-            .map(|(architecture, index)| (architecture.clone(), index.plain))
-            .collect();
-        let history = inner.state.history_with_current();
-        let job = Job { suite: &Suite::Rolling, set: &set, donors: &[], history, now };
-        let prepared = self.publisher.prepare(&job, &self.settings)?;
+        self.flush(&added)?;
+        let content = inner.state.rolling_with(&added);
+        let (prepared, rolling) = self.prepare_rolling(&inner.state, &content, now)?;
+        let digest = rolling.content;
         let packages = added.iter().map(|entry| StoredPackage::from_entry(entry)).collect();
         let provenance = (*provenance).clone();
-        let record =
-            Record::Include { at: now, provenance, packages, rolling: digest, indexes: indexes.clone() };
+        let record = Record::Include { at: now, provenance, packages, rolling: rolling.clone() };
         inner.journal.append(&record)?;
-        inner.state.included(&added, set, digest, indexes);
+        inner.state.catalogue_all(&added);
+        // Applying the record would make all of it again.
+        inner.damage = inner.state.roll(content, rolling).err();
+        inner.whole()?;
         activate(&mut inner, Suite::Rolling, prepared)?;
         Ok(Included { added, known, rolling: digest })
+    }
+
+    /// Writes all of rolling with its next content but the name of its InRelease, and says what
+    /// the journal must say of it.
+    pub(crate) fn prepare_rolling(
+        &self,
+        state: &State,
+        content: &Content,
+        now: Timestamp,
+    ) -> Result<(PreparedSuite, RollingRecord), Error> {
+        let base = Some(&state.rolling);
+        let architectures = &state.settings.architectures;
+        let indexes = self.publisher.plain_indexes(content, architectures, base);
+        let history = state.history_with_current();
+        let job = Job { content, base, history, ..Job::of(state, &Suite::Rolling, now)? };
+        let prepared = self.publisher.prepare(&job)?;
+        Ok((prepared, RollingRecord { content: content.digest(), indexes }))
     }
 
     /// Makes a release from what rolling has now. Its first revision is r1.
@@ -220,12 +259,13 @@ impl Archive {
         if inner.state.releases.contains_key(name) {
             return Err(Error::ReleaseExists(name.clone()));
         }
-        let set = inner.state.rolling.clone();
-        let digest = self.digest(&set);
         let suite = Suite::Release(ReleaseRef { name: name.clone(), revision: Revision::FIRST });
-        let prepared =
-            self.publisher.prepare(&Job::release(&suite, &set, &[Suite::Rolling], now), &self.settings)?;
-        self.commit(&mut inner, Record::Cut { at: now, release: name.clone(), set: digest })?;
+        let job = Job::of(&inner.state, &Suite::Rolling, now)?;
+        let job = Job { suite: &suite, donors: vec![Suite::Rolling], history: Vec::new(), ..job };
+        let prepared = self.publisher.prepare(&job)?;
+        let architectures = inner.state.settings.architectures.clone();
+        let content = inner.state.rolling.digest();
+        self.commit(&mut inner, Record::Cut { at: now, release: name.clone(), architectures, content })?;
         activate(&mut inner, suite, prepared)?;
         info(&inner.state, name)
     }
@@ -248,45 +288,36 @@ impl Archive {
         if release.frozen_at.is_some() {
             return Err(Error::Frozen(name.clone()));
         }
-        let base = &release.latest().set;
-        let changes = pick::plan(&inner.state, base, &self.settings.architectures, picks)
+        let base = &release.latest().content;
+        let changes = pick::plan(&inner.state, base, &release.architectures, picks)
             .map_err(|refusal| Error::Pick { release: name.clone(), refusal })?;
         let latest = ReleaseRef { name: name.clone(), revision: release.latest_number() };
         if changes.is_empty() {
-            let digest = release.latest().digest;
+            let digest = base.digest();
             return Ok(PickResult { release: latest, digest, changes, dry_run });
         }
         let next = ReleaseRef { revision: latest.revision.next(), name: latest.name.clone() };
-        let edits: Edits = changes
-            .iter()
-            .map(|change| ((change.package.clone(), change.architecture.clone()), change.incoming.clone()))
-            .collect();
-        let set = base.with(&edits);
-        let digest = self.publisher.rendered(&set, &self.settings, Some(base)).digest;
+        let edits: Edits = changes.iter().map(|change| (change.place(), change.incoming.clone())).collect();
+        let content = base.with(&edits);
+        let digest = content.digest();
         let result = PickResult { release: next.clone(), digest, changes, dry_run };
         if dry_run {
             return Ok(result);
         }
-        let donors = [Suite::Release(latest), Suite::Rolling];
+        let donors = vec![Suite::Release(latest.clone()), Suite::Rolling];
         let suite = Suite::Release(next);
-        let prepared = self.publisher.prepare(&Job::release(&suite, &set, &donors, now), &self.settings)?;
+        let latest = Suite::Release(latest);
+        let job = Job::of(&inner.state, &latest, now)?;
+        let job = Job { suite: &suite, content: &content, base: Some(base), donors, ..job };
+        let prepared = self.publisher.prepare(&job)?;
+        let placed = |entry: &Arc<PackageEntry>| Placed::of(entry);
         let record = Record::Pick {
             at: now,
             release: name.clone(),
             asked: picks.iter().map(Pick::to_string).collect(),
-            add: result
-                .changes
-                .iter()
-                .filter_map(|change| change.incoming.as_ref())
-                .map(|e| e.sha256)
-                .collect(),
-            remove: result
-                .changes
-                .iter()
-                .filter_map(|change| change.replaces.as_ref())
-                .map(|e| e.sha256)
-                .collect(),
-            set: digest,
+            add: result.changes.iter().filter_map(|change| change.incoming.as_ref()).map(placed).collect(),
+            remove: result.changes.iter().filter_map(|change| change.replaces.as_ref()).map(placed).collect(),
+            content: digest,
         };
         self.commit(&mut inner, record)?;
         activate(&mut inner, suite, prepared)?;
@@ -331,7 +362,17 @@ impl Archive {
                 return Err(error);
             }
         }
+        self.refresh(&mut inner, now)?;
         Ok((lock, inner))
+    }
+
+    /// Publishes rolling if its settings changed.
+    fn refresh(&self, inner: &mut Inner, now: Timestamp) -> Result<(), Error> {
+        if inner.stale {
+            self.publish(&inner.state, &Suite::Rolling, now)?;
+            inner.stale = false;
+        }
+        Ok(())
     }
 
     /// The state for reading; waits for other processes only if one of them changed something.
@@ -351,10 +392,6 @@ impl Archive {
         inner.apply(record)
     }
 
-    pub(crate) fn digest(&self, set: &PackageSet) -> Digest {
-        self.publisher.rendered(set, &self.settings, None).digest
-    }
-
     /// Splits candidates into those that are new and those that are there already.
     fn admit(
         &self,
@@ -365,13 +402,13 @@ impl Archive {
         let mut places = BTreeMap::new();
         let mut known = Vec::new();
         for candidate in candidates {
-            let admitted = state.admit(&candidate.entry, &self.settings.architectures);
+            let admitted = state.admit(&candidate.entry);
             if let Some(there) = admitted.map_err(Error::refused(&candidate.file))? {
                 known.push(there);
                 continue;
             }
             let entry = &candidate.entry;
-            match places.entry((key_of(entry), entry.version.clone())) {
+            match places.entry((place_of(entry), entry.version.clone())) {
                 MapEntry::Vacant(place) => {
                     place.insert(entry.sha256);
                     new.push(candidate);
@@ -391,68 +428,54 @@ impl Archive {
         Ok((new, known))
     }
 
-    /// Moves copies into the pool, and flushes them. Without a record that names them they are
+    /// Moves the files of a package into the pool. Without a record that names them they are
     /// nothing.
-    fn store(&self, entries: &[Arc<PackageEntry>], copies: Vec<tempfile::TempPath>) -> Result<(), Error> {
-        let pool = self.publisher.public.join("pool/sha256");
-        let each = entries.len() <= FLUSH_EACH;
-        for (entry, copy) in entries.iter().zip(copies) {
-            let path = self.publisher.public.join(pool_path(&entry.sha256));
-            let folder = path.parent().expect("a pool path has a folder");
-            let failed = || FileError::at("write", &path);
-            if !folder.is_dir() {
-                volary_host::create_dir(folder)?;
-                volary_host::sync_dir(&pool)?;
-            }
-            if each {
-                File::open(&copy).and_then(|file| file.sync_data()).map_err(failed())?;
-            }
-            copy.persist(&path).map_err(|error| failed()(error.error))?;
-            if each {
-                volary_host::sync_dir(folder)?;
-            }
+    fn store(&self, candidate: Candidate) -> Result<Arc<PackageEntry>, Error> {
+        let entry = candidate.entry;
+        for ((path, ..), copy) in entry.paths().into_iter().zip(candidate.copies) {
+            let path = self.publisher.public.join(path);
+            make_dir(path.parent().expect("a pool path has a folder"))?;
+            copy.persist(&path).map_err(|error| FileError::at("write", &path)(error.error))?;
         }
-        if !each {
+        self.publisher.sidecars.keep(&entry, &candidate.extract)?;
+        Ok(Arc::new(entry))
+    }
+
+    /// Flushes the files of packages that were stored.
+    fn flush(&self, entries: &[Arc<PackageEntry>]) -> Result<(), Error> {
+        let pool = self.publisher.public.join("pool");
+        if entries.len() > FLUSH_EACH {
             let folder = File::open(&pool).map_err(FileError::at("flush", &pool))?;
-            rustix::fs::syncfs(&folder).map_err(|error| FileError::at("flush", &pool)(error.into()))?;
+            let flushed = rustix::fs::syncfs(&folder);
+            return Ok(flushed.map_err(|error| FileError::at("flush", &pool)(error.into()))?);
+        }
+        let paths = entries.iter().flat_map(|entry| entry.paths());
+        for path in paths.map(|(path, ..)| self.publisher.public.join(path)) {
+            let flushed = File::open(&path).and_then(|file| file.sync_data());
+            flushed.map_err(FileError::at("write", &path))?;
+            volary_host::sync_dir(path.parent().expect("a pool path has a folder"))?;
         }
         Ok(())
     }
 
     /// Publishes a suite if what is published is not what it should be.
     pub(crate) fn republish(&self, state: &State, suite: &Suite, now: Timestamp) -> Result<(), Error> {
-        let (set, digest) = state.suite(suite)?;
-        let digest = digest.unwrap_or_else(|| self.digest(set));
-        if self.publisher.published_set(suite) == Some(digest) {
+        let content = state.suite(suite)?.digest();
+        if self.publisher.published_set(suite) == Some(content) {
             return Ok(());
         }
-        tracing::info!(%suite, %digest, "publishing a suite that was left unpublished");
+        tracing::info!(%suite, %content, "publishing a suite that was left unpublished");
         self.publish(state, suite, now)
     }
 
     fn publish(&self, state: &State, suite: &Suite, now: Timestamp) -> Result<(), Error> {
-        let (set, _) = state.suite(suite)?;
-        let job = match suite {
-            Suite::Rolling => Job { suite, set, donors: &[], history: state.history(), now },
-            Suite::Release(_) => Job::release(suite, set, &[Suite::Rolling], now),
-        };
-        self.publisher.prepare(&job, &self.settings)?.activate()?;
+        self.publisher.prepare(&Job::of(state, suite, now)?)?.activate()?;
         Ok(())
-    }
-
-    /// Proves that the journal still leads to the set that its last record named.
-    fn check_digests(&self, inner: &Inner) -> Result<(), Error> {
-        let Some(expected) = inner.state.rolling_digest else { return Ok(()) };
-        let found = crate::render::set_digest(&inner.state.rolling);
-        if found == expected {
-            return Ok(());
-        }
-        Err(inner.journal.damaged(&format!("rolling should be {expected} and comes out as {found}")))
     }
 }
 
 /// Does the last step of a publish, or remembers that it is due.
-fn activate(inner: &mut Inner, suite: Suite, prepared: PreparedSuite) -> Result<(), Error> {
+pub(crate) fn activate(inner: &mut Inner, suite: Suite, prepared: PreparedSuite) -> Result<(), Error> {
     prepared.activate().inspect_err(|_| inner.unpublished.push(suite))?;
     Ok(())
 }
@@ -464,8 +487,7 @@ mod tests {
     #[test]
     fn a_record_that_cannot_be_applied_stops_all_that_follows() {
         let dir = tempfile::tempdir().unwrap();
-        let architectures = vec!["amd64".parse().unwrap()];
-        let settings = Settings { origin: "Test".to_owned(), label: "Test".to_owned(), architectures };
+        let settings = Settings::new("Test", "Test", vec!["amd64".parse().unwrap()]);
         let now = Timestamp::UNIX_EPOCH;
         let archive = Archive::create(dir.path(), &settings, now).unwrap();
         let mut journal = Journal::open(&dir.path().join("journal")).unwrap();

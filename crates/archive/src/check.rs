@@ -11,6 +11,7 @@ use volary_debian::release::Release;
 use volary_model::{Digest, Suite};
 
 use crate::archive::Archive;
+use crate::entry::PackageEntry;
 use crate::error::Error;
 use crate::publish::SET_FIELD;
 use crate::state::State;
@@ -70,17 +71,16 @@ impl Archive {
         let mut packages = BTreeMap::new();
         for suite in inner.state.suites() {
             self.check_suite(&inner.state, &suite, deep, now, &mut report)?;
-            for entry in inner.state.suite(&suite)?.0.iter() {
-                packages.insert(entry.sha256, entry.size);
+            for entry in inner.state.suite(&suite)?.iter() {
+                add_files(&mut packages, entry);
             }
         }
         // Picks may name any package that is in the archive, also one in no suite.
         for entry in inner.state.catalogue.values().flat_map(BTreeMap::values) {
-            packages.insert(entry.sha256, entry.size);
+            add_files(&mut packages, entry);
         }
-        for (sha256, size) in &packages {
-            let path = self.public_dir().join(crate::entry::pool_path(sha256));
-            report.file(&path, *size, sha256, deep);
+        for (path, (sha256, size)) in &packages {
+            report.file(&self.public_dir().join(path), *size, sha256, deep);
         }
         report.packages = packages.len();
         Ok(report)
@@ -117,19 +117,16 @@ impl Archive {
                 return Ok(());
             }
         };
-        let (set, digest) = state.suite(suite)?;
-        let digest = digest.unwrap_or_else(|| self.digest(set));
+        let digest = state.suite(suite)?.digest();
         if release.fields.get(SET_FIELD) != Some(digest.to_string().as_str()) {
-            report.add(&path, format_args!("it is not of the package set {digest}"));
-        }
-        if deep && crate::render::set_digest(set) != digest {
-            report.problems.push(format!("{suite}: the journal leads to another package set than it says"));
+            report.add(&path, format_args!("it does not have the packages {digest}"));
         }
         for (name, file) in &release.files {
-            // The plain index is listed for apt and never served.
-            let Some((folder, "Packages.gz" | "Packages.zst" | "Index")) = name.rsplit_once('/') else {
+            let Some((folder, file_name)) = name.rsplit_once('/') else { continue };
+            // Plain indexes are listed for apt and never served.
+            if !file_name.contains('.') && file_name != "Index" {
                 continue;
-            };
+            }
             let path = dir.join(folder).join("by-hash/SHA256").join(&file.sha256);
             match Digest::from_hex(&file.sha256) {
                 Ok(sha256) => report.file(&path, file.size, &sha256, deep),
@@ -139,4 +136,9 @@ impl Archive {
         }
         Ok(())
     }
+}
+
+/// Adds the files of a package by their paths.
+fn add_files(files: &mut BTreeMap<String, (Digest, u64)>, entry: &PackageEntry) {
+    files.extend(entry.paths().into_iter().map(|(path, sha256, size)| (path, (sha256, size))));
 }

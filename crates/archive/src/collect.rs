@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,10 +13,10 @@ use volary_host::FileError;
 use volary_model::{Digest, Suite};
 
 use crate::archive::Archive;
-use crate::entry::{PackageEntry, pool_path};
+use crate::entry::{PackageEntry, source_folder};
 use crate::error::Error;
 use crate::files;
-use crate::record::Record;
+use crate::record::{Placed, Record};
 use crate::state::State;
 
 /// What garbage collection spares, besides what is in a suite.
@@ -48,6 +49,8 @@ pub enum KeepReason {
         /// 1 for the newest.
         place: usize,
     },
+    /// A package that stays was built from it.
+    BuiltFrom,
     /// A newer version came only lately.
     Recent {
         /// When the newer one came.
@@ -62,6 +65,7 @@ impl fmt::Display for KeepReason {
             Self::Named => f.write_str("a lock file or a device names it"),
             Self::Newest { place: 1 } => f.write_str("it is the newest version"),
             Self::Newest { place } => write!(f, "it is number {place} of the newest versions"),
+            Self::BuiltFrom => f.write_str("a package that stays was built from it"),
             Self::Recent { since } => write!(f, "a newer version came only at {since}"),
         }
     }
@@ -84,18 +88,18 @@ pub struct CollectReport {
 const STRAY_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// For each package of a state why it stays; none for those that nothing keeps.
-fn reasons(state: &State, policy: &KeepPolicy, now: Timestamp) -> BTreeMap<Digest, BTreeSet<KeepReason>> {
-    let mut reasons: BTreeMap<Digest, BTreeSet<KeepReason>> = BTreeMap::new();
+fn reasons(state: &State, policy: &KeepPolicy, now: Timestamp) -> BTreeMap<Placed, BTreeSet<KeepReason>> {
+    let mut reasons: BTreeMap<Placed, BTreeSet<KeepReason>> = BTreeMap::new();
     for suite in state.suites() {
-        let set = state.suite(&suite).expect("a listed suite is there").0;
-        for entry in set.iter() {
-            reasons.entry(entry.sha256).or_default().insert(KeepReason::InSuite(suite.clone()));
+        let content = state.suite(&suite).expect("a listed suite is there");
+        for entry in content.iter() {
+            reasons.entry(Placed::of(entry)).or_default().insert(KeepReason::InSuite(suite.clone()));
         }
     }
     for versions in state.catalogue.values() {
         let mut newer: Option<&Arc<PackageEntry>> = None;
         for (index, entry) in versions.values().rev().enumerate() {
-            let mut keep = |reason| reasons.entry(entry.sha256).or_default().insert(reason);
+            let mut keep = |reason| reasons.entry(Placed::of(entry)).or_default().insert(reason);
             if index < policy.versions {
                 keep(KeepReason::Newest { place: index + 1 });
             }
@@ -109,7 +113,18 @@ fn reasons(state: &State, policy: &KeepPolicy, now: Timestamp) -> BTreeMap<Diges
             newer = Some(entry);
         }
     }
+    for source in built_from(state, &reasons) {
+        reasons.entry(source).or_default().insert(KeepReason::BuiltFrom);
+    }
     reasons
+}
+
+/// The source packages of the packages that stay.
+fn built_from(state: &State, stay: &BTreeMap<Placed, BTreeSet<KeepReason>>) -> Vec<Placed> {
+    let entries = stay.keys().filter_map(|placed| state.placed(placed));
+    let binaries = entries.filter(|entry| !entry.is_source());
+    let sources = binaries.filter_map(|entry| state.source(&entry.source, &entry.source_version));
+    sources.map(|source| Placed::of(source)).collect()
 }
 
 impl Archive {
@@ -127,8 +142,10 @@ impl Archive {
         if inner.state.by_digest(package).is_none() {
             return Ok(None);
         }
-        let mut all = reasons(&inner.state, policy, now);
-        Ok(Some(all.remove(package).unwrap_or_default().into_iter().collect()))
+        let all = reasons(&inner.state, policy, now);
+        let here = all.into_iter().filter(|(placed, _)| placed.sha256 == *package);
+        let reasons: BTreeSet<KeepReason> = here.flat_map(|(_, reasons)| reasons).collect();
+        Ok(Some(reasons.into_iter().collect()))
     }
 
     /// Removes the packages that nothing keeps, and what includes that were cut off have left in
@@ -146,15 +163,15 @@ impl Archive {
         let keep = reasons(&inner.state, policy, now);
         let entries = inner.state.catalogue.values().flat_map(BTreeMap::values);
         let (kept, removed): (Vec<_>, Vec<_>) =
-            entries.cloned().partition(|entry| keep.contains_key(&entry.sha256));
+            entries.cloned().partition(|entry| keep.contains_key(&Placed::of(entry)));
         let mut report = CollectReport { kept: kept.len(), ..CollectReport::default() };
         report.bytes = removed.iter().map(|entry| entry.size).sum();
         if !dry_run && !removed.is_empty() {
-            let packages = removed.iter().map(|entry| entry.sha256).collect();
+            let packages = removed.iter().map(|entry| Placed::of(entry)).collect();
             // The record first: a file without one is a stray, a record without a file is a loss.
             self.commit(&mut inner, Record::Remove { at: now, packages })?;
             for entry in &removed {
-                volary_host::remove_if_exists(&self.public_dir().join(pool_path(&entry.sha256)))?;
+                self.remove_files(&inner.state, entry)?;
             }
         }
         report.removed = removed;
@@ -163,8 +180,9 @@ impl Archive {
     }
 
     fn collect_strays(&self, state: &State, dry_run: bool, report: &mut CollectReport) -> Result<(), Error> {
-        let pool = self.public_dir().join("pool/sha256");
         let now = SystemTime::now();
+        self.collect_stray_sources(state, dry_run, now, report)?;
+        let pool = self.public_dir().join("pool/sha256");
         for folder in fs::read_dir(&pool).map_err(FileError::at("list", &pool))? {
             let folder = folder.map_err(FileError::at("list", &pool))?.path();
             for (name, modified) in files::list(&folder)? {
@@ -179,6 +197,56 @@ impl Archive {
                 report.bytes += fs::metadata(&path).map_or(0, |meta| meta.len());
                 if !dry_run {
                     volary_host::remove_if_exists(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the files of a package that the state forgot.
+    fn remove_files(&self, state: &State, entry: &PackageEntry) -> Result<(), Error> {
+        // The same file may stand in another component.
+        if state.by_digest(&entry.sha256).is_some() {
+            return Ok(());
+        }
+        for (path, ..) in entry.paths() {
+            volary_host::remove_if_exists(&self.public_dir().join(path))?;
+        }
+        if entry.is_source() {
+            let folder = self.public_dir().join(source_folder(&entry.sha256));
+            return match fs::remove_dir(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(FileError::at("remove", &folder)(error).into())
+                }
+                _ => Ok(()),
+            };
+        }
+        let others = state.binaries_of(&entry.source, &entry.source_version);
+        Ok(self.publisher.sidecars.forget(entry, !others)?)
+    }
+
+    /// Removes folders of source packages that no record names.
+    fn collect_stray_sources(
+        &self,
+        state: &State,
+        dry_run: bool,
+        now: SystemTime,
+        report: &mut CollectReport,
+    ) -> Result<(), Error> {
+        let pool = self.public_dir().join("pool/source");
+        for folder in files::folders(&pool)? {
+            for (source, modified) in files::folders(&folder)?.into_iter().filter_map(files::with_time) {
+                let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let known = Digest::from_hex(&name).is_ok_and(|dsc| state.by_digest(&dsc).is_some());
+                if known || now.duration_since(modified).is_ok_and(|age| age <= STRAY_AGE) {
+                    continue;
+                }
+                report.strays += 1;
+                for (file, _) in files::list(&source)? {
+                    report.bytes += fs::metadata(source.join(file)).map_or(0, |meta| meta.len());
+                }
+                if !dry_run {
+                    fs::remove_dir_all(&source).map_err(FileError::at("remove", &source))?;
                 }
             }
         }

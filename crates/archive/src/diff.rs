@@ -4,10 +4,10 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use volary_debian::Version;
-use volary_model::{Architecture, PackageName};
+use volary_model::{Architecture, Component, PackageName};
 
+use crate::content::Content;
 use crate::entry::PackageEntry;
-use crate::set::PackageSet;
 
 /// A package that is not the same in two suites.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub struct PackageChange {
     pub package: PackageName,
     /// Its architecture.
     pub architecture: Architecture,
+    /// Where it stands.
+    pub component: Component,
     /// What the first suite has.
     pub from: Option<Arc<PackageEntry>>,
     /// What the second suite has.
@@ -34,16 +36,16 @@ impl PackageChange {
     }
 }
 
-/// The changes from one set to the other, in order of package and architecture.
-pub(crate) fn diff(from: &PackageSet, to: &PackageSet) -> Vec<PackageChange> {
+/// The changes from one content to the other, in order of component, package and architecture.
+pub(crate) fn diff(from: &Content, to: &Content) -> Vec<PackageChange> {
     let mut changes = Vec::new();
-    let (mut left, mut right) = (from.iter().peekable(), to.iter().peekable());
+    let (mut left, mut right) = (from.binaries().peekable(), to.binaries().peekable());
     loop {
         let order = match (left.peek(), right.peek()) {
             (None, None) => return changes,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some(a), Some(b)) => (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)),
+            (Some(a), Some(b)) => place(a).cmp(&place(b)),
         };
         let from = if order.is_le() { left.next() } else { None };
         let to = if order.is_ge() { right.next() } else { None };
@@ -54,8 +56,13 @@ pub(crate) fn diff(from: &PackageSet, to: &PackageSet) -> Vec<PackageChange> {
         changes.push(PackageChange {
             package: either.name.clone(),
             architecture: either.architecture.clone(),
+            component: either.component.clone(),
             from: from.cloned(),
             to: to.cloned(),
         });
     }
+}
+
+fn place(entry: &PackageEntry) -> (&Component, &PackageName, &Architecture) {
+    (&entry.component, &entry.name, &entry.architecture)
 }

@@ -5,18 +5,19 @@ use std::path::{Path, PathBuf};
 
 use volary_debian::release::Release;
 use volary_host::FileError;
-use volary_model::Architecture;
+use volary_model::Component;
 
 use crate::files::{self, Prepared};
 use crate::pdiff::{self, Patch};
 use crate::publish::make_dir;
 use crate::render::Blob;
-use crate::set::PackageSet;
+use crate::set::{IndexKind, PackageSet};
 use crate::state::Past;
 
-/// The differences from earlier states to the index of one architecture.
+/// The differences from earlier states to one Packages index.
 pub(crate) struct Differences<'a> {
-    pub(crate) architecture: &'a Architecture,
+    pub(crate) component: &'a Component,
+    pub(crate) kind: &'a IndexKind,
     pub(crate) set: &'a PackageSet,
     pub(crate) to: Blob,
     pub(crate) history: &'a [Past<'a>],
@@ -32,16 +33,19 @@ pub(crate) struct WrittenDifferences {
 impl Differences<'_> {
     /// Writes the scripts and the list of them; `None` if there is no earlier state.
     pub(crate) fn write(&self, folder: &Path) -> Result<Option<WrittenDifferences>, FileError> {
+        let path = format!("{}/{}", self.component, self.kind);
+        let nothing = PackageSet::default();
         let mut patches: Vec<Patch> = Vec::new();
         for past in self.history {
-            let Some(from) = past.indexes.get(self.architecture).filter(|from| **from != self.to) else {
+            let Some(from) = past.indexes.get(&path).filter(|from| **from != self.to) else {
                 continue;
             };
             let name = pdiff::patch_name(from, &self.to);
             if patches.iter().any(|patch| patch.name == name) {
                 continue;
             }
-            let script = pdiff::script(past.set, self.set, self.architecture);
+            let set = past.content.component(self.component).unwrap_or(&nothing);
+            let script = pdiff::script(set, self.set, self.kind);
             let gz = crate::frame::gzip(script.as_bytes());
             make_dir(folder)?;
             let path = folder.join(format!("{name}.gz"));
@@ -68,16 +72,11 @@ impl Differences<'_> {
     }
 }
 
-/// Where the differences lie that lead to the index of a Release file.
-pub(crate) fn patches_to(
-    dir: &Path,
-    release: &Release,
-    architecture: &Architecture,
-) -> Result<Vec<PathBuf>, FileError> {
-    let below = format!("main/binary-{architecture}");
-    let Some(file) = release.files.get(&format!("{below}/Packages")) else { return Ok(Vec::new()) };
+/// Where the differences lie that lead to a Packages index (its path) of a Release file.
+pub(crate) fn patches_to(dir: &Path, release: &Release, path: &str) -> Result<Vec<PathBuf>, FileError> {
+    let Some(file) = release.files.get(path) else { return Ok(Vec::new()) };
     let ending = format!("{}.gz", pdiff::patch_ending(&file.sha256));
-    let folder = dir.join(below).join("Packages.diff");
+    let folder = dir.join(format!("{path}.diff"));
     let names = files::list(&folder)?.into_iter().map(|(name, _)| name);
     Ok(names.filter(|name| name.ends_with(&ending)).map(|name| folder.join(name)).collect())
 }

@@ -1,5 +1,6 @@
 //! One package of the archive: what it is, where it came from, how an index shows it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use volary_debian::control::Paragraph;
 use volary_debian::relation::{self, Relation};
 use volary_debian::{Version, deb::Deb, packages};
-use volary_model::{Architecture, CommitId, Digest, PackageName, SourceName};
+use volary_model::{Architecture, CommitId, Component, Digest, PackageName, SourceName};
 
 use crate::error::RefusalReason;
 
@@ -30,25 +31,44 @@ pub struct Provenance {
     pub note: Option<String>,
 }
 
-/// A package that is in the archive.
+/// A file of a source package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceFile {
+    /// Its name, as the `.dsc` has it: `hello_1.0.orig.tar.xz`.
+    pub name: String,
+    /// SHA-256 of it.
+    pub sha256: Digest,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A package that is in the archive: a binary one, or a source package with the architecture
+/// `source`.
 #[derive(Debug)]
 pub struct PackageEntry {
     /// Its name.
     pub name: PackageName,
     /// Its version.
     pub version: Version,
-    /// Its architecture, or `all`.
+    /// Its architecture, `all`, or `source`.
     pub architecture: Architecture,
+    /// Where in a suite it stands.
+    pub component: Component,
     /// The source package that it was built from, and that one's version.
     pub source: PackageName,
     /// The version of the source package.
     pub source_version: Version,
-    /// SHA-256 of the .deb.
+    /// SHA-256 of the .deb, or of the .dsc.
     pub sha256: Digest,
-    /// Bytes of the .deb.
+    /// Bytes of the .deb, or of the .dsc.
     pub size: u64,
-    /// Its paragraph in the Packages index, each line ended, without the empty line after it.
+    /// Its paragraph in the index, each line ended, without the empty line after it.
     pub stanza: Box<str>,
+    /// The files of a source package, the `.dsc` among them; none for a binary one.
+    pub files: Vec<SourceFile>,
+    /// Descriptions by language, as paragraphs like `stanza`; only packages of mirrors have them.
+    pub translations: BTreeMap<String, Box<str>>,
     /// Where it came from.
     pub provenance: Arc<Provenance>,
     /// When it was included.
@@ -67,11 +87,35 @@ pub(crate) struct Relations {
 /// Fields that say what the archive knows better, or that no binary package may bring along.
 const OWN_FIELDS: [&str; 7] = ["Filename", "Size", "MD5sum", "SHA1", "SHA256", "SHA512", "Status"];
 
+/// The architecture of source packages.
+const SOURCE: &str = "source";
+
 /// The path of a package file from the archive's root. apt names the file after the package
 /// itself when it fetches it, but wants the ending.
 pub(crate) fn pool_path(sha256: &Digest) -> String {
     let hex = sha256.hex();
     format!("pool/sha256/{}/{hex}.deb", &hex[..2])
+}
+
+/// The folder of a source package from the archive's root, by the SHA-256 of its `.dsc`. Its files
+/// keep their names there, because the `.dsc` names them.
+pub(crate) fn source_folder(dsc: &Digest) -> String {
+    let hex = dsc.hex();
+    format!("pool/source/{}/{hex}", &hex[..2])
+}
+
+/// Where an own package stands: debug symbols apart, the rest where the first part of its section
+/// says, if that is a component of this archive.
+fn component_of(control: &Paragraph, components: &[Component]) -> Component {
+    if control.get("Auto-Built-Package") == Some("debug-symbols") {
+        return Component::debug();
+    }
+    let area = control.get("Section").and_then(|section| section.split_once('/')).map(|(area, _)| area);
+    components
+        .iter()
+        .find(|component| Some(component.as_str()) == area)
+        .cloned()
+        .unwrap_or_else(Component::main)
 }
 
 /// The paragraph of the Packages index for a package.
@@ -102,6 +146,7 @@ impl PackageEntry {
     /// The entry for a .deb that was read.
     pub(crate) fn from_deb(
         deb: &Deb,
+        components: &[Component],
         provenance: Arc<Provenance>,
         now: Timestamp,
     ) -> Result<Self, RefusalReason> {
@@ -113,20 +158,32 @@ impl PackageEntry {
             name: deb.package.parse()?,
             version: deb.version.clone(),
             architecture: deb.architecture.parse()?,
+            component: component_of(&deb.control, components),
             source: source.parse()?,
             source_version,
             sha256,
             size: deb.size,
             stanza: stanza(&deb.control, &sha256, deb.size).into(),
+            files: Vec::new(),
+            translations: BTreeMap::new(),
             provenance,
             included_at: now,
             relations: OnceLock::new(),
         })
     }
 
-    /// The path of its file from the archive's root.
+    /// The path of its file from the archive's root; of a source package, of its `.dsc`.
     pub fn filename(&self) -> String {
-        pool_path(&self.sha256)
+        self.paths().swap_remove(0).0
+    }
+
+    /// The paths of its files from the archive's root, with what is in them.
+    pub fn paths(&self) -> Vec<(String, Digest, u64)> {
+        if !self.is_source() {
+            return vec![(pool_path(&self.sha256), self.sha256, self.size)];
+        }
+        let folder = source_folder(&self.sha256);
+        self.files.iter().map(|file| (format!("{folder}/{}", file.name), file.sha256, file.size)).collect()
     }
 
     /// All fields of its index paragraph.
@@ -142,6 +199,11 @@ impl PackageEntry {
     /// True if it is for all architectures.
     pub fn is_all(&self) -> bool {
         self.architecture.as_str() == "all"
+    }
+
+    /// True if it is a source package.
+    pub fn is_source(&self) -> bool {
+        self.architecture.as_str() == SOURCE
     }
 
     pub(crate) fn relations(&self) -> &Relations {

@@ -125,6 +125,24 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<(String, SystemTime)>, FileError> {
     Ok(files)
 }
 
+/// The folders in a folder; none if it is not there.
+pub(crate) fn folders(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let failed = |error| FileError::at("list", dir)(error);
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed)?,
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed));
+    let paths: Vec<PathBuf> = paths.collect::<Result<_, _>>()?;
+    Ok(paths.into_iter().filter(|path| path.is_dir()).collect())
+}
+
+/// A path with its time of modification, unless it has gone.
+pub(crate) fn with_time(path: PathBuf) -> Option<(PathBuf, SystemTime)> {
+    let modified = fs::metadata(&path).and_then(|meta| meta.modified()).ok()?;
+    Some((path, modified))
+}
+
 /// Removes what dead processes left in a folder.
 pub(crate) fn sweep(dir: &Path, now: SystemTime) -> Result<(), FileError> {
     for (name, modified) in list(dir)? {

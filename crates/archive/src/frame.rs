@@ -8,17 +8,27 @@ use std::sync::{Arc, Mutex, Weak};
 
 use sha2::{Digest as _, Sha256};
 
-/// One piece in both forms.
+/// One piece in the forms in which its index is served.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) gz: Box<[u8]>,
+    /// Empty if the index is served as gzip only.
     pub(crate) zst: Box<[u8]>,
+}
+
+/// In which forms an index is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Forms {
+    /// As gzip, which every apt reads.
+    Gzip,
+    /// Also as zstd, which costs a device a fifth of the time to unpack.
+    GzipAndZstd,
 }
 
 /// Compresses pieces, and knows those that exist already.
 #[derive(Debug, Default)]
 pub(crate) struct FrameCache {
-    frames: Mutex<HashMap<[u8; 32], Weak<Frame>>>,
+    frames: Mutex<HashMap<(Forms, [u8; 32]), Weak<Frame>>>,
 }
 
 /// Small gain beyond; level 9 of zlib costs half as much again for 1 %.
@@ -27,15 +37,15 @@ const ZSTD_LEVEL: i32 = 9;
 
 impl FrameCache {
     /// The frame of this text.
-    pub(crate) fn get(&self, text: &[u8]) -> Arc<Frame> {
+    pub(crate) fn get(&self, text: &[u8], forms: Forms) -> Arc<Frame> {
         if text.is_empty() {
             return Arc::new(Frame { gz: Box::default(), zst: Box::default() });
         }
-        let key: [u8; 32] = Sha256::digest(text).into();
+        let key = (forms, Sha256::digest(text).into());
         if let Some(frame) = self.lock().get(&key).and_then(Weak::upgrade) {
             return frame;
         }
-        let frame = Arc::new(compress(text));
+        let frame = Arc::new(compress(text, forms));
         let mut frames = self.lock();
         // Dead entries are swept when they could be half of all.
         if frames.len() >= 1024 && frames.len().is_power_of_two() {
@@ -45,15 +55,15 @@ impl FrameCache {
         frame
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Weak<Frame>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Forms, [u8; 32]), Weak<Frame>>> {
         self.frames.lock().expect("nobody panics with this lock")
     }
 }
 
 impl Frame {
     /// A frame with nothing in it, for an index with no package.
-    pub(crate) fn empty() -> Self {
-        compress(b"")
+    pub(crate) fn empty(forms: Forms) -> Self {
+        compress(b"", forms)
     }
 }
 
@@ -64,8 +74,12 @@ pub(crate) fn gzip(text: &[u8]) -> Vec<u8> {
     gz.finish().expect("a Vec takes any write")
 }
 
-fn compress(text: &[u8]) -> Frame {
-    let gz = gzip(text).into();
-    let zst = zstd::bulk::compress(text, ZSTD_LEVEL).expect("a buffer of the right size is made").into();
-    Frame { gz, zst }
+fn compress(text: &[u8], forms: Forms) -> Frame {
+    let zst = match forms {
+        Forms::Gzip => Vec::new(),
+        Forms::GzipAndZstd => {
+            zstd::bulk::compress(text, ZSTD_LEVEL).expect("a buffer of the right size is made")
+        }
+    };
+    Frame { gz: gzip(text).into(), zst: zst.into() }
 }

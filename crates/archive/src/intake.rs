@@ -11,11 +11,12 @@ use tempfile::TempPath;
 use volary_debian::changes::Changes;
 use volary_debian::deb;
 use volary_host::FileError;
-use volary_model::Digest;
+use volary_model::{Component, Digest};
 
 use crate::entry::{PackageEntry, Provenance};
 use crate::error::{Error, RefusalReason};
 use crate::files;
+use crate::sidecar::Extract;
 use crate::upload::UploadPolicy;
 
 /// Largest `.changes`; a real one has a few KB.
@@ -27,8 +28,10 @@ pub(crate) struct Candidate {
     /// As the caller named it.
     pub(crate) file: String,
     pub(crate) entry: PackageEntry,
-    /// Closed, because a call may bring more files than a process may have open.
-    pub(crate) copy: TempPath,
+    /// Its files in the order of `PackageEntry::paths`. Closed, because a call may bring more
+    /// files than a process may have open.
+    pub(crate) copies: Vec<TempPath>,
+    pub(crate) extract: Extract,
 }
 
 /// Where and how files come in.
@@ -36,6 +39,8 @@ pub(crate) struct Candidate {
 pub(crate) struct Intake<'a> {
     /// A folder on the pool's file system.
     pub(crate) incoming: &'a Path,
+    /// Further components for own packages.
+    pub(crate) components: &'a [Component],
     pub(crate) provenance: &'a Arc<Provenance>,
     pub(crate) policy: &'a UploadPolicy,
     pub(crate) now: Timestamp,
@@ -69,6 +74,7 @@ impl Intake<'_> {
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("deb" | "ddeb") => candidates.push(self.take_deb(path, file)?),
                 Some("changes") => self.take_changes(path, &file, &mut candidates)?,
+                Some("dsc") => candidates.push(self.take_source(path, file)?),
                 _ => return Err(Error::refused(&file)(RefusalReason::Kind)),
             }
         }
@@ -88,9 +94,10 @@ impl Intake<'_> {
             return Err(FileError::at("write in", self.incoming)(error).into());
         }
         let deb = read.map_err(Error::refused(&file))?;
-        let entry = PackageEntry::from_deb(&deb, Arc::clone(self.provenance), self.now)
+        let entry = PackageEntry::from_deb(&deb, self.components, Arc::clone(self.provenance), self.now)
             .map_err(Error::refused(&file))?;
-        Ok(Candidate { file, entry, copy: copy.into_temp_path() })
+        let copies = vec![copy.into_temp_path()];
+        Ok(Candidate { file, entry, copies, extract: Extract::of(deb) })
     }
 
     fn take_changes(&self, path: &Path, file: &str, to: &mut Vec<Candidate>) -> Result<(), Error> {
@@ -120,7 +127,12 @@ impl Intake<'_> {
             if length != listed.size {
                 return Err(mismatch("size", listed.size.to_string(), length.to_string()));
             }
-            let candidate = self.take_deb(&beside, beside.display().to_string())?;
+            let name = beside.display().to_string();
+            let candidate = if listed.name.ends_with(".dsc") {
+                self.take_source(&beside, name)?
+            } else {
+                self.take_deb(&beside, name)?
+            };
             let found = candidate.entry.sha256;
             if Digest::from_hex(&listed.sha256).ok() != Some(found) {
                 return Err(mismatch("SHA-256", listed.sha256.clone(), found.hex()));
@@ -135,5 +147,5 @@ impl Intake<'_> {
 }
 
 fn is_package(name: &str) -> bool {
-    name.ends_with(".deb") || name.ends_with(".ddeb")
+    name.ends_with(".deb") || name.ends_with(".ddeb") || name.ends_with(".dsc")
 }

@@ -9,7 +9,9 @@
 //! DIR/journal          one line for each transaction, with a checksum (see `journal`)
 //! DIR/keys/            keys.json, the signing keys (0600) and their public parts
 //! DIR/incoming/        files on their way in
-//! DIR/public/dists/    suites, DIR/public/pool/ packages by hash: this is what is served
+//! DIR/listings/        file lists of packages, for Contents
+//! DIR/public/dists/    suites, DIR/public/pool/ packages by hash,
+//! DIR/public/changelogs/ changelogs: this is what is served
 //! ```
 //!
 //! The order of a transaction: packages to the pool, index files under their hashes, the new
@@ -22,6 +24,7 @@
 mod archive;
 mod check;
 mod collect;
+mod content;
 mod diff;
 mod differences;
 mod entry;
@@ -32,6 +35,7 @@ mod intake;
 mod journal;
 mod key;
 mod keyring;
+mod mirror;
 mod pdiff;
 mod pick;
 mod publish;
@@ -41,8 +45,11 @@ mod render;
 mod rotation;
 mod set;
 mod settings;
+mod sidecar;
 mod signer;
+mod source;
 mod state;
+mod upkeep;
 mod upload;
 pub mod upstream;
 
@@ -50,12 +57,14 @@ pub use archive::{Archive, Included};
 pub use check::CheckReport;
 pub use collect::{CollectReport, KeepPolicy, KeepReason};
 pub use diff::PackageChange;
-pub use entry::{PackageEntry, Provenance};
+pub use entry::{PackageEntry, Provenance, SourceFile};
 pub use error::{Error, RefusalReason};
 pub use keyring::Signers;
+pub use mirror::{Mirror, MirrorOrigin};
 pub use pick::{Because, Pick, PickChange, PickRefusal, PickResult};
 pub use query::{Pin, ReleaseInfo, RevisionInfo};
 pub use rotation::{KeyInfo, KeyRefusal, Keys, NewKey, Others, RetiredKey, fingerprints};
 pub use settings::Settings;
 pub use signer::SignerCommand;
+pub use upkeep::UpkeepReport;
 pub use upload::UploadPolicy;

@@ -5,11 +5,9 @@ use std::cmp::Ordering;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use volary_model::Architecture;
-
 use crate::entry::PackageEntry;
 use crate::render::Blob;
-use crate::set::{Chunk, PackageSet};
+use crate::set::{Chunk, IndexKind, PackageSet};
 
 /// A difference as the `Index` lists it.
 #[derive(Debug)]
@@ -142,12 +140,12 @@ impl Hunks {
     }
 }
 
-/// The entries of a set for one architecture, or whole chunks where both sides stand at the
+/// The entries of a set in one Packages index, or whole chunks where both sides stand at the
 /// beginning of the same one.
 struct Cursor<'a> {
     chunks: &'a [Arc<Chunk>],
     at: usize,
-    architecture: &'a Architecture,
+    kind: &'a IndexKind,
 }
 
 impl<'a> Cursor<'a> {
@@ -159,7 +157,7 @@ impl<'a> Cursor<'a> {
         loop {
             let chunk = self.chunks.first()?;
             match chunk.entries.get(self.at) {
-                Some(entry) if entry.serves(self.architecture) => return Some(entry),
+                Some(entry) if self.kind.has(entry) => return Some(entry),
                 Some(_) => self.at += 1,
                 None => self.skip(),
             }
@@ -184,8 +182,8 @@ fn lines(entry: &PackageEntry) -> usize {
 }
 
 /// The ed script that makes the index of `new` out of that of `old`.
-pub(crate) fn script(old: &PackageSet, new: &PackageSet, architecture: &Architecture) -> String {
-    let cursor = |chunks| Cursor { chunks, at: 0, architecture };
+pub(crate) fn script(old: &PackageSet, new: &PackageSet, kind: &IndexKind) -> String {
+    let cursor = |chunks| Cursor { chunks, at: 0, kind };
     let (mut left, mut right) = (cursor(old.chunks()), cursor(new.chunks()));
     let mut hunks = Hunks { all: Vec::new(), open: Hunk::default(), line: 1 };
     loop {
@@ -194,7 +192,7 @@ pub(crate) fn script(old: &PackageSet, new: &PackageSet, architecture: &Architec
         if let (Some(a), Some(b)) = (left.chunk(), right.chunk())
             && Arc::ptr_eq(a, b)
         {
-            hunks.keep(a.lines(architecture));
+            hunks.keep(a.lines(kind));
             left.skip();
             right.skip();
             continue;

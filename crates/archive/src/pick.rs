@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use volary_debian::Version;
 use volary_debian::relation::{Offers, Relation};
-use volary_model::{Architecture, Digest, InvalidName, PackageName, ReleaseRef};
+use volary_model::{Architecture, Component, Digest, InvalidName, PackageName, ReleaseRef};
 
+use crate::content::{Content, Edits, Place, place_of};
 use crate::entry::PackageEntry;
-use crate::set::{Edits, Key, PackageSet, key_of};
 use crate::state::State;
 
 /// A package to take into a release. Written `hello`, or `hello=1.0-1` for a certain version.
@@ -72,12 +72,20 @@ pub struct PickChange {
     pub package: PackageName,
     /// Its architecture.
     pub architecture: Architecture,
+    /// Where it stands.
+    pub component: Component,
     /// What comes in; none if it only goes.
     pub incoming: Option<Arc<PackageEntry>>,
     /// What the release has now.
     pub replaces: Option<Arc<PackageEntry>>,
     /// Why.
     pub because: Because,
+}
+
+impl PickChange {
+    pub(crate) fn place(&self) -> Place {
+        (self.component.clone(), self.package.clone(), self.architecture.clone())
+    }
 }
 
 /// What a pick did, or would do.
@@ -158,9 +166,9 @@ pub enum PickRefusal {
 
 struct Planner<'a> {
     state: &'a State,
-    base: &'a PackageSet,
+    base: &'a Content,
     architectures: &'a [Architecture],
-    incoming: BTreeMap<Key, (Arc<PackageEntry>, Because)>,
+    incoming: BTreeMap<Place, (Arc<PackageEntry>, Because)>,
     /// Names that packages of the archive have or provide. A dependency on any other name is for
     /// Debian to fulfil.
     ours: HashSet<String>,
@@ -169,7 +177,7 @@ struct Planner<'a> {
 /// What a pick changes in a release with the set `base`.
 pub(crate) fn plan(
     state: &State,
-    base: &PackageSet,
+    base: &Content,
     architectures: &[Architecture],
     picks: &[Pick],
 ) -> Result<Vec<PickChange>, Box<PickRefusal>> {
@@ -200,7 +208,7 @@ fn wanted(state: &State, pick: &Pick) -> Result<Vec<Arc<PackageEntry>>, Box<Pick
         newest.join(", ")
     };
     let found: Vec<Arc<PackageEntry>> = match &pick.version {
-        None => state.rolling.named(&pick.name).to_vec(),
+        None => state.rolling.named(&pick.name).cloned().collect(),
         Some(version) => {
             state.versions(&pick.name).filter(|entry| entry.version == *version).cloned().collect()
         }
@@ -218,10 +226,12 @@ fn wanted(state: &State, pick: &Pick) -> Result<Vec<Arc<PackageEntry>>, Box<Pick
 /// All names that the archive's packages have or provide.
 fn names(state: &State) -> HashSet<String> {
     let mut names = HashSet::new();
-    for ((name, _), versions) in &state.catalogue {
-        names.insert(name.to_string());
+    for ((name, ..), versions) in &state.catalogue {
         let newest = versions.values().next_back().expect("a package has at least one version");
-        names.extend(provided(newest));
+        if !newest.is_source() {
+            names.insert(name.to_string());
+            names.extend(provided(newest));
+        }
     }
     names
 }
@@ -234,9 +244,9 @@ fn provided(entry: &PackageEntry) -> Vec<String> {
 }
 
 /// What the packages of a set offer on an architecture.
-fn offers(set: &PackageSet, architecture: &Architecture) -> Offers {
+fn offers(content: &Content, architecture: &Architecture) -> Offers {
     let mut offers = Offers::new();
-    for entry in set.iter().filter(|entry| entry.serves(architecture)) {
+    for entry in content.iter().filter(|entry| entry.serves(architecture)) {
         offers.add(entry.name.as_str(), &entry.version, entry.relations().provides.as_deref());
     }
     offers
@@ -245,9 +255,9 @@ fn offers(set: &PackageSet, architecture: &Architecture) -> Offers {
 impl Planner<'_> {
     /// Lets a package come in, unless the release has it.
     fn bring(&mut self, entry: Arc<PackageEntry>, because: Because) {
-        let there = self.base.get(&entry.name, &entry.architecture);
+        let there = self.base.at(&entry);
         if there.is_none_or(|there| there.sha256 != entry.sha256) {
-            self.incoming.entry(key_of(&entry)).or_insert((entry, because));
+            self.incoming.entry(place_of(&entry)).or_insert((entry, because));
         }
     }
 
@@ -257,15 +267,21 @@ impl Planner<'_> {
             self.incoming.iter().map(|(key, (entry, _))| (key.clone(), Some(Arc::clone(entry)))).collect();
         for (entry, _) in self.incoming.values() {
             let coming = |architecture: &Architecture| {
-                self.incoming.contains_key(&(entry.name.clone(), architecture.clone()))
+                self.incoming.contains_key(&(
+                    entry.component.clone(),
+                    entry.name.clone(),
+                    architecture.clone(),
+                ))
             };
-            for other in self.base.named(&entry.name).iter().filter(|other| other.is_all() != entry.is_all())
-            {
+            let here = |other: &&Arc<PackageEntry>| {
+                other.component == entry.component && other.is_all() != entry.is_all()
+            };
+            for other in self.base.named(&entry.name).filter(here) {
                 // `all` for all makes single ones superfluous; single ones do so once they are
                 // there for every architecture.
                 let goes = entry.is_all() || self.architectures.iter().all(coming);
                 if goes && !coming(&other.architecture) {
-                    edits.entry(key_of(other)).or_insert(None);
+                    edits.entry(place_of(other)).or_insert(None);
                 }
             }
         }
@@ -278,13 +294,25 @@ impl Planner<'_> {
             self.architectures.iter().map(|architecture| offers(self.base, architecture)).collect();
         loop {
             let edits = self.edits();
-            let set = self.base.with(&edits);
-            let broken = self.broken(&set, &edits, &before);
+            let content = self.base.with(&edits);
+            let broken = self.broken(&content, &edits, &before);
             if broken.is_empty() {
+                self.bring_sources();
                 return Ok(());
             }
             for (entry, architecture, relation) in &broken {
-                self.mend(&set, entry, architecture, relation)?;
+                self.mend(&content, entry, architecture, relation)?;
+            }
+        }
+    }
+
+    /// Lets the source packages of what comes in come along.
+    fn bring_sources(&mut self) {
+        let built: Vec<Arc<PackageEntry>> =
+            self.incoming.values().map(|(entry, _)| Arc::clone(entry)).collect();
+        for entry in built.iter().filter(|entry| !entry.is_source()) {
+            if let Some(source) = self.state.source(&entry.source, &entry.source_version) {
+                self.bring(Arc::clone(source), Because::SameSource { with: entry.name.clone() });
             }
         }
     }
@@ -293,16 +321,16 @@ impl Planner<'_> {
     /// fulfilled before the edits led to it, or not there.
     fn broken(
         &self,
-        set: &PackageSet,
+        content: &Content,
         edits: &Edits,
         before: &[Offers],
     ) -> Vec<(Arc<PackageEntry>, Architecture, Relation)> {
         let touched = self.touched(edits);
         let mut broken = Vec::new();
         for (architecture, before) in self.architectures.iter().zip(before) {
-            let offers = offers(set, architecture);
-            for entry in set.iter().filter(|entry| entry.serves(architecture)) {
-                let is_new = edits.contains_key(&key_of(entry));
+            let offers = offers(content, architecture);
+            for entry in content.iter().filter(|entry| entry.serves(architecture)) {
+                let is_new = edits.contains_key(&place_of(entry));
                 for relation in &entry.relations().needs {
                     let names = || relation.alternatives.iter().map(|target| target.name.as_str());
                     let concerned = is_new || names().any(|name| touched.contains(name));
@@ -323,9 +351,10 @@ impl Planner<'_> {
     /// change.
     fn touched(&self, edits: &Edits) -> HashSet<String> {
         let mut touched = HashSet::new();
-        for ((name, architecture), incoming) in edits {
+        for ((component, name, architecture), incoming) in edits {
             touched.insert(name.to_string());
-            for entry in incoming.iter().chain(self.base.get(name, architecture)) {
+            let there = self.base.component(component).and_then(|set| set.get(name, architecture));
+            for entry in incoming.iter().chain(there) {
                 touched.extend(provided(entry));
             }
         }
@@ -335,19 +364,19 @@ impl Planner<'_> {
     /// Lets come in what fulfils a dependency, or says why nothing does.
     fn mend(
         &mut self,
-        set: &PackageSet,
+        content: &Content,
         entry: &Arc<PackageEntry>,
         architecture: &Architecture,
         relation: &Relation,
     ) -> Result<(), Box<PickRefusal>> {
         let there = || {
             let [release, rolling] =
-                [set, &self.state.rolling].map(|set| offered(set, architecture, relation));
+                [content, &self.state.rolling].map(|content| offered(content, architecture, relation));
             format!("the release would have {release} and rolling has {rolling}")
         };
         let (package, version) = (entry.name.clone(), entry.version.clone());
         let (dependency, architecture_name) = (relation.to_string(), architecture.clone());
-        if self.incoming.contains_key(&key_of(entry)) {
+        if self.incoming.contains_key(&place_of(entry)) {
             return match self.offered_by_rolling(architecture, relation) {
                 Some(needed) => {
                     self.bring(needed, Because::Needed { by: package, dependency });
@@ -363,7 +392,7 @@ impl Planner<'_> {
             };
         }
         let sibling = self.incoming.values().find(|(other, _)| other.source == entry.source);
-        let newer = self.state.rolling.get(&entry.name, &entry.architecture);
+        let newer = self.state.rolling.at(entry);
         match (sibling, newer) {
             (Some((with, _)), Some(newer)) if newer.sha256 != entry.sha256 => {
                 let because = Because::SameSource { with: with.name.clone() };
@@ -387,7 +416,7 @@ impl Planner<'_> {
         relation: &Relation,
     ) -> Option<Arc<PackageEntry>> {
         let free = |entry: &&Arc<PackageEntry>| {
-            entry.serves(architecture) && !self.incoming.contains_key(&key_of(entry))
+            entry.serves(architecture) && !self.incoming.contains_key(&place_of(entry))
         };
         let fulfils = |entry: &&Arc<PackageEntry>| {
             let mut offers = Offers::new();
@@ -396,7 +425,7 @@ impl Planner<'_> {
         };
         let named = relation.alternatives.iter().filter_map(|target| target.name.parse::<PackageName>().ok());
         for name in named {
-            if let Some(found) = self.state.rolling.named(&name).iter().filter(free).find(fulfils) {
+            if let Some(found) = self.state.rolling.named(&name).filter(free).find(fulfils) {
                 return Some(Arc::clone(found));
             }
         }
@@ -409,20 +438,23 @@ impl Planner<'_> {
     fn changes(&self) -> Vec<PickChange> {
         self.edits()
             .into_iter()
-            .map(|(key, incoming)| {
+            .map(|(place, incoming)| {
                 let because =
-                    self.incoming.get(&key).map_or(Because::Superseded, |(_, because)| because.clone());
-                let replaces = self.base.get(&key.0, &key.1).cloned();
-                PickChange { package: key.0, architecture: key.1, incoming, replaces, because }
+                    self.incoming.get(&place).map_or(Because::Superseded, |(_, because)| because.clone());
+                let (component, package, architecture) = place;
+                let there = self.base.component(&component).and_then(|set| set.get(&package, &architecture));
+                let replaces = there.cloned();
+                PickChange { package, architecture, component, incoming, replaces, because }
             })
             .collect()
     }
 }
 
 /// Says what a set has of the packages that a dependency names.
-fn offered(set: &PackageSet, architecture: &Architecture, relation: &Relation) -> String {
+fn offered(content: &Content, architecture: &Architecture, relation: &Relation) -> String {
     let names = relation.alternatives.iter().filter_map(|target| target.name.parse().ok());
-    let entries = names.flat_map(|name| set.named(&name).iter().filter(|entry| entry.serves(architecture)));
+    let entries = names
+        .flat_map(|name| content.named(&name).filter(|entry| entry.serves(architecture)).collect::<Vec<_>>());
     let found: Vec<String> = entries.map(|entry| format!("{} {}", entry.name, entry.version)).collect();
     if found.is_empty() { "none".to_owned() } else { found.join(", ") }
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use volary_debian::Version;
-use volary_model::{Architecture, Digest, PackageName, ReleaseName, ReleaseRef, Revision, Suite};
+use volary_model::{Component, Digest, IndexName, PackageName, ReleaseName, ReleaseRef, Revision, Suite};
 
 use crate::archive::Archive;
 use crate::diff::{self, PackageChange};
 use crate::entry::PackageEntry;
 use crate::error::Error;
+use crate::mirror::Mirror;
+use crate::set::IndexKind;
 use crate::state::{self, State};
 
 /// A release.
@@ -51,8 +53,8 @@ pub struct RevisionInfo {
 pub struct Pin {
     /// The digest of the package set.
     pub digest: Digest,
-    /// SHA-256 of the plain Packages index of each architecture.
-    pub indexes: BTreeMap<Architecture, Digest>,
+    /// SHA-256 of each plain Packages index.
+    pub indexes: BTreeMap<IndexName, Digest>,
 }
 
 impl Archive {
@@ -73,12 +75,29 @@ impl Archive {
         info(&self.look()?.state, name)
     }
 
-    /// The packages of a suite in order of name and architecture.
+    /// The binary packages of a suite in order of component, name and architecture.
     ///
     /// # Errors
     /// [`Error::NoRelease`], [`Error::NoSuite`], or what reading the journal may bring.
     pub fn packages(&self, suite: &Suite) -> Result<Vec<Arc<PackageEntry>>, Error> {
-        Ok(self.look()?.state.suite(suite)?.0.iter().cloned().collect())
+        Ok(self.look()?.state.suite(suite)?.binaries().cloned().collect())
+    }
+
+    /// The source packages of a suite in order of component and name.
+    ///
+    /// # Errors
+    /// As [`Archive::packages`].
+    pub fn sources(&self, suite: &Suite) -> Result<Vec<Arc<PackageEntry>>, Error> {
+        let inner = self.look()?;
+        Ok(inner.state.suite(suite)?.iter().filter(|entry| entry.is_source()).cloned().collect())
+    }
+
+    /// The last state of each mirror.
+    ///
+    /// # Errors
+    /// What reading the journal may bring.
+    pub fn mirrors(&self) -> Result<BTreeMap<Component, Mirror>, Error> {
+        Ok(self.look()?.state.mirrors.clone())
     }
 
     /// All versions of a package that the archive has, over all architectures, oldest first for
@@ -96,7 +115,7 @@ impl Archive {
     /// As [`Archive::packages`].
     pub fn diff(&self, from: &Suite, to: &Suite) -> Result<Vec<PackageChange>, Error> {
         let inner = self.look()?;
-        Ok(diff::diff(inner.state.suite(from)?.0, inner.state.suite(to)?.0))
+        Ok(diff::diff(inner.state.suite(from)?, inner.state.suite(to)?))
     }
 
     /// What a lock file must say to name a revision of a release exactly.
@@ -105,10 +124,17 @@ impl Archive {
     /// [`Error::NoRelease`], [`Error::NoSuite`], or what reading the journal may bring.
     pub fn pin(&self, release: &ReleaseRef) -> Result<Pin, Error> {
         let inner = self.look()?;
-        let rendered = self.publisher.rendered(&inner.state.revision(release)?.set, &self.settings, None);
-        let indexes =
-            rendered.indexes.iter().map(|(architecture, index)| (architecture.clone(), index.plain.sha256));
-        Ok(Pin { digest: rendered.digest, indexes: indexes.collect() })
+        let content = &inner.state.revision(release)?.content;
+        let mut indexes = BTreeMap::new();
+        for (component, set) in content.components() {
+            for architecture in &inner.state.release(&release.name)?.architectures {
+                let name = IndexName { component: component.clone(), architecture: architecture.clone() };
+                let kind = IndexKind::Packages(architecture.clone());
+                let index = self.publisher.index(component, set, &kind, None);
+                indexes.insert(name, index.plain.sha256);
+            }
+        }
+        Ok(Pin { digest: content.digest(), indexes })
     }
 
     /// The digest of a suite's package set.
@@ -117,8 +143,7 @@ impl Archive {
     /// As [`Archive::packages`].
     pub fn suite_digest(&self, suite: &Suite) -> Result<Digest, Error> {
         let inner = self.look()?;
-        let (set, digest) = inner.state.suite(suite)?;
-        Ok(digest.unwrap_or_else(|| self.digest(set)))
+        Ok(inner.state.suite(suite)?.digest())
     }
 
     /// The suites that have a package in this version, for any architecture.
@@ -128,8 +153,8 @@ impl Archive {
     pub fn suites_with(&self, package: &PackageName, version: &Version) -> Result<Vec<Suite>, Error> {
         let inner = self.look()?;
         let has = |suite: &Suite| {
-            let set = inner.state.suite(suite).expect("a listed suite is there").0;
-            set.named(package).iter().any(|entry| entry.version == *version)
+            let content = inner.state.suite(suite).expect("a listed suite is there");
+            content.named(package).any(|entry| entry.version == *version)
         };
         Ok(inner.state.suites().into_iter().filter(has).collect())
     }
@@ -140,10 +165,10 @@ pub(crate) fn info(state: &State, name: &ReleaseName) -> Result<ReleaseInfo, Err
     let release = state.release(name)?;
     let revisions = release.revisions.iter().enumerate().map(|(index, revision)| RevisionInfo {
         revision: state::number(index),
-        digest: revision.digest,
+        digest: revision.content.digest(),
         created: revision.created,
         picks: revision.asked.clone(),
-        packages: revision.set.len(),
+        packages: revision.content.len(),
     });
     Ok(ReleaseInfo { name: name.clone(), revisions: revisions.collect(), frozen_at: release.frozen_at })
 }

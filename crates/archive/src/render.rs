@@ -1,29 +1,22 @@
 //! What a set of packages looks like to apt: the digests and sizes of its index files, and their
 //! content. Not here: writing them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use volary_model::{Architecture, Digest};
 
+use crate::error::Error;
 use crate::frame::{Frame, FrameCache};
-use crate::set::PackageSet;
+use crate::set::{IndexKind, Listing, PackageSet};
 
-/// A set as it is published.
-#[derive(Debug)]
-pub(crate) struct Rendered {
-    /// The name of the set itself.
-    pub(crate) digest: Digest,
-    pub(crate) indexes: BTreeMap<Architecture, Index>,
-}
-
-/// The Packages index of one architecture.
+/// An index file in its three forms.
 #[derive(Debug)]
 pub(crate) struct Index {
     pub(crate) plain: Blob,
     pub(crate) gz: Blob,
+    /// Means nothing if the index is served as gzip only.
     pub(crate) zst: Blob,
     pub(crate) frames: Vec<Arc<Frame>>,
     /// The state of the hashes before every `STRIDE`th chunk, so that the index of a later set
@@ -78,40 +71,38 @@ impl Meter {
     }
 }
 
-/// The digest of a set: SHA-256 over one line `name architecture version sha256` (the last in
-/// hexadecimal digits) for each package, each ended by a newline, in the order of name and
-/// architecture as bytes. Anybody can work it out from the Packages indexes.
-pub(crate) fn set_digest(set: &PackageSet) -> Digest {
-    let mut meter = Meter::default();
-    let mut line = String::with_capacity(256);
-    for entry in set.iter() {
-        line.clear();
-        for part in [entry.name.as_str(), entry.architecture.as_str(), entry.version.as_str()] {
-            line.push_str(part);
-            line.push(' ');
-        }
-        line.push_str(&entry.sha256.hex());
-        line.push('\n');
-        meter.update(line.as_bytes());
-    }
-    meter.finish().sha256
-}
-
-/// Works out the index files of a set. `base` is a similar set that was rendered before; what
-/// both begin with is not hashed again.
-pub(crate) fn render(
+/// An index of a set, worked out once. `base` is a similar set whose index may be known; what both
+/// begin with is not hashed again.
+pub(crate) fn index(
     set: &PackageSet,
-    architectures: &[Architecture],
+    kind: &IndexKind,
     cache: &FrameCache,
     base: Option<&PackageSet>,
-) -> Rendered {
-    let base = base.and_then(|base| Some((base, base.rendered().get()?)));
-    let same = base.map_or(0, |(base, _)| common_chunks(base, set));
-    let indexes = architectures.iter().map(|architecture| {
-        let before = base.and_then(|(_, rendered)| rendered.indexes.get(architecture));
-        (architecture.clone(), render_index(set, architecture, cache, before.map(|index| (index, same))))
-    });
-    Rendered { digest: set_digest(set), indexes: indexes.collect() }
+) -> Arc<Index> {
+    set.known_index(kind).unwrap_or_else(|| {
+        let before = base.and_then(|base| Some((base.known_index(kind)?, common_chunks(base, set))));
+        set.remember_index(kind, render(set, kind, cache, before))
+    })
+}
+
+/// The Contents index of an architecture.
+pub(crate) fn contents(
+    set: &PackageSet,
+    architecture: &Architecture,
+    cache: &FrameCache,
+    listing: &dyn Listing,
+) -> Result<Index, Error> {
+    let kind = IndexKind::Contents(architecture.clone());
+    let mut meters = Meters::default();
+    let mut frames = Vec::with_capacity(set.chunks().len());
+    for chunk in set.chunks() {
+        let text = chunk.contents(architecture, listing)?;
+        meters.plain.update(&text);
+        let frame = cache.get(&text, kind.forms());
+        meters.gz.update(&frame.gz);
+        frames.push(frame);
+    }
+    Ok(meters.finish(frames, Vec::new(), &kind))
 }
 
 /// With how many equal chunks two sets begin.
@@ -119,11 +110,11 @@ fn common_chunks(a: &PackageSet, b: &PackageSet) -> usize {
     a.chunks().iter().zip(b.chunks()).take_while(|(a, b)| Arc::ptr_eq(a, b)).count()
 }
 
-fn render_index(
+fn render(
     set: &PackageSet,
-    architecture: &Architecture,
+    kind: &IndexKind,
     cache: &FrameCache,
-    before: Option<(&Index, usize)>,
+    before: Option<(Arc<Index>, usize)>,
 ) -> Index {
     let chunks = set.chunks();
     let mut meters = Meters::default();
@@ -142,19 +133,25 @@ fn render_index(
         if number % STRIDE == 0 {
             checkpoints.push(meters.clone());
         }
-        chunk.text(architecture, &mut |part| meters.plain.update(part));
-        let frame = chunk.frame(architecture, cache);
+        chunk.text(kind, &mut |part| meters.plain.update(part));
+        let frame = chunk.frame(kind, cache);
         meters.gz.update(&frame.gz);
         meters.zst.update(&frame.zst);
         frames.push(frame);
     }
-    if meters.plain.size == 0 {
-        // An empty file is no valid gzip or zstd file; an empty member is.
-        let empty = Arc::new(Frame::empty());
-        meters.gz.update(&empty.gz);
-        meters.zst.update(&empty.zst);
-        frames.push(empty);
+    meters.finish(frames, checkpoints, kind)
+}
+
+impl Meters {
+    fn finish(mut self, mut frames: Vec<Arc<Frame>>, checkpoints: Vec<Self>, kind: &IndexKind) -> Index {
+        if self.plain.size == 0 {
+            // An empty file is no valid gzip or zstd file; an empty member is.
+            let empty = Arc::new(Frame::empty(kind.forms()));
+            self.gz.update(&empty.gz);
+            self.zst.update(&empty.zst);
+            frames.push(empty);
+        }
+        let Self { plain, gz, zst } = self;
+        Index { plain: plain.finish(), gz: gz.finish(), zst: zst.finish(), frames, checkpoints }
     }
-    let Meters { plain, gz, zst } = meters;
-    Index { plain: plain.finish(), gz: gz.finish(), zst: zst.finish(), frames, checkpoints }
 }

@@ -149,7 +149,7 @@ impl Archive {
         {
             return Err(KeyRefusal::Rotating(leaving.fingerprint.clone()).into());
         }
-        let (key, secret) = self.prepare_key(new, now)?;
+        let (key, secret) = self.prepare_key(&inner, new, now)?;
         let fingerprint = &key.record.fingerprint;
         if ring.file.keys.iter().any(|known| known.fingerprint == *fingerprint) {
             return Err(KeyRefusal::Known(fingerprint.clone()).into());
@@ -234,9 +234,8 @@ impl Archive {
 
     /// Puts new signatures under what a suite has.
     fn sign_again(&self, inner: &Inner, suite: &Suite, now: Timestamp) -> Result<(), Error> {
-        let (set, digest) = inner.state.suite(suite)?;
-        let digest = digest.unwrap_or_else(|| self.digest(set));
-        if self.publisher.published_set(suite) == Some(digest) {
+        let content = inner.state.suite(suite)?.digest();
+        if self.publisher.published_set(suite) == Some(content) {
             return self.publisher.sign_again(suite, now);
         }
         self.republish(&inner.state, suite, now)
@@ -256,7 +255,12 @@ impl Archive {
     }
 
     /// A key that is not the archive's yet, with its armored secret part if we have that.
-    fn prepare_key(&self, new: &NewKey, now: Timestamp) -> Result<(RingKey, Option<String>), Error> {
+    fn prepare_key(
+        &self,
+        inner: &Inner,
+        new: &NewKey,
+        now: Timestamp,
+    ) -> Result<(RingKey, Option<String>), Error> {
         let unusable = |problem| Error::from(KeyRefusal::Unusable(problem));
         let (public, signer, name, secret) = match new {
             NewKey::Command { signer: name, public } => {
@@ -268,7 +272,7 @@ impl Archive {
             NewKey::Secret(_) | NewKey::Generate => {
                 let key = match new {
                     NewKey::Secret(armored) => key::read_secret(armored),
-                    _ => key::generate(&user_id(&self.settings.origin), created(now)),
+                    _ => key::generate(&user_id(&inner.state.settings.origin), created(now)),
                 };
                 let key = key.map_err(unusable)?;
                 let armored = key::secret_text(&key).map_err(unusable)?;

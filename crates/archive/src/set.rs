@@ -1,16 +1,19 @@
-//! A set of packages: one version of each package and architecture, in order.
+//! A set of packages: one version of each package and architecture, in order. A suite has one set
+//! for each component.
 //!
 //! It is cut into chunks at names that a hash chooses, so that equal sets have equal chunks
 //! whatever their history, and a change touches one chunk. Copies share their chunks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use volary_model::{Architecture, PackageName};
+use sha2::{Digest as _, Sha256};
+use volary_model::{Architecture, Digest, PackageName};
 
 use crate::entry::PackageEntry;
-use crate::frame::{Frame, FrameCache};
-use crate::render::Rendered;
+use crate::frame::{Forms, Frame, FrameCache};
+use crate::render::Index;
 
 /// How many names a chunk has on average. Smaller ones are cheaper to compress again, larger
 /// ones compress better; at 48 the index is a few per cent above its best.
@@ -26,56 +29,159 @@ pub(crate) type Edits = BTreeMap<Key, Option<Arc<PackageEntry>>>;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PackageSet {
     chunks: Vec<Arc<Chunk>>,
-    rendered: Arc<OnceLock<Rendered>>,
+    digest: Arc<OnceLock<Digest>>,
+    /// What was worked out of it already.
+    indexes: Arc<Mutex<BTreeMap<IndexKind, Arc<Index>>>>,
 }
 
 /// Neighbouring packages of a set, never changed, shared by all sets that have them.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) entries: Vec<Arc<PackageEntry>>,
-    pieces: Mutex<BTreeMap<Architecture, Piece>>,
+    /// How many of the entries are source packages.
+    sources: usize,
+    /// In which languages there are descriptions.
+    languages: BTreeSet<String>,
+    digest: OnceLock<[u8; 32]>,
+    pieces: Mutex<BTreeMap<IndexKind, Piece>>,
 }
 
-/// What a chunk is in the Packages index of one architecture.
+/// What a chunk is in one index.
 #[derive(Debug, Clone)]
 struct Piece {
     frame: Arc<Frame>,
     lines: usize,
 }
 
-impl Chunk {
-    fn new(entries: Vec<Arc<PackageEntry>>) -> Arc<Self> {
-        Arc::new(Self { entries, pieces: Mutex::default() })
+/// An index that packages of a set stand in.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum IndexKind {
+    /// The packages that a device can install.
+    Packages(Architecture),
+    /// The source packages.
+    Sources,
+    /// Descriptions in a language.
+    Translation(String),
+    /// The files in the packages that a device can install.
+    Contents(Architecture),
+}
+
+impl IndexKind {
+    /// True if an entry stands in this Packages index.
+    pub(crate) fn has(&self, entry: &PackageEntry) -> bool {
+        matches!(self, Self::Packages(architecture) if entry.serves(architecture))
     }
 
-    /// Its piece of the Packages index of an architecture, compressed.
-    pub(crate) fn frame(&self, architecture: &Architecture, cache: &FrameCache) -> Arc<Frame> {
+    /// In which compressed forms it is served.
+    pub(crate) fn forms(&self) -> Forms {
+        match self {
+            Self::Packages(_) => Forms::GzipAndZstd,
+            Self::Sources | Self::Translation(_) | Self::Contents(_) => Forms::Gzip,
+        }
+    }
+}
+
+impl fmt::Display for IndexKind {
+    /// Its path below the component.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Packages(architecture) => write!(f, "binary-{architecture}/Packages"),
+            Self::Sources => f.write_str("source/Sources"),
+            Self::Translation(language) => write!(f, "i18n/Translation-{language}"),
+            Self::Contents(architecture) => write!(f, "Contents-{architecture}"),
+        }
+    }
+}
+
+/// Gives the paths of the files in a package.
+pub(crate) trait Listing {
+    /// The paths, one a line.
+    fn paths(&self, entry: &PackageEntry) -> Result<String, crate::Error>;
+}
+
+impl Chunk {
+    fn new(entries: Vec<Arc<PackageEntry>>) -> Arc<Self> {
+        let sources = entries.iter().filter(|entry| entry.is_source()).count();
+        let languages = entries.iter().flat_map(|entry| entry.translations.keys().cloned()).collect();
+        Arc::new(Self { entries, sources, languages, digest: OnceLock::new(), pieces: Mutex::default() })
+    }
+
+    /// SHA-256 over one line `name architecture version sha256` (the last in hexadecimal digits)
+    /// for each entry, each ended by a newline.
+    fn digest(&self) -> &[u8; 32] {
+        self.digest.get_or_init(|| {
+            let mut hash = Sha256::new();
+            for entry in &self.entries {
+                for part in [entry.name.as_str(), entry.architecture.as_str(), entry.version.as_str()] {
+                    hash.update(part);
+                    hash.update(b" ");
+                }
+                hash.update(entry.sha256.hex());
+                hash.update(b"\n");
+            }
+            hash.finalize().into()
+        })
+    }
+
+    /// Its piece of an index, compressed.
+    pub(crate) fn frame(&self, kind: &IndexKind, cache: &FrameCache) -> Arc<Frame> {
         let mut pieces = self.pieces.lock().expect("nobody panics with this lock");
-        let piece = pieces.entry(architecture.clone()).or_insert_with(|| {
+        let piece = pieces.entry(kind.clone()).or_insert_with(|| {
             let mut text = Vec::new();
-            self.text(architecture, &mut |part| text.extend_from_slice(part));
-            Piece { frame: cache.get(&text), lines: count_lines(&text) }
+            self.text(kind, &mut |part| text.extend_from_slice(part));
+            Piece { frame: cache.get(&text, kind.forms()), lines: count_lines(&text) }
         });
         Arc::clone(&piece.frame)
     }
 
-    /// How many lines its piece of the Packages index of an architecture has.
-    pub(crate) fn lines(&self, architecture: &Architecture) -> usize {
+    /// How many lines its piece of an index has.
+    pub(crate) fn lines(&self, kind: &IndexKind) -> usize {
         let pieces = self.pieces.lock().expect("nobody panics with this lock");
-        if let Some(piece) = pieces.get(architecture) {
+        if let Some(piece) = pieces.get(kind) {
             return piece.lines;
         }
         let mut lines = 0;
-        self.text(architecture, &mut |part| lines += count_lines(part));
+        self.text(kind, &mut |part| lines += count_lines(part));
         lines
     }
 
-    /// Hands over its piece of the plain Packages index of an architecture.
-    pub(crate) fn text(&self, architecture: &Architecture, to: &mut dyn FnMut(&[u8])) {
-        for entry in self.entries.iter().filter(|entry| entry.serves(architecture)) {
-            to(entry.stanza.as_bytes());
-            to(b"\n");
+    /// Hands over its piece of a plain index other than Contents.
+    pub(crate) fn text(&self, kind: &IndexKind, to: &mut dyn FnMut(&[u8])) {
+        let mut last = None;
+        for entry in &self.entries {
+            let stanza = match kind {
+                IndexKind::Packages(architecture) if entry.serves(architecture) => Some(&entry.stanza),
+                IndexKind::Sources if entry.is_source() => Some(&entry.stanza),
+                // The package of each architecture has it, mostly the same.
+                IndexKind::Translation(language) => {
+                    entry.translations.get(language).filter(|stanza| last != Some(*stanza))
+                }
+                _ => None,
+            };
+            if let Some(stanza) = stanza {
+                to(stanza.as_bytes());
+                to(b"\n");
+                last = Some(stanza);
+            }
         }
+    }
+
+    /// Its piece of the Contents of an architecture: one line for each file, with the section and
+    /// the name of its package.
+    pub(crate) fn contents(
+        &self,
+        architecture: &Architecture,
+        listing: &dyn Listing,
+    ) -> Result<Vec<u8>, crate::Error> {
+        let mut text = Vec::new();
+        for entry in self.entries.iter().filter(|entry| entry.serves(architecture)) {
+            let paragraph = entry.paragraph();
+            let place = paragraph.get("Section").map_or(String::new(), |section| format!("{section}/"));
+            for path in listing.paths(entry)?.lines() {
+                text.extend_from_slice(format!("{path} {place}{}\n", entry.name).as_bytes());
+            }
+        }
+        Ok(text)
     }
 
     fn last_name(&self) -> &PackageName {
@@ -87,7 +193,8 @@ fn count_lines(text: &[u8]) -> usize {
     text.iter().filter(|&&byte| byte == b'\n').count()
 }
 
-/// True if a chunk ends after this name (FNV-1a; it must never change, or all index files would).
+/// True if a chunk ends after this name (FNV-1a; it must never change, or the digests of all sets
+/// would).
 fn ends_chunk(name: &PackageName) -> bool {
     let hash = name
         .as_str()
@@ -97,28 +204,57 @@ fn ends_chunk(name: &PackageName) -> bool {
     (hash >> 8) % NAMES_PER_CHUNK == 0
 }
 
-pub(crate) fn key_of(entry: &PackageEntry) -> Key {
-    (entry.name.clone(), entry.architecture.clone())
-}
-
 impl PackageSet {
     /// All entries in order of name and architecture.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<PackageEntry>> {
         self.chunks.iter().flat_map(|chunk| &chunk.entries)
     }
 
-    /// How many entries there are.
-    pub(crate) fn len(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.entries.len()).sum()
+    /// How many binary packages there are.
+    pub(crate) fn binaries(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.entries.len() - chunk.sources).sum()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// The digest of the set: SHA-256 over the digests of its chunks in order.
+    pub(crate) fn digest(&self) -> Digest {
+        *self.digest.get_or_init(|| {
+            let mut hash = Sha256::new();
+            for chunk in &self.chunks {
+                hash.update(chunk.digest());
+            }
+            Digest::from_bytes(hash.finalize().into())
+        })
+    }
+
+    /// The indexes that the set has for these architectures, without Contents.
+    pub(crate) fn kinds(&self, architectures: &[Architecture]) -> Vec<IndexKind> {
+        let mut kinds: Vec<IndexKind> = architectures.iter().cloned().map(IndexKind::Packages).collect();
+        if self.chunks.iter().any(|chunk| chunk.sources > 0) {
+            kinds.push(IndexKind::Sources);
+        }
+        let languages: BTreeSet<&String> = self.chunks.iter().flat_map(|chunk| &chunk.languages).collect();
+        kinds.extend(languages.into_iter().cloned().map(IndexKind::Translation));
+        kinds
     }
 
     pub(crate) fn chunks(&self) -> &[Arc<Chunk>] {
         &self.chunks
     }
 
-    /// What this set looks like when it is published; worked out once and shared by copies.
-    pub(crate) fn rendered(&self) -> &OnceLock<Rendered> {
-        &self.rendered
+    /// An index of this set if it was worked out already. Copies share them.
+    pub(crate) fn known_index(&self, kind: &IndexKind) -> Option<Arc<Index>> {
+        self.indexes.lock().expect("nobody panics with this lock").get(kind).map(Arc::clone)
+    }
+
+    pub(crate) fn remember_index(&self, kind: &IndexKind, index: Index) -> Arc<Index> {
+        let index = Arc::new(index);
+        let mut indexes = self.indexes.lock().expect("nobody panics with this lock");
+        indexes.insert(kind.clone(), Arc::clone(&index));
+        index
     }
 
     /// The entries of one name.
@@ -160,7 +296,7 @@ impl PackageSet {
         if !open.is_empty() {
             chunks.push(Chunk::new(open));
         }
-        Self { chunks, rendered: Arc::default() }
+        Self { chunks, digest: Arc::default(), indexes: Arc::default() }
     }
 }
 

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use volary_model::Architecture;
+use volary_model::{Architecture, Component};
 
 use crate::error::Error;
 
-/// What is settled when an archive is made. Devices refuse a suite whose origin or label changes.
+/// What is settled for an archive. Devices refuse a suite whose origin or label changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -17,6 +17,40 @@ pub struct Settings {
     pub label: String,
     /// The architectures that have an index, without `all`.
     pub architectures: Vec<Architecture>,
+    /// Further components for own packages: one whose section is `extra/net` stands in `extra`, if
+    /// that is listed here, and else in `main`.
+    #[serde(default)]
+    pub components: Vec<Component>,
+    /// Whether suites have `Contents`, for `apt-file`.
+    #[serde(default = "yes")]
+    pub contents: bool,
+    /// For how many days the signature of a suite is valid; without it for ever. A device refuses
+    /// a suite past that, which shows a mirror that someone holds back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_days: Option<u32>,
+    /// Where the archive is served, such as `https://volary.example:8443/archive`: apt fetches
+    /// changelogs from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Settings {
+    /// The usual settings.
+    pub fn new(origin: &str, label: &str, architectures: Vec<Architecture>) -> Self {
+        Self {
+            origin: origin.to_owned(),
+            label: label.to_owned(),
+            architectures,
+            components: Vec::new(),
+            contents: true,
+            valid_days: None,
+            url: None,
+        }
+    }
 }
 
 /// `archive.json`.
@@ -49,6 +83,14 @@ pub(crate) fn check(settings: &Settings) -> Result<(), Error> {
         settings.architectures.iter().find(|architecture| matches!(architecture.as_str(), "all" | "source"))
     {
         return Err(Error::Settings(format!("the architecture {all}: its packages are in every index")));
+    }
+    if let Some(url) =
+        settings.url.as_ref().filter(|url| url.chars().any(|c| c.is_whitespace() || c.is_control()))
+    {
+        return Err(Error::Settings(format!("the address {url:?}: it must be one word")));
+    }
+    if settings.valid_days.is_some_and(|days| !(1..=3650).contains(&days)) {
+        return Err(Error::Settings("a validity that is not 1 to 3650 days".to_owned()));
     }
     let mut once = settings.architectures.clone();
     once.sort();

@@ -5,30 +5,38 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use volary_debian::Version;
-use volary_model::{Architecture, Digest, PackageName, ReleaseName, ReleaseRef, Revision, Suite};
+use volary_model::{Architecture, Component, Digest, PackageName, ReleaseName, ReleaseRef, Revision, Suite};
 
+use crate::content::{Content, Edits, place_of};
 use crate::entry::PackageEntry;
 use crate::error::{Error, RefusalReason};
-use crate::record::Record;
+use crate::mirror::Mirror;
+use crate::record::{Placed, Record, RollingRecord};
 use crate::render::Blob;
-use crate::set::{Edits, Key, PackageSet, key_of};
+use crate::settings::Settings;
+
+/// Name, architecture and component: ordered so that all of one name stand together.
+type Key = (PackageName, Architecture, Component);
 
 /// Everything there is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct State {
-    /// All packages ever included, by name and architecture, then version.
+    pub(crate) settings: Settings,
+    /// All packages ever included, by name, architecture and component, then version.
     pub(crate) catalogue: BTreeMap<Key, BTreeMap<Version, Arc<PackageEntry>>>,
     by_digest: HashMap<Digest, Arc<PackageEntry>>,
     /// The content that removed versions had: a version means one content for ever.
     removed: BTreeMap<Key, BTreeMap<Version, Digest>>,
-    pub(crate) rolling: PackageSet,
-    /// The digest of rolling that the last record named.
-    pub(crate) rolling_digest: Option<Digest>,
-    /// The plain Packages indexes of rolling as the last record named them.
-    rolling_indexes: BTreeMap<Architecture, Blob>,
+    pub(crate) rolling: Content,
+    /// True once a record named what rolling is.
+    has_rolling: bool,
+    /// The plain Packages indexes of rolling by their paths, as the last record named them.
+    rolling_indexes: BTreeMap<String, Blob>,
     /// What rolling was before, oldest first.
     history: VecDeque<Generation>,
     pub(crate) releases: BTreeMap<ReleaseName, Release>,
+    /// The last state of each mirror.
+    pub(crate) mirrors: BTreeMap<Component, Mirror>,
 }
 
 /// How many earlier states of rolling devices may hold and still update by a difference. Each
@@ -39,16 +47,16 @@ const HISTORY: usize = 5;
 /// An earlier state of rolling.
 #[derive(Debug)]
 struct Generation {
-    set: PackageSet,
-    indexes: BTreeMap<Architecture, Blob>,
+    content: Content,
+    indexes: BTreeMap<String, Blob>,
 }
 
 /// A state that a device may hold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Past<'a> {
-    pub(crate) set: &'a PackageSet,
-    /// Its plain Packages indexes.
-    pub(crate) indexes: &'a BTreeMap<Architecture, Blob>,
+    pub(crate) content: &'a Content,
+    /// Its plain Packages indexes by their paths.
+    pub(crate) indexes: &'a BTreeMap<String, Blob>,
 }
 
 /// A release with its revisions, at least one.
@@ -56,13 +64,15 @@ pub(crate) struct Past<'a> {
 pub(crate) struct Release {
     pub(crate) revisions: Vec<ReleaseRevision>,
     pub(crate) frozen_at: Option<Timestamp>,
+    /// Those that the archive had when it was cut. One that comes later must not change what a
+    /// lock file named.
+    pub(crate) architectures: Vec<Architecture>,
 }
 
 /// One revision.
 #[derive(Debug)]
 pub(crate) struct ReleaseRevision {
-    pub(crate) set: PackageSet,
-    pub(crate) digest: Digest,
+    pub(crate) content: Content,
     pub(crate) created: Timestamp,
     pub(crate) asked: Vec<String>,
 }
@@ -84,14 +94,34 @@ pub(crate) fn number(index: usize) -> Revision {
 }
 
 impl State {
-    /// The packages of a suite, and their digest if it is known already.
-    pub(crate) fn suite(&self, suite: &Suite) -> Result<(&PackageSet, Option<Digest>), Error> {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            catalogue: BTreeMap::new(),
+            by_digest: HashMap::new(),
+            removed: BTreeMap::new(),
+            rolling: Content::default(),
+            has_rolling: false,
+            rolling_indexes: BTreeMap::new(),
+            history: VecDeque::new(),
+            releases: BTreeMap::new(),
+            mirrors: BTreeMap::new(),
+        }
+    }
+
+    /// The packages of a suite.
+    pub(crate) fn suite(&self, suite: &Suite) -> Result<&Content, Error> {
         match suite {
-            Suite::Rolling => Ok((&self.rolling, self.rolling_digest)),
-            Suite::Release(reference) => {
-                let revision = self.revision(reference)?;
-                Ok((&revision.set, Some(revision.digest)))
-            }
+            Suite::Rolling => Ok(&self.rolling),
+            Suite::Release(reference) => Ok(&self.revision(reference)?.content),
+        }
+    }
+
+    /// The architectures that a suite has indexes for.
+    pub(crate) fn architectures(&self, suite: &Suite) -> Result<&[Architecture], Error> {
+        match suite {
+            Suite::Rolling => Ok(&self.settings.architectures),
+            Suite::Release(reference) => Ok(&self.release(&reference.name)?.architectures),
         }
     }
 
@@ -114,49 +144,87 @@ impl State {
         std::iter::once(Suite::Rolling).chain(revisions).collect()
     }
 
-    /// All versions of a package, over all architectures, oldest first.
+    /// All versions of a package, over all architectures and components, oldest first for each.
     pub(crate) fn versions(&self, name: &PackageName) -> impl Iterator<Item = &Arc<PackageEntry>> {
-        let first: Key = (name.clone(), "0".parse().expect("a digit is a valid architecture"));
-        self.catalogue
-            .range(first..)
-            .take_while(move |((own, _), _)| own == name)
-            .flat_map(|(_, versions)| versions.values())
+        self.all_of(name).map(|(entry, ..)| entry).filter(|entry| !entry.is_source())
     }
 
-    /// The package with this content.
+    /// The source package of this name and version.
+    pub(crate) fn source(&self, name: &PackageName, version: &Version) -> Option<&Arc<PackageEntry>> {
+        self.all_of(name)
+            .map(|(entry, ..)| entry)
+            .find(|entry| entry.is_source() && entry.version == *version)
+    }
+
+    /// True if a binary package that was built from this source package is there.
+    pub(crate) fn binaries_of(&self, source: &PackageName, version: &Version) -> bool {
+        let mut entries = self.catalogue.values().flat_map(BTreeMap::values);
+        entries.any(|entry| !entry.is_source() && entry.source == *source && entry.source_version == *version)
+    }
+
+    /// All that has this name, with its version and architecture.
+    fn all_of(&self, name: &PackageName) -> impl Iterator<Item = (&Arc<PackageEntry>, &Version, &str)> {
+        let digit = "0".parse().expect("a digit is a valid architecture");
+        let first: Key = (name.clone(), digit, "0".parse().expect("a digit is a valid component"));
+        self.catalogue.range(first..).take_while(move |((own, ..), _)| own == name).flat_map(
+            |((_, architecture, _), versions)| {
+                versions.iter().map(move |(version, entry)| (entry, version, architecture.as_str()))
+            },
+        )
+    }
+
+    /// A package with this content.
     pub(crate) fn by_digest(&self, digest: &Digest) -> Option<&Arc<PackageEntry>> {
         self.by_digest.get(digest)
     }
 
+    /// The package with this content in a component.
+    pub(crate) fn placed(&self, placed: &Placed) -> Option<&Arc<PackageEntry>> {
+        let some = self.by_digest.get(&placed.sha256)?;
+        if some.component == placed.component {
+            return Some(some);
+        }
+        let key = (some.name.clone(), some.architecture.clone(), placed.component.clone());
+        self.catalogue.get(&key)?.get(&some.version).filter(|entry| entry.sha256 == placed.sha256)
+    }
+
+    /// The content that a version has or had, in any component.
+    pub(crate) fn content_of(&self, entry: &PackageEntry) -> Option<Digest> {
+        let there = self
+            .all_of(&entry.name)
+            .find(|(_, version, architecture)| {
+                **version == entry.version && *architecture == entry.architecture.as_str()
+            })
+            .map(|(there, ..)| there.sha256);
+        let removed = || {
+            let versions = self.removed.get(&key_of(entry))?;
+            versions.get(&entry.version).copied()
+        };
+        there.or_else(removed)
+    }
+
     /// Whether a package may come in: `Ok(Some)` gives the entry that is there already with the
     /// same content, `Ok(None)` means that it is new.
-    pub(crate) fn admit(
-        &self,
-        entry: &PackageEntry,
-        architectures: &[Architecture],
-    ) -> Result<Option<Arc<PackageEntry>>, RefusalReason> {
-        if let Some(there) = self.by_digest(&entry.sha256) {
+    pub(crate) fn admit(&self, entry: &PackageEntry) -> Result<Option<Arc<PackageEntry>>, RefusalReason> {
+        if let Some(there) = self.placed(&Placed::of(entry)) {
             return Ok(Some(Arc::clone(there)));
         }
-        if !entry.is_all() && !architectures.contains(&entry.architecture) {
+        let architectures = &self.settings.architectures;
+        if !entry.is_all() && !entry.is_source() && !architectures.contains(&entry.architecture) {
             let known: Vec<&str> = architectures.iter().map(Architecture::as_str).chain(["all"]).collect();
             return Err(RefusalReason::Architecture {
                 found: entry.architecture.clone(),
                 known: known.join(", "),
             });
         }
-        let key = key_of(entry);
-        let there = self.catalogue.get(&key).and_then(|versions| versions.get(&entry.version));
-        let removed = || self.removed.get(&key).and_then(|versions| versions.get(&entry.version)).copied();
-        let same = there.map(|there| there.sha256).or_else(removed);
-        if let Some(there) = same.filter(|there| *there != entry.sha256) {
+        if let Some(there) = self.content_of(entry).filter(|there| *there != entry.sha256) {
             return Err(RefusalReason::OtherContent {
                 package: entry.to_string(),
                 there,
                 offered: entry.sha256,
             });
         }
-        match self.rolling.get(&entry.name, &entry.architecture) {
+        match self.rolling.at(entry) {
             Some(there) if there.version > entry.version => {
                 Err(RefusalReason::Backwards { package: entry.to_string(), there: there.version.clone() })
             }
@@ -166,19 +234,19 @@ impl State {
 
     /// Rolling after these packages came in: the newest of each package and architecture. A
     /// package that became `all` takes the place of older ones for single architectures.
-    pub(crate) fn rolling_with(&self, entries: &[Arc<PackageEntry>]) -> PackageSet {
+    pub(crate) fn rolling_with(&self, entries: &[Arc<PackageEntry>]) -> Content {
         let mut edits = Edits::new();
         for entry in entries {
-            let newest = edits.get(&key_of(entry)).and_then(Option::as_ref);
-            let newest = newest.or_else(|| self.rolling.get(&entry.name, &entry.architecture));
+            let newest = edits.get(&place_of(entry)).and_then(Option::as_ref);
+            let newest = newest.or_else(|| self.rolling.at(entry));
             if newest.is_none_or(|newest| newest.version < entry.version) {
-                edits.insert(key_of(entry), Some(Arc::clone(entry)));
+                edits.insert(place_of(entry), Some(Arc::clone(entry)));
             }
         }
         for entry in entries.iter().filter(|entry| entry.is_all()) {
-            for other in self.rolling.named(&entry.name) {
+            for other in self.rolling.named(&entry.name).filter(|other| other.component == entry.component) {
                 if !other.is_all() && other.version < entry.version {
-                    edits.entry(key_of(other)).or_insert(None);
+                    edits.entry(place_of(other)).or_insert(None);
                 }
             }
         }
@@ -187,109 +255,162 @@ impl State {
 
     /// What rolling was before it became what it is, oldest first.
     pub(crate) fn history(&self) -> Vec<Past<'_>> {
-        self.history.iter().map(|past| Past { set: &past.set, indexes: &past.indexes }).collect()
+        self.history.iter().map(|past| Past { content: &past.content, indexes: &past.indexes }).collect()
     }
 
     /// As `history`, for when rolling is about to change: what it is now comes last.
     pub(crate) fn history_with_current(&self) -> Vec<Past<'_>> {
         let mut history = self.history();
-        if self.rolling_digest.is_some() {
-            history.push(Past { set: &self.rolling, indexes: &self.rolling_indexes });
+        if self.has_rolling {
+            history.push(Past { content: &self.rolling, indexes: &self.rolling_indexes });
         }
         let surplus = history.len().saturating_sub(HISTORY);
         history.split_off(surplus)
     }
 
-    /// Makes a record's change. The digest that it names is not compared here.
+    /// Makes a record's change.
     ///
     /// # Errors
     /// The record does not fit what came before it.
     pub(crate) fn apply(&mut self, record: Record) -> Result<(), String> {
         match record {
-            Record::Include { at, provenance, packages, rolling, indexes } => {
+            Record::Include { at, provenance, packages, rolling } => {
                 let provenance = Arc::new(provenance);
-                let entries: Vec<Arc<PackageEntry>> = packages
+                let entries = packages
                     .into_iter()
                     .map(|package| package.into_entry(&provenance, at).map(Arc::new))
-                    .collect::<Result<_, _>>()
+                    .collect::<Result<Vec<_>, _>>()
                     .map_err(|error| error.to_string())?;
-                let set = self.rolling_with(&entries);
-                self.included(&entries, set, rolling, indexes);
+                let content = self.rolling_with(&entries);
+                self.catalogue_all(&entries);
+                self.roll(content, rolling)
             }
-            Record::Cut { at, release, set } => {
-                let revision = ReleaseRevision {
-                    set: self.rolling.clone(),
-                    digest: set,
-                    created: at,
-                    asked: Vec::new(),
-                };
-                self.releases.insert(release, Release { revisions: vec![revision], frozen_at: None });
+            Record::Mirror { at, mirror, origin, packages, add, remove, rolling } => {
+                let provenance = Arc::new(origin.provenance());
+                let entries = packages
+                    .into_iter()
+                    .map(|package| package.into_entry(&provenance, at).map(Arc::new))
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(|error| error.to_string())?;
+                self.catalogue_all(&entries);
+                let content = self.rolling.with(&self.edits(&mirror, &add, &remove)?);
+                self.mirrors.insert(mirror, Mirror { origin, at });
+                self.roll(content, rolling)
             }
-            Record::Pick { at, release, asked, add, remove, set } => {
+            Record::Cut { at, release, architectures, content } => {
+                let revision =
+                    ReleaseRevision { content: self.rolling.clone(), created: at, asked: Vec::new() };
+                same(revision.content.digest(), content)?;
+                let revisions = vec![revision];
+                self.releases.insert(release, Release { revisions, frozen_at: None, architectures });
+                Ok(())
+            }
+            Record::Pick { at, release, asked, add, remove, content } => {
                 let mut edits = Edits::new();
-                let find = |digest: &Digest| {
-                    self.by_digest
-                        .get(digest)
-                        .ok_or_else(|| format!("a pick names the unknown package {digest}"))
-                };
-                for digest in &remove {
-                    edits.insert(key_of(find(digest)?), None);
+                for placed in &remove {
+                    edits.insert(place_of(self.known(placed)?), None);
                 }
-                for digest in &add {
-                    let entry = find(digest)?;
-                    edits.insert(key_of(entry), Some(Arc::clone(entry)));
+                for placed in &add {
+                    let entry = self.known(placed)?;
+                    edits.insert(place_of(entry), Some(Arc::clone(entry)));
                 }
                 let release = self.releases.get_mut(&release).ok_or("a pick names an unknown release")?;
-                let picked = release.latest().set.with(&edits);
-                release.revisions.push(ReleaseRevision { set: picked, digest: set, created: at, asked });
+                let picked = release.latest().content.with(&edits);
+                same(picked.digest(), content)?;
+                release.revisions.push(ReleaseRevision { content: picked, created: at, asked });
+                Ok(())
             }
-            Record::Remove { packages, at: _ } => {
-                for digest in &packages {
-                    self.remove(digest)
-                        .ok_or_else(|| format!("a removal names the unknown package {digest}"))?;
-                }
-            }
+            Record::Remove { packages, at: _ } => packages.iter().try_for_each(|placed| self.remove(placed)),
             Record::Freeze { at, release } => {
                 let release = self.releases.get_mut(&release).ok_or("a freeze names an unknown release")?;
                 release.frozen_at = Some(at);
+                Ok(())
+            }
+            Record::Configure { settings, at: _ } => {
+                self.settings = settings;
+                Ok(())
             }
         }
-        Ok(())
+    }
+
+    fn known(&self, placed: &Placed) -> Result<&Arc<PackageEntry>, String> {
+        self.placed(placed).ok_or_else(|| format!("a record names the unknown package {}", placed.sha256))
+    }
+
+    /// The edits that bring and take packages of a mirror.
+    pub(crate) fn edits(
+        &self,
+        mirror: &Component,
+        add: &[Digest],
+        remove: &[Digest],
+    ) -> Result<Edits, String> {
+        let find = |sha256: &Digest| self.known(&Placed { component: mirror.clone(), sha256: *sha256 });
+        let mut edits = Edits::new();
+        for sha256 in remove {
+            edits.insert(place_of(find(sha256)?), None);
+        }
+        for sha256 in add {
+            let entry = find(sha256)?;
+            edits.insert(place_of(entry), Some(Arc::clone(entry)));
+        }
+        Ok(edits)
     }
 
     /// Forgets a package, but for the content of its version.
-    fn remove(&mut self, digest: &Digest) -> Option<()> {
-        let entry = self.by_digest.remove(digest)?;
+    fn remove(&mut self, placed: &Placed) -> Result<(), String> {
+        let entry = Arc::clone(self.known(placed)?);
         let key = key_of(&entry);
-        let versions = self.catalogue.get_mut(&key)?;
+        let versions = self.catalogue.get_mut(&key).ok_or("a removal names a package twice")?;
         versions.remove(&entry.version);
         if versions.is_empty() {
             self.catalogue.remove(&key);
         }
-        self.removed.entry(key).or_default().insert(entry.version.clone(), *digest);
-        Some(())
+        self.removed.entry(key).or_default().insert(entry.version.clone(), placed.sha256);
+        let other = self
+            .all_of(&entry.name)
+            .map(|(other, ..)| other)
+            .find(|other| other.sha256 == placed.sha256)
+            .map(Arc::clone);
+        match other {
+            // The same file in another component.
+            Some(other) => self.by_digest.insert(placed.sha256, other),
+            None => self.by_digest.remove(&placed.sha256),
+        };
+        Ok(())
     }
 
-    /// Takes packages in, with rolling as it is after that.
-    pub(crate) fn included(
-        &mut self,
-        entries: &[Arc<PackageEntry>],
-        set: PackageSet,
-        digest: Digest,
-        indexes: BTreeMap<Architecture, Blob>,
-    ) {
+    /// Takes packages into the catalogue; in which suites they are is another matter.
+    pub(crate) fn catalogue_all(&mut self, entries: &[Arc<PackageEntry>]) {
         for entry in entries {
-            self.by_digest.insert(entry.sha256, Arc::clone(entry));
+            self.by_digest.entry(entry.sha256).or_insert_with(|| Arc::clone(entry));
             let versions = self.catalogue.entry(key_of(entry)).or_default();
             versions.insert(entry.version.clone(), Arc::clone(entry));
         }
-        let set = std::mem::replace(&mut self.rolling, set);
-        let indexes = std::mem::replace(&mut self.rolling_indexes, indexes);
-        if self.rolling_digest.replace(digest).is_some() {
-            self.history.push_back(Generation { set, indexes });
+    }
+
+    /// Lets rolling become what a record says.
+    pub(crate) fn roll(&mut self, content: Content, record: RollingRecord) -> Result<(), String> {
+        same(content.digest(), record.content)?;
+        let content = std::mem::replace(&mut self.rolling, content);
+        let indexes = std::mem::replace(&mut self.rolling_indexes, record.indexes);
+        if std::mem::replace(&mut self.has_rolling, true) {
+            self.history.push_back(Generation { content, indexes });
         }
         if self.history.len() > HISTORY {
             self.history.pop_front();
         }
+        Ok(())
     }
+}
+
+fn key_of(entry: &PackageEntry) -> Key {
+    (entry.name.clone(), entry.architecture.clone(), entry.component.clone())
+}
+
+/// Proves that reading the journal again leads to what was published.
+fn same(found: Digest, expected: Digest) -> Result<(), String> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(format!("a record leads to the packages {found} and says {expected}"))
 }

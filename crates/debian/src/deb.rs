@@ -29,6 +29,8 @@ pub struct Deb {
     pub control: Paragraph,
     /// The files in it, without a leading slash and without folders: `usr/bin/hello`.
     pub files: Vec<String>,
+    /// Its Debian changelog (Debian policy 12.7), if it has one of its own and of sane size.
+    pub changelog: Option<String>,
     /// Bytes of the `.deb`.
     pub size: u64,
     /// SHA-256 of the `.deb`.
@@ -141,6 +143,8 @@ pub enum Problem {
 
 /// Most bytes of a control file. Debian's largest has 60 KB.
 const CONTROL_LIMIT: u64 = 1 << 20;
+/// Most bytes of a packed changelog that is read, and of what it unpacks to.
+const CHANGELOG_LIMIT: (u64, u64) = (4 << 20, 32 << 20);
 /// Most bytes of a packed or unpacked control member; it also holds scripts and md5sums.
 const CONTROL_MEMBER_LIMIT: u64 = 64 << 20;
 /// What any data member may unpack to; above that, what its packed size allows.
@@ -192,7 +196,7 @@ fn read_package(reader: impl Read) -> Result<Deb, Problem> {
     let mut members = Members::begin(io::BufReader::with_capacity(64 << 10, hashing))?;
     check_format(&mut members)?;
     let control = read_control(&mut members)?;
-    let files = read_files(&mut members)?;
+    let (files, changelog) = read_data(&mut members, control.get("Package").unwrap_or_default())?;
     // dpkg ignores what follows; it still has to be members, not something hidden.
     while members.next()?.is_some() {}
     let hashing = members.into_inner().into_inner();
@@ -210,7 +214,7 @@ fn read_package(reader: impl Read) -> Result<Deb, Problem> {
         relations.map_err(|error| Problem::Relation { field, error })?;
     }
     let (size, sha256) = (hashing.size, hashing.hash.finalize().into());
-    Ok(Deb { package, version, architecture, control, files, size, sha256 })
+    Ok(Deb { package, version, architecture, control, files, changelog, size, sha256 })
 }
 
 /// Steps to the next member, whose name must begin with `expected`.
@@ -262,15 +266,42 @@ fn read_control<R: Read>(members: &mut Members<R>) -> Result<Paragraph, Problem>
     Ok(Paragraph::parse(&text)?)
 }
 
-fn read_files<R: Read>(members: &mut Members<R>) -> Result<Vec<String>, Problem> {
+/// The paths and the changelog in the data member of a package.
+fn read_data<R: Read>(
+    members: &mut Members<R>,
+    package: &str,
+) -> Result<(Vec<String>, Option<String>), Problem> {
     let name = expect(members, "third", "data.tar")?;
     let limit = DATA_FLOOR.max(members.size().saturating_mul(DATA_RATIO));
     let mut entries = tar::Entries::new(unpack::open(members, &name, limit)?, &name);
     let mut files = Vec::new();
+    // A package that was made for Debian alone has no second one, so the file has the plain name.
+    let plain = format!("usr/share/doc/{package}/changelog.gz");
+    let debian = format!("usr/share/doc/{package}/changelog.Debian.gz");
+    let (mut of_plain, mut of_debian) = (None, None);
     while let Some(entry) = entries.next()? {
-        if entry.kind != tar::Kind::Folder {
-            files.push(entry.path);
+        if entry.kind == tar::Kind::Folder {
+            continue;
         }
+        let wanted = if entry.path == debian {
+            Some(&mut of_debian)
+        } else if entry.path == plain {
+            Some(&mut of_plain)
+        } else {
+            None
+        };
+        if let Some(found) = wanted.filter(|_| entry.size > 0 && entry.size <= CHANGELOG_LIMIT.0) {
+            *found = unpack_changelog(&entries.content()?);
+        }
+        files.push(entry.path);
     }
-    Ok(files)
+    Ok((files, of_debian.or(of_plain)))
+}
+
+/// The text of a packed changelog. Nothing depends on it, so one that is damaged is none.
+fn unpack_changelog(packed: &[u8]) -> Option<String> {
+    let mut text = Vec::new();
+    let unpacked = flate2::read::MultiGzDecoder::new(packed).take(CHANGELOG_LIMIT.1).read_to_end(&mut text);
+    unpacked.ok()?;
+    Some(String::from_utf8_lossy(&text).into_owned())
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use volary_model::{Architecture, Digest, ReleaseRef, Suite};
+use volary_model::{Digest, IndexName, ReleaseRef, Suite};
 
 use crate::config::{Packages, Stage};
 use crate::fields::{FieldError, Fields, invalid};
@@ -23,8 +23,8 @@ pub struct LockedRelease {
     pub release: ReleaseRef,
     /// The content digest of its package set.
     pub digest: Digest,
-    /// The SHA-256 of each architecture's plain `Packages` file.
-    pub indexes: BTreeMap<Architecture, Digest>,
+    /// The SHA-256 of each plain `Packages` file, by component and architecture.
+    pub indexes: BTreeMap<IndexName, Digest>,
 }
 
 impl FleetLock {
@@ -43,15 +43,15 @@ impl FleetLock {
         let mut indexes = BTreeMap::new();
         for (name, line, node) in fields.entries("indexes")? {
             let field = format!("indexes.{name}");
-            let architecture: Architecture = name.parse().map_err(|error| invalid(line, &field, error))?;
+            let index: IndexName = name.parse().map_err(|error| invalid(line, &field, error))?;
             let crate::yaml::Value::Scalar(digest) = &node.value else {
                 return Err(invalid(line, &field, "this is not a digest"));
             };
-            indexes.insert(architecture, digest.parse().map_err(|error| invalid(line, &field, error))?);
+            indexes.insert(index, digest.parse().map_err(|error| invalid(line, &field, error))?);
         }
         if indexes.is_empty() {
             let remedy = "write the file with `volary bump RELEASE`";
-            return Err(fields.complain("indexes", "no architecture is listed", remedy));
+            return Err(fields.complain("indexes", "no index is listed", remedy));
         }
         let release = ReleaseRef { name: fields.parsed("release")?, revision: fields.parsed("revision")? };
         Ok(Self { release: Some(LockedRelease { release, digest: fields.parsed("digest")?, indexes }) })
@@ -66,8 +66,8 @@ impl FleetLock {
             writeln!(text, "release: \"{}\"\nrevision: {}\ndigest: {digest}", release.name, release.revision)
                 .expect("a String takes any write");
             text.push_str("indexes:\n");
-            for (architecture, digest) in indexes {
-                writeln!(text, "  {architecture}: {digest}").expect("a String takes any write");
+            for (index, digest) in indexes {
+                writeln!(text, "  {index}: {digest}").expect("a String takes any write");
             }
         }
         text
@@ -93,7 +93,7 @@ mod tests {
             release: Some(LockedRelease {
                 release: "1.10/r2".parse().unwrap(),
                 digest,
-                indexes: ["amd64", "arm64"].map(|name| (name.parse().unwrap(), digest)).into(),
+                indexes: ["main/amd64", "debian/arm64"].map(|name| (name.parse().unwrap(), digest)).into(),
             }),
         };
         assert_eq!(FleetLock::parse(&lock.to_text()).unwrap(), lock);
@@ -110,12 +110,12 @@ mod tests {
         };
         check("version: 1\nrelease: v1\n".into(), "\"indexes\" is missing");
         check(
-            format!("version: 1\nrelease: v1\nindexes: {{amd64: sha256:{hex}}}\n"),
+            format!("version: 1\nrelease: v1\nindexes: {{main/amd64: sha256:{hex}}}\n"),
             "\"revision\" is missing",
         );
         check(
             format!(
-                "version: 1\nrelease: v1\nrevision: 2\ndigest: sha256:{hex}\nindexes: {{amd64: sha256:{hex}}}"
+                "version: 1\nrelease: v1\nrevision: 2\ndigest: sha256:{hex}\nindexes: {{main/amd64: sha256:{hex}}}"
             ),
             "revision",
         );

@@ -11,5 +11,7 @@ mod name;
 mod release;
 
 pub use digest::Digest;
-pub use name::{Architecture, CommitId, DeviceName, InvalidName, PackageName, SourceName, StageName};
+pub use name::{
+    Architecture, CommitId, Component, DeviceName, IndexName, InvalidName, PackageName, SourceName, StageName,
+};
 pub use release::{ReleaseName, ReleaseRef, Revision, Suite};

@@ -149,6 +149,63 @@ name!(
 );
 
 name!(
+    /// A component of a suite: `main` for own packages, `debug` for their debug symbols, the name
+    /// of a mirror for what comes from there.
+    Component,
+    "component",
+    "1 to 32 lower-case letters, digits and dashes",
+    |text| is_label(text, 32, b"-")
+);
+
+impl Component {
+    /// That of the packages that are built here or uploaded.
+    pub fn main() -> Self {
+        Self("main".to_owned())
+    }
+
+    /// That of automatic debug packages, apart so that devices need not read their index.
+    pub fn debug() -> Self {
+        Self("debug".to_owned())
+    }
+}
+
+/// A Packages index of a suite. Written `main/amd64`; apt knows it as
+/// `main/binary-amd64/Packages`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IndexName {
+    /// The component.
+    pub component: Component,
+    /// The architecture; packages for all are in the index of each.
+    pub architecture: Architecture,
+}
+
+impl IndexName {
+    /// The path of the plain index below its suite.
+    pub fn path(&self) -> String {
+        format!("{}/binary-{}/Packages", self.component, self.architecture)
+    }
+}
+
+impl fmt::Display for IndexName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.component, self.architecture)
+    }
+}
+
+impl FromStr for IndexName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let invalid =
+            || InvalidName::new("index", text, "a component, \"/\" and an architecture, as in main/amd64");
+        let (component, architecture) = text.split_once('/').ok_or_else(invalid)?;
+        Ok(Self { component: component.parse()?, architecture: architecture.parse()? })
+    }
+}
+
+serde_as_text!(IndexName);
+
+name!(
     /// The id of a git commit: 40 lower-case hexadecimal digits.
     CommitId,
     "commit id",
@@ -183,6 +240,7 @@ mod tests {
         check::<DeviceName>(&["dev-1", "gate.site-7.example", "yml"], &["..", "a..b", "a-", "a/b", "A"]);
         check::<DeviceName>(&["web.yml.example"], &["web.yml", "web.yaml", "a.b.json", "a.ini", "a.cfg"]);
         check::<SourceName>(&["hello", "libfoo++"], &["a.git", "../x", ""]);
+        check::<IndexName>(&["main/amd64", "debian/arm64"], &["amd64", "main/", "/amd64", "a/b/c", "Main/x"]);
         check::<PackageName>(&["libc6", "g++"], &["a", "A", "x_y"]);
         check::<CommitId>(&[commit], &["0123", &commit.to_uppercase()]);
     }

@@ -22,11 +22,8 @@ impl Depot {
     pub(crate) fn create(dir: &Path, fleet: &str, now: Timestamp) -> Result<Self, Error> {
         // Devices of other architectures cost nothing until a package for them comes.
         let architectures = ["amd64", "arm64", "armhf"];
-        let settings = Settings {
-            origin: fleet.to_owned(),
-            label: fleet.to_owned(),
-            architectures: architectures.map(|name| name.parse().expect("it is a valid name")).to_vec(),
-        };
+        let architectures = architectures.map(|name| name.parse().expect("it is a valid name")).to_vec();
+        let settings = Settings::new(fleet, fleet, architectures);
         Ok(Self { archive: Archive::create(dir, &settings, now)? })
     }
 

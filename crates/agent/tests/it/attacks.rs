@@ -213,7 +213,7 @@ fn pinned(device: &Device, index: &str) {
     device.fleet.put(
         "volary.lock",
         &format!(
-            "version: 1\nrelease: v1.0\nrevision: r1\ndigest: sha256:{digest}\nindexes:\n  {architecture}: \
+            "version: 1\nrelease: v1.0\nrevision: r1\ndigest: sha256:{digest}\nindexes:\n  main/{architecture}: \
              sha256:{index}\n"
         ),
     );

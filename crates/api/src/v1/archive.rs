@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use volary_model::{
-    Architecture, CommitId, Digest, PackageName, ReleaseName, ReleaseRef, Revision, SourceName,
+    Architecture, CommitId, Digest, IndexName, PackageName, ReleaseName, ReleaseRef, Revision, SourceName,
 };
 
 /// Takes the uploaded files into the archive and rolling.
@@ -143,6 +143,6 @@ pub struct Pin {
     pub release: ReleaseRef,
     /// The digest of the package set.
     pub digest: Digest,
-    /// SHA-256 of each architecture's plain `Packages` index.
-    pub indexes: BTreeMap<Architecture, Digest>,
+    /// SHA-256 of each plain `Packages` index, by component and architecture.
+    pub indexes: BTreeMap<IndexName, Digest>,
 }

@@ -21,11 +21,7 @@ pub fn now() -> Timestamp {
 }
 
 pub fn settings() -> Settings {
-    Settings {
-        origin: "Test".to_owned(),
-        label: "Test archive".to_owned(),
-        architectures: vec!["amd64".parse().unwrap(), "arm64".parse().unwrap()],
-    }
+    Settings::new("Test", "Test archive", vec!["amd64".parse().unwrap(), "arm64".parse().unwrap()])
 }
 
 impl Lab {

@@ -90,15 +90,21 @@ def plain_index(path):
     return None
 
 
+def index_path(name):
+    """The path of an index that volary.lock calls component/architecture."""
+    component, _slash, architecture = name.partition("/")
+    return "{0}/binary-{1}/Packages".format(component, architecture)
+
+
 def lock_problem(text, indexes, architecture):
     """What an InRelease has that the lock does not name, or None.
 
     apt reads every index that it finds there for an architecture of the device, "all" among them,
     in any list of hashes: so every word is looked at.
     """
-    if architecture not in indexes:
+    if "main/" + architecture not in indexes:
         return "volary.lock names no index for {0}".format(architecture)
-    locked = dict(("main/binary-{0}/Packages".format(name), digest) for name, digest in indexes.items())
+    locked = dict((index_path(name), digest) for name, digest in indexes.items())
     other = "the archive serves other content than the signed volary.lock names: "
     named, confirmed, field = set(), set(), None
     for line in text.splitlines():
@@ -125,7 +131,7 @@ def lock_problem(text, indexes, architecture):
                 confirmed.add(plain)
     if named - confirmed:
         return other + "it also has {0}".format(sorted(named - confirmed)[0])
-    own = "main/binary-{0}/Packages".format(architecture)
+    own = index_path("main/" + architecture)
     return None if own in confirmed else other + "it has no {0}".format(own)
 
 
