@@ -13,7 +13,7 @@ use crate::ServerError;
 const VERSION: u32 = 1;
 
 /// The keys of `server.toml`, for the nearest one when somebody mistypes.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 17] = [
     "version",
     "fleet",
     "hosts",
@@ -28,6 +28,8 @@ const KEYS: [&str; 15] = [
     "build_processes",
     "build_disk",
     "build_cache",
+    "archive_contents",
+    "archive_valid_days",
     "connections",
 ];
 
@@ -76,6 +78,14 @@ pub struct Config {
     /// share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build_cache: Option<PathBuf>,
+    /// Whether suites have `Contents`, for `apt-file`.
+    #[serde(default = "default_archive_contents")]
+    pub archive_contents: bool,
+    /// For how many days the signature of a suite is valid, renewed at half of that; by default for
+    /// ever. Devices whose clock is wrong, or that come back while the server is away for longer,
+    /// refuse the suite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_valid_days: Option<u32>,
     /// How many connections are served at once; more wait.
     #[serde(default = "default_connections")]
     pub connections: u32,
@@ -101,6 +111,10 @@ fn default_build_silence() -> u64 {
     1800
 }
 
+fn default_archive_contents() -> bool {
+    true
+}
+
 fn default_connections() -> u32 {
     4096
 }
@@ -123,6 +137,8 @@ impl Config {
             build_processes: 0,
             build_disk: 0,
             build_cache: None,
+            archive_contents: default_archive_contents(),
+            archive_valid_days: None,
             connections: default_connections(),
         }
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::config::Config;
 use jiff::Timestamp;
 use volary_api::v1::archive as api;
 use volary_archive::{
-    Archive, Because, Error, PackageEntry, Pick, Provenance, ReleaseInfo, Settings, UploadPolicy,
+    Archive, Because, Error, PackageEntry, Pick, Provenance, ReleaseInfo, Settings, UpkeepReport,
+    UploadPolicy,
 };
 use volary_debian::Version;
 use volary_model::{Architecture, PackageName, ReleaseName, ReleaseRef, Revision, Suite};
@@ -40,6 +42,21 @@ impl Depot {
     /// The public keys as one ASCII armored block.
     pub(crate) fn public_key(&self) -> String {
         self.archive.public_key()
+    }
+
+    /// Lets the archive be as the server's configuration says.
+    pub(crate) fn configure(&self, url: &str, config: &Config) -> Result<(), Error> {
+        let change = |settings: &mut Settings| {
+            settings.url = Some(format!("{url}/archive"));
+            settings.contents = config.archive_contents;
+            settings.valid_days = config.archive_valid_days;
+        };
+        self.archive.configure(change, volary_host::now())
+    }
+
+    /// Makes what of the suites is made without hurry.
+    pub(crate) fn keep_up(&self) -> Result<UpkeepReport, Error> {
+        self.archive.upkeep(volary_host::now())
     }
 
     /// Takes files into rolling.

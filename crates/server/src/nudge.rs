@@ -15,6 +15,8 @@ pub(crate) struct Nudges {
     pub(crate) builds: Notify,
     /// The fleet repository may have moved.
     pub(crate) stages: Notify,
+    /// A release has a new suite, or will have no more.
+    pub(crate) suites: Notify,
     /// Devices may have changed their condition.
     pub(crate) devices: Notify,
 }

@@ -111,6 +111,7 @@ async fn start(
         Arc::new(CurrentCertificate::new(authority::server_certificate(&layout)?).map_err(unusable)?);
     let tls = listener::tls_config(authority.certificate(), certificate.clone()).map_err(unusable)?;
     let archive = Arc::new(Depot::open(&layout.archive())?);
+    archive.configure(&url, &config)?;
     let store = Store::open(&layout.database()).await?;
     // The program may be at another place than when the server was made.
     init::install_hook(&layout.fleet())?;

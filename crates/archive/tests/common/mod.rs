@@ -121,6 +121,19 @@ impl Apt {
         apt
     }
 
+    /// Changes the source that apt knows.
+    pub fn sources(&self, from: &str, to: &str) {
+        let path = self.dir.path().join("etc/sources.list.d/test.sources");
+        let text = volary_host::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        volary_host::write_atomic(&path, text.replace(from, to).as_bytes(), 0o644).unwrap();
+    }
+
+    /// The private folder, in which apt runs.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// The private folder as apt sees it.
     fn inside(&self) -> PathBuf {
         let Some(root) = &self.root else { return self.dir.path().to_owned() };

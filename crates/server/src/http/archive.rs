@@ -249,6 +249,7 @@ pub(crate) async fn cut(
     let count = volary_plan::text::count(packages as usize, "package");
     let text = format!("{} was cut from rolling with {count} by {}", release.name, person.name);
     app.event("release-cut", release.name.as_str(), &text).await;
+    app.nudges.suites.notify_one();
     Ok(Json(release))
 }
 
@@ -269,6 +270,7 @@ pub(crate) async fn pick(
         let along = if along.is_empty() { String::new() } else { format!(", with {}", along.join(", ")) };
         let text = format!("{} was made by picking {asked}{along} by {}", picked.release, person.name);
         app.event("release-picked", &picked.release.to_string(), &text).await;
+        app.nudges.suites.notify_one();
     }
     Ok(Json(picked))
 }
@@ -289,6 +291,7 @@ pub(crate) async fn freeze(
     if before.frozen_at.is_none() {
         let text = format!("{} was frozen by {}", after.name, person.name);
         app.event("release-frozen", after.name.as_str(), &text).await;
+        app.nudges.suites.notify_one();
     }
     Ok(Json(after))
 }

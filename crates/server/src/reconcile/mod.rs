@@ -31,6 +31,9 @@ const DEVICES: Duration = Duration::from_secs(30);
 /// How often packages that were built but not published are tried again.
 const PUBLISH: Duration = Duration::from_secs(30);
 
+/// How often suites get what is made without hurry, such as Contents.
+const SUITES: Duration = Duration::from_secs(60);
+
 /// How often the certificate's age is looked at.
 const CERTIFICATE: Duration = Duration::from_secs(86_400);
 
@@ -60,6 +63,7 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
     ));
     tasks.spawn(every(app.clone(), stop.clone(), "publish", PUBLISH, None, builds::publish_all));
     tasks.spawn(every(app.clone(), stop.clone(), "signs of life", FLUSH, None, flush));
+    tasks.spawn(every(app.clone(), stop.clone(), "suites", SUITES, Some(|nudges| &nudges.suites), suites));
     tasks.spawn(every(app.clone(), stop.clone(), "certificate", CERTIFICATE, None, certificate));
     tasks.spawn(every(app.clone(), stop.clone(), "uploads", UPLOADS, None, uploads));
     for _ in 0..app.config.build_workers {
@@ -106,6 +110,16 @@ async fn every<F>(
 
 async fn flush(app: Arc<App>) -> Result<(), String> {
     app.registry.flush(&app.store).await.map_err(|error| error.to_string())
+}
+
+async fn suites(app: Arc<App>) -> Result<(), String> {
+    let depot = app.archive.clone();
+    let report = tokio::task::spawn_blocking(move || depot.keep_up()).await;
+    let report = report.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    if report != volary_archive::UpkeepReport::default() {
+        tracing::info!(?report, "suites were kept up");
+    }
+    Ok(())
 }
 
 async fn certificate(app: Arc<App>) -> Result<(), String> {
