@@ -207,6 +207,9 @@ impl Archive {
         let intake =
             Intake { incoming: &incoming, components: &components, provenance: &provenance, policy, now };
         let candidates = intake.take(files)?;
+        for candidate in &candidates {
+            policy.admit(&candidate.entry).map_err(Error::refused(&candidate.file))?;
+        }
         let (_lock, mut inner) = self.begin_writing(now)?;
         let (new, known) = self.admit(&inner.state, candidates)?;
         let rolling = inner.state.rolling.digest();

@@ -137,6 +137,14 @@ pub enum RefusalReason {
     /// A .changes without any package.
     #[error("it names no .deb")]
     NoPackages,
+    /// Its bringer may bring other packages only.
+    #[error("it is {package}, and this token may upload {limits} only")]
+    Limited {
+        /// Name, version and architecture.
+        package: String,
+        /// What may be brought.
+        limits: String,
+    },
     /// An architecture that the archive does not have.
     #[error("its architecture {found} is not one of this archive's ({known})")]
     Architecture {

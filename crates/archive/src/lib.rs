@@ -67,4 +67,4 @@ pub use rotation::{KeyInfo, KeyRefusal, Keys, NewKey, Others, RetiredKey, finger
 pub use settings::Settings;
 pub use signer::SignerCommand;
 pub use upkeep::UpkeepReport;
-pub use upload::UploadPolicy;
+pub use upload::{UploadLimits, UploadPolicy};

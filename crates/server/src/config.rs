@@ -1,5 +1,6 @@
 //! `server.toml`: what the operator of a server sets.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::ServerError;
 const VERSION: u32 = 1;
 
 /// The keys of `server.toml`, for the nearest one when somebody mistypes.
-const KEYS: [&str; 17] = [
+const KEYS: &[&str] = &[
     "version",
     "fleet",
     "hosts",
@@ -31,6 +32,8 @@ const KEYS: [&str; 17] = [
     "archive_contents",
     "archive_valid_days",
     "connections",
+    "gc",
+    "signers",
 ];
 
 /// The configuration of a server.
@@ -89,7 +92,57 @@ pub struct Config {
     /// How many connections are served at once; more wait.
     #[serde(default = "default_connections")]
     pub connections: u32,
+    /// What garbage collection of the archive spares, and how often it runs.
+    #[serde(default, skip_serializing_if = "Gc::is_default")]
+    pub gc: Gc,
+    /// Commands that sign the archive with keys that lie elsewhere, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub signers: BTreeMap<String, SignerConfig>,
 }
+
+/// Garbage collection of the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gc {
+    /// How many of the newest versions of each package and architecture stay.
+    pub versions: u32,
+    /// Days that a version stays after a newer one came.
+    pub days: u32,
+    /// Hours between two runs; 0: only when somebody asks for it.
+    pub every: u32,
+}
+
+impl Default for Gc {
+    /// Five versions, thirty days, once a day.
+    fn default() -> Self {
+        Self { versions: 5, days: 30, every: 24 }
+    }
+}
+
+impl Gc {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A command that signs the archive. It gets the text on standard input and prints it clearsigned,
+/// or a detached signature in text mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignerConfig {
+    /// The program and its arguments; no shell is involved.
+    pub command: Vec<String>,
+    /// Seconds after which it is stopped, and the publish fails.
+    #[serde(default = "default_signer_timeout")]
+    pub timeout: u64,
+}
+
+fn default_signer_timeout() -> u64 {
+    30
+}
+
+/// A publish waits for its signature, and other publishes wait for it.
+const LONGEST_SIGNING: u64 = 100;
 
 fn default_listen() -> IpAddr {
     Ipv6Addr::UNSPECIFIED.into()
@@ -140,6 +193,8 @@ impl Config {
             archive_contents: default_archive_contents(),
             archive_valid_days: None,
             connections: default_connections(),
+            gc: Gc::default(),
+            signers: BTreeMap::new(),
         }
     }
 
@@ -194,6 +249,15 @@ impl Config {
         }
     }
 
+    /// The commands that sign, as the archive takes them.
+    pub(crate) fn signers(&self) -> volary_archive::Signers {
+        let signer = |signer: &SignerConfig| volary_archive::SignerCommand {
+            command: signer.command.clone(),
+            timeout: Duration::from_secs(signer.timeout),
+        };
+        self.signers.iter().map(|(name, own)| (name.clone(), signer(own))).collect()
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
         if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
@@ -226,6 +290,14 @@ impl Config {
         if self.build_workers == 0 || self.connections == 0 {
             return Err("build_workers and connections must be at least 1".into());
         }
+        for (name, signer) in &self.signers {
+            if signer.command.first().is_none_or(String::is_empty) {
+                return Err(format!("signers.{name}: command names no program"));
+            }
+            if signer.timeout == 0 || signer.timeout > LONGEST_SIGNING {
+                return Err(format!("signers.{name}: timeout must be 1 to {LONGEST_SIGNING} seconds"));
+            }
+        }
         if self.public_url.as_ref().is_some_and(|url| !url.starts_with("https://")) {
             return Err("public_url must begin with https://".into());
         }
@@ -244,7 +316,7 @@ fn is_host(text: &str) -> bool {
 
 /// The known key with the fewest letters to change.
 fn nearest(key: &str) -> &'static str {
-    KEYS.into_iter().min_by_key(|known| distance(key, known)).expect("there are known keys")
+    KEYS.iter().copied().min_by_key(|known| distance(key, known)).expect("there are known keys")
 }
 
 /// How many letters must be put in, taken out or replaced (Levenshtein).
@@ -278,6 +350,10 @@ mod tests {
     fn what_is_written_is_read() {
         let config = Config::new("flock".into(), vec!["volary.example".into(), "::1".into()], 8443);
         assert_eq!(Config::parse(&config.text()).unwrap(), config);
+        let command = vec!["/usr/local/bin/sign".into(), "--card".into()];
+        let signers = BTreeMap::from([("card".into(), SignerConfig { command, timeout: 20 })]);
+        let config = Config { signers, gc: Gc { every: 0, ..Gc::default() }, ..config };
+        assert_eq!(Config::parse(&config.text()).unwrap(), config);
     }
 
     #[test]
@@ -289,6 +365,10 @@ mod tests {
         check(&GOOD.replace("\"h\"", "\"a b\""), "neither a host name nor an address");
         check(&format!("{GOOD}build_workers = 0\n"), "at least 1");
         check("port = ", "port");
+        check(&format!("{GOOD}[signers.card]\ncommand = []\n"), "signers.card: command names no program");
+        check(&format!("{GOOD}[signers.card]\ncommand = [\"x\"]\ntimeout = 0\n"), "1 to 100 seconds");
+        check(&format!("{GOOD}[signers.card]\nprogram = \"x\"\n"), "unknown field `program`");
+        check(&format!("{GOOD}[gc]\nversion = 2\n"), "unknown field `version`");
     }
 
     #[test]

@@ -7,8 +7,8 @@ use crate::config::Config;
 use jiff::Timestamp;
 use volary_api::v1::archive as api;
 use volary_archive::{
-    Archive, Because, Error, PackageEntry, Pick, Provenance, ReleaseInfo, Settings, UpkeepReport,
-    UploadPolicy,
+    Archive, Because, Error, KeyInfo, Keys, NewKey, Others, PackageEntry, Pick, Provenance, ReleaseInfo,
+    RetiredKey, Settings, Signers, UpkeepReport, UploadPolicy,
 };
 use volary_debian::Version;
 use volary_model::{Architecture, PackageName, ReleaseName, ReleaseRef, Revision, Suite};
@@ -30,8 +30,31 @@ impl Depot {
     }
 
     /// Opens the archive, and finishes what a killed server left undone.
-    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
-        Ok(Self { archive: Archive::open(dir)? })
+    pub(crate) fn open(dir: &Path, signers: Signers) -> Result<Self, Error> {
+        Ok(Self { archive: Archive::open_with(dir, signers)? })
+    }
+
+    /// The keys that sign.
+    pub(crate) fn keys(&self) -> Result<Keys, Error> {
+        self.archive.keys()
+    }
+
+    /// Takes a key in.
+    pub(crate) fn add_key(&self, new: &NewKey, others: Others) -> Result<KeyInfo, Error> {
+        self.archive.add_key(new, others, volary_host::now())
+    }
+
+    /// The keys that a retirement would end, and those that would stay.
+    pub(crate) fn retirement(
+        &self,
+        fingerprint: Option<&str>,
+    ) -> Result<(Vec<KeyInfo>, Vec<KeyInfo>), Error> {
+        self.archive.retirement(fingerprint)
+    }
+
+    /// Ends keys.
+    pub(crate) fn retire_keys(&self, fingerprint: Option<&str>) -> Result<Vec<RetiredKey>, Error> {
+        self.archive.retire_keys(fingerprint, volary_host::now())
     }
 
     /// The folder to serve.

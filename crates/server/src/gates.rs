@@ -10,6 +10,7 @@ use volary_plan::gate::{self, Evidence};
 use volary_store::{Branch, Store};
 
 use crate::Layout;
+use crate::config::Config;
 use crate::depot::Depot;
 use crate::facts::{Judge, Judged, tally};
 use crate::fleet_view::{self, FleetView};
@@ -65,7 +66,9 @@ pub(crate) fn of_merge(
         return Ok(Vec::new());
     }
     let view = FleetView::read(layout);
-    let depot = Depot::open(&layout.archive())?;
+    // Opening may finish what a killed server left undone, signatures among it.
+    let signers = Config::read(&layout.config()).map(|config| config.signers()).unwrap_or_default();
+    let depot = Depot::open(&layout.archive(), signers)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (records, branches) = runtime.block_on(async {
         let store = Store::open_read_only(&layout.database()).await?;

@@ -247,7 +247,7 @@ fn first_records(layout: &Layout, token: &str) -> Result<(), ServerError> {
     runtime.block_on(async {
         let store = Store::open(&layout.database()).await?;
         let now = volary_host::now();
-        store.add_token("admin", role_text(Role::Admin), &hash(token), now).await?;
+        store.add_token("admin", role_text(Role::Admin), &hash(token), None, now).await?;
         store.add_event(now, "server-made", "server", "this server was made").await?;
         store.close().await;
         Ok(())

@@ -17,6 +17,7 @@ mod gates;
 mod hook;
 mod http;
 mod init;
+mod key_holders;
 mod layout;
 mod nudge;
 mod promotion;
@@ -26,7 +27,7 @@ mod repository;
 mod serve;
 mod tls;
 
-pub use config::Config;
+pub use config::{Config, Gc, SignerConfig};
 pub use error::ServerError;
 pub use gates::{GateError, gates};
 pub use hook::{PushRefused, pre_receive};

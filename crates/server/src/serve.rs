@@ -110,7 +110,7 @@ async fn start(
     let certificate =
         Arc::new(CurrentCertificate::new(authority::server_certificate(&layout)?).map_err(unusable)?);
     let tls = listener::tls_config(authority.certificate(), certificate.clone()).map_err(unusable)?;
-    let archive = Arc::new(Depot::open(&layout.archive())?);
+    let archive = Arc::new(Depot::open(&layout.archive(), config.signers())?);
     archive.configure(&url, &config)?;
     let store = Store::open(&layout.database()).await?;
     // The program may be at another place than when the server was made.

@@ -15,6 +15,8 @@ pub struct Token {
     pub role: String,
     /// SHA-256 of the secret.
     pub hash: Digest,
+    /// What it may upload, if it may do nothing else: JSON as the server writes it.
+    pub limits: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was used last.
@@ -27,15 +29,22 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
-        let rows: Vec<(String, String, String, i64, Option<i64>)> =
-            sqlx::query_as("SELECT name, role, hash, created_at, used_at FROM tokens ORDER BY name")
+        let rows: Vec<(String, String, String, Option<String>, i64, Option<i64>)> =
+            sqlx::query_as("SELECT name, role, hash, limits, created_at, used_at FROM tokens ORDER BY name")
                 .fetch_all(&self.reader)
                 .await?;
         rows.into_iter()
-            .map(|(name, role, hash, created_at, used_at)| {
+            .map(|(name, role, hash, limits, created_at, used_at)| {
                 let hash = Digest::from_hex(&hash)
                     .map_err(|_| StoreError::Corrupt { what: "token's hash", text: name.clone() })?;
-                Ok(Token { name, role, hash, created_at: time(created_at), used_at: used_at.map(time) })
+                Ok(Token {
+                    name,
+                    role,
+                    hash,
+                    limits,
+                    created_at: time(created_at),
+                    used_at: used_at.map(time),
+                })
             })
             .collect()
     }
@@ -49,15 +58,17 @@ impl Store {
         name: &str,
         role: &str,
         hash: &Digest,
+        limits: Option<&str>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "INSERT INTO tokens (name, role, hash, created_at) VALUES ($1, $2, $3, $4)
+            "INSERT INTO tokens (name, role, hash, limits, created_at) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (name) DO NOTHING",
         )
         .bind(name)
         .bind(role)
         .bind(hash.hex())
+        .bind(limits)
         .bind(ms(now))
         .execute(&self.writer)
         .await?;

@@ -238,8 +238,8 @@ fn old_reports_go() {
 #[test]
 fn tokens_settings_branches_and_events_come_back() {
     with_store(|store, path| async move {
-        assert!(store.add_token("alice", "admin", &digest(1), at(0)).await.unwrap());
-        assert!(!store.add_token("alice", "viewer", &digest(2), at(0)).await.unwrap());
+        assert!(store.add_token("alice", "admin", &digest(1), None, at(0)).await.unwrap());
+        assert!(!store.add_token("alice", "viewer", &digest(2), None, at(0)).await.unwrap());
         store.token_used("alice", at(5)).await.unwrap();
         assert_eq!(store.tokens().await.unwrap()[0].used_at, Some(at(5)));
         assert!(store.remove_token("alice").await.unwrap());

@@ -58,6 +58,17 @@ pub enum Role {
     Developer,
     /// See everything, change nothing; read the git repositories.
     Viewer,
+    /// Upload packages within its limits, and nothing else: for build machines elsewhere.
+    Upload,
+}
+
+/// What a token that may only upload may upload. An empty list limits nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UploadLimits {
+    /// Patterns of package names: `hello*`.
+    #[serde(default)]
+    pub packages: Vec<String>,
 }
 
 /// A token, without its secret.
@@ -67,6 +78,9 @@ pub struct Token {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// What it may upload, if it may do nothing else.
+    #[serde(default)]
+    pub limits: Option<UploadLimits>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was used last.
@@ -80,6 +94,9 @@ pub struct NewToken {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// What it may upload; only with the role `upload`.
+    #[serde(default)]
+    pub limits: Option<UploadLimits>,
 }
 
 /// A new token; the only time its secret is shown.

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod build;
 pub mod device;
 pub mod fleet;
+pub mod keys;
 pub mod status;
 
 use serde::{Deserialize, Serialize};

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, anyhow};
 use clap::Subcommand;
+use volary_api::client::Client;
 use volary_api::v1::archive::{Include, Included, Package};
 use volary_model::Suite;
 
@@ -26,45 +28,79 @@ pub enum ArchiveCommand {
         #[arg(long)]
         allow_unsigned: bool,
     },
+    /// Upload packages, as a build machine does: .deb files, or a .changes with the files it names.
+    /// What is there already with the same content is fine
+    Upload {
+        /// The .changes or .deb files: all of them are taken, or none
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// List the packages of a suite
     List {
         /// `rolling`, or a release revision such as v1.0/r2
         #[arg(default_value = "rolling")]
         suite: Suite,
     },
+    /// See, bring, rotate and end the keys that sign the archive
+    #[command(subcommand)]
+    Keys(super::archive_keys::KeysCommand),
 }
 
 /// Runs `volary archive …`.
 pub fn run(command: ArchiveCommand, connection: &Connection, out: &Out) -> Result<(), Failure> {
+    if let ArchiveCommand::Keys(command) = &command {
+        return super::archive_keys::run(command, connection, out);
+    }
     let client = connection.client()?;
     match command {
+        ArchiveCommand::Keys(_) => {}
         ArchiveCommand::Include { files, allow_unsigned } => {
-            let files = with_named_files(&files)?;
-            let upload = upload_id()?;
-            for file in &files {
-                let name = file.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
-                    anyhow!("{} has no file name that can be sent: rename it", file.display())
-                })?;
-                let content = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
-                client.put(&format!("/api/v1/uploads/{upload}/{}", encode(name)), content)?;
-            }
-            let included: Included =
-                client.post(&format!("/api/v1/uploads/{upload}/include"), &Include { allow_unsigned })?;
-            out.show(&included, |included| {
-                for package in &included.added {
-                    out.line(format!("{} {}", out.tone(Tone::Good, "added"), describe(package)));
-                }
-                for package in &included.already_there {
-                    out.line(format!("{} {}", out.tone(Tone::Dim, "there already"), describe(package)));
-                }
-            });
+            include(&client, &files, &Include { allow_unsigned }, out)?;
         }
+        ArchiveCommand::Upload { files } => include(&client, &files, &Include::default(), out)?,
         ArchiveCommand::List { suite } => {
             let packages: Vec<Package> =
                 client.get(&format!("/api/v1/packages?suite={}", encode(&suite.to_string())))?;
             out.show(&packages, |packages| list(packages, &suite, out));
         }
     }
+    Ok(())
+}
+
+/// How many files are sent at once: enough to fill a line that is far away.
+const SENDERS: usize = 4;
+
+/// Sends the files and has them included, all of them or none.
+fn include(client: &Client, files: &[PathBuf], options: &Include, out: &Out) -> Result<(), Failure> {
+    let files: Vec<PathBuf> = with_named_files(files)?.into_iter().collect();
+    let upload = upload_id()?;
+    let next = AtomicUsize::new(0);
+    let send = || -> Result<(), Failure> {
+        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let name = file
+                .file_name()
+                .and_then(|name| name.to_str())
+                .ok_or_else(|| anyhow!("{} has no file name that can be sent: rename it", file.display()))?;
+            let content = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+            client.put(&format!("/api/v1/uploads/{upload}/{}", encode(name)), content)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..SENDERS.min(files.len())).map(|_| scope.spawn(send)).collect();
+        let ends = senders.into_iter().map(|sender| sender.join().expect("a sender has no reason to panic"));
+        // All of them, so that the first failure is told and none is left.
+        ends.fold(Ok(()), Result::and)
+    })?;
+    let included: Included = client.post(&format!("/api/v1/uploads/{upload}/include"), options)?;
+    out.show(&included, |included| {
+        for package in &included.added {
+            out.line(format!("{} {}", out.tone(Tone::Good, "added"), describe(package)));
+        }
+        for package in &included.already_there {
+            out.line(format!("{} {}", out.tone(Tone::Dim, "there already"), describe(package)));
+        }
+    });
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use volary_host::Cmd;
 use volary_model::{ReleaseName, Revision, StageName};
 use volary_plan::text;
 
-use super::{encode, release};
+use super::{bump_keys, encode, release};
 use crate::config::{Config, Connection};
 use crate::failure::Failure;
 use crate::out::{Out, Tone};
@@ -35,10 +35,14 @@ pub struct CloneArgs {
 #[derive(Args)]
 pub struct BumpArgs {
     /// The release to pin
-    release: ReleaseName,
+    #[arg(required_unless_present = "keys")]
+    release: Option<ReleaseName>,
     /// The revision, such as r1; the newest if absent
     #[arg(long)]
     revision: Option<Revision>,
+    /// Put the archive's keys into the repository: after `volary archive keys rotate` and `retire`
+    #[arg(long, conflicts_with = "release")]
+    keys: bool,
     /// Commit, but do not push
     #[arg(long)]
     no_push: bool,
@@ -137,7 +141,10 @@ pub fn bump(args: &BumpArgs, connection: &Connection, out: &Out) -> Result<(), F
     work.fetch()?;
     work.ready_on(&branch)?;
 
-    let name = &args.release;
+    if args.keys {
+        return bump_keys::run(&work, &config, &client, &branch, args.no_push, out);
+    }
+    let Some(name) = &args.release else { return Ok(()) };
     let revision = args.revision.map_or(String::new(), |revision| format!("?revision={revision}"));
     let pin: Pin = client.get(&format!("/api/v1/releases/{}/pin{revision}", encode(name.as_str())))?;
     let locked =
@@ -159,6 +166,7 @@ pub fn bump(args: &BumpArgs, connection: &Connection, out: &Out) -> Result<(), F
         let pushed = if args.no_push { "not pushed yet" } else { "pushed" };
         out.line(format!("{branch} pins {} at {} ({pushed})", pin.release, commit.short()));
     });
+    bump_keys::remind(&work, &client, out);
     Ok(())
 }
 

@@ -1,8 +1,10 @@
 //! One file for each group of commands.
 
 pub mod archive;
+pub mod archive_keys;
 pub mod artifact;
 pub mod build;
+mod bump_keys;
 pub mod check;
 pub mod device;
 pub mod fleet;

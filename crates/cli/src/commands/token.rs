@@ -1,7 +1,7 @@
 //! `volary token`: access for people and programs.
 
 use clap::{Subcommand, ValueEnum};
-use volary_api::v1::fleet::{NewToken, Role, Token, TokenSecret};
+use volary_api::v1::fleet::{NewToken, Role, Token, TokenSecret, UploadLimits};
 
 use super::encode;
 use crate::config::Connection;
@@ -18,6 +18,9 @@ pub enum TokenCommand {
         /// What it may do
         #[arg(long, value_enum, default_value_t = RoleArg::Viewer)]
         role: RoleArg,
+        /// With --role upload: only packages of these names, with * and ?
+        #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+        packages: Vec<String>,
     },
     /// List the tokens
     List,
@@ -37,6 +40,8 @@ pub enum RoleArg {
     Developer,
     /// See everything, change nothing
     Viewer,
+    /// Upload packages, and nothing else
+    Upload,
 }
 
 impl From<RoleArg> for Role {
@@ -45,6 +50,7 @@ impl From<RoleArg> for Role {
             RoleArg::Admin => Self::Admin,
             RoleArg::Developer => Self::Developer,
             RoleArg::Viewer => Self::Viewer,
+            RoleArg::Upload => Self::Upload,
         }
     }
 }
@@ -53,8 +59,11 @@ impl From<RoleArg> for Role {
 pub fn run(command: TokenCommand, connection: &Connection, out: &Out) -> Result<(), Failure> {
     let client = connection.client()?;
     match command {
-        TokenCommand::Add { name, role } => {
-            let secret: TokenSecret = client.post("/api/v1/tokens", &NewToken { name, role: role.into() })?;
+        TokenCommand::Add { name, role, packages } => {
+            let limits = UploadLimits { packages };
+            let limits = (limits != UploadLimits::default()).then_some(limits);
+            let token = NewToken { name, role: role.into(), limits };
+            let secret: TokenSecret = client.post("/api/v1/tokens", &token)?;
             out.show(&secret, |secret| out.line(&secret.secret));
         }
         TokenCommand::List => {
@@ -64,10 +73,11 @@ pub fn run(command: TokenCommand, connection: &Connection, out: &Out) -> Result<
                     .iter()
                     .map(|token| {
                         let role = format!("{:?}", token.role).to_lowercase();
-                        vec![token.name.clone(), role, ago(token.created_at), ago_or_dash(token.used_at)]
+                        let (made, used) = (ago(token.created_at), ago_or_dash(token.used_at));
+                        vec![token.name.clone(), role, limits(token.limits.as_ref()), made, used]
                     })
                     .collect();
-                out.table(&["TOKEN", "ROLE", "MADE", "USED"], rows, "no tokens");
+                out.table(&["TOKEN", "ROLE", "LIMITS", "MADE", "USED"], rows, "no tokens");
             });
         }
         TokenCommand::Remove { name } => {
@@ -76,4 +86,9 @@ pub fn run(command: TokenCommand, connection: &Connection, out: &Out) -> Result<
         }
     }
     Ok(())
+}
+
+fn limits(limits: Option<&UploadLimits>) -> String {
+    let Some(limits) = limits else { return "–".into() };
+    if limits.packages.is_empty() { "any package".into() } else { limits.packages.join(" ") }
 }

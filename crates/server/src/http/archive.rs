@@ -14,11 +14,11 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use volary_api::v1::archive::{Cut, Include, Included, Package, PackageChange, Pick, Picked, Pin, Release};
 use volary_api::v1::fleet::Role;
-use volary_archive::{Error, Provenance, UploadPolicy};
+use volary_archive::{Error, Provenance, UploadLimits, UploadPolicy};
 use volary_model::{ReleaseName, Revision, Suite};
 
 use crate::app::App;
-use crate::http::auth::{Developer, Viewer};
+use crate::http::auth::{Developer, Person, Uploader, Viewer};
 use crate::http::input::{Input, blocking, name, too_large};
 use crate::http::refusal::Refusal;
 
@@ -27,6 +27,9 @@ const FILE_LIMIT: u64 = 4 << 30;
 
 /// The largest `.changes` file: it is read as a whole.
 const CHANGES_LIMIT: u64 = 4 << 20;
+
+/// How many files an upload in one request may have: a large source package has some hundred.
+const MOST_FILES: usize = 4096;
 
 /// How long a sender may pause.
 const STALLED: Duration = Duration::from_secs(60);
@@ -54,16 +57,12 @@ impl From<Error> for Refusal {
 /// `PUT /api/v1/uploads/{id}/{file}`.
 pub(crate) async fn upload(
     State(app): State<Arc<App>>,
-    Developer(_): Developer,
+    Uploader(_): Uploader,
     Path((id, file)): Path<(String, String)>,
     body: Body,
 ) -> Result<(), Refusal> {
     let dir = upload_dir(&app, &id)?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._+~-:".contains(c);
-    if file.is_empty() || file.len() > 200 || file.starts_with('.') || !file.chars().all(plain) {
-        return Err(Refusal::invalid(format!("{file:?} is not the name of a package file"))
-            .help("Debian package files have letters, digits and ._+~- in their names"));
-    }
+    plain_name(&file)?;
     volary_host::create_dir(&dir)?;
     let path = dir.join(&file);
     let limit = if file.ends_with(".changes") { CHANGES_LIMIT } else { FILE_LIMIT };
@@ -74,6 +73,16 @@ pub(crate) async fn upload(
             Err(refusal)
         }
     }
+}
+
+/// Refuses what could be another thing than a file beside the others.
+fn plain_name(file: &str) -> Result<(), Refusal> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._+~-:".contains(c);
+    if file.is_empty() || file.len() > 200 || file.starts_with('.') || !file.chars().all(plain) {
+        return Err(Refusal::invalid(format!("{file:?} is not the name of a package file"))
+            .help("Debian package files have letters, digits and ._+~- in their names"));
+    }
+    Ok(())
 }
 
 fn upload_dir(app: &App, id: &str) -> Result<PathBuf, Refusal> {
@@ -116,7 +125,7 @@ async fn receive(mut body: Body, path: &std::path::Path, limit: u64) -> Result<(
 /// `POST /api/v1/uploads/{id}/include`.
 pub(crate) async fn include(
     State(app): State<Arc<App>>,
-    Developer(person): Developer,
+    Uploader(person): Uploader,
     Path(id): Path<String>,
     Input(options): Input<Include>,
 ) -> Result<Json<Included>, Refusal> {
@@ -128,21 +137,110 @@ pub(crate) async fn include(
         return Err(Refusal::not_found("there is no upload with this id")
             .help("the upload was included already, or its files were never sent"));
     }
+    Ok(Json(include_dir(&app, &person, dir, options.allow_unsigned).await?))
+}
+
+/// `PUT` or `POST /api/v1/upload/{file}`: all of an upload in one request.
+pub(crate) async fn upload_one(
+    State(app): State<Arc<App>>,
+    Uploader(person): Uploader,
+    Path(file): Path<String>,
+    body: Body,
+) -> Result<(StatusCode, Json<Included>), Refusal> {
+    plain_name(&file)?;
+    let ending = file.rsplit_once('.').map_or("", |(_, ending)| ending);
+    if !["deb", "ddeb", "tar"].contains(&ending) {
+        return Err(Refusal::invalid(format!("{file:?} cannot be uploaded alone"))
+            .help("send a .deb, or a .changes with the files that it names as one .tar"));
+    }
+    let id: [u8; 16] = rand::random();
+    let dir = app.layout.uploads().join(id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    volary_host::create_dir(&dir)?;
+    let path = dir.join(&file);
+    let received = match receive(body, &path, FILE_LIMIT).await {
+        Ok(()) if ending == "tar" => blocking({
+            let dir = dir.clone();
+            move || unpack(&path, &dir)
+        })
+        .await
+        .and_then(|unpacked| unpacked),
+        other => other,
+    };
+    if let Err(refusal) = received {
+        std::fs::remove_dir_all(&dir).map_err(Refusal::broken)?;
+        return Err(refusal);
+    }
+    let included = include_dir(&app, &person, dir, false).await?;
+    let status = if included.added.is_empty() { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(included)))
+}
+
+/// Takes the files out of a tar beside it. Whatever is no plain file with a plain name is refused.
+fn unpack(tar: &std::path::Path, dir: &std::path::Path) -> Result<(), Refusal> {
+    let unreadable = |error: std::io::Error| Refusal::invalid(format!("the .tar cannot be read: {error}"));
+    let mut archive = tar::Archive::new(std::fs::File::open(tar).map_err(Refusal::broken)?);
+    for (count, entry) in archive.entries().map_err(unreadable)?.enumerate() {
+        let mut entry = entry.map_err(unreadable)?;
+        let path = entry.path().map_err(unreadable)?.to_string_lossy().into_owned();
+        let name = path.strip_prefix("./").unwrap_or(&path);
+        if entry.header().entry_type().is_dir() && name.is_empty() {
+            continue;
+        }
+        if !entry.header().entry_type().is_file() || count > MOST_FILES {
+            return Err(Refusal::invalid(format!(
+                "the .tar has {path:?}, which is no plain file at its top"
+            )));
+        }
+        plain_name(name)?;
+        let mut file = std::fs::File::create_new(dir.join(name)).map_err(|error| {
+            Refusal::invalid(format!(
+                "the .tar has the file {name:?} twice, or it cannot be written: {error}"
+            ))
+        })?;
+        std::io::copy(&mut entry, &mut file).map_err(unreadable)?;
+    }
+    Ok(volary_host::remove_if_exists(tar)?)
+}
+
+/// Includes what lies in a folder, and removes the folder.
+async fn include_dir(
+    app: &Arc<App>,
+    person: &Person,
+    dir: PathBuf,
+    allow_unsigned: bool,
+) -> Result<Included, Refusal> {
     let provenance =
         Provenance { note: Some(format!("included by {}", person.name)), ..Provenance::default() };
     let depot = app.archive.clone();
-    let policy = if options.allow_unsigned { UploadPolicy::AllowUnsigned } else { uploaders(&app)? };
+    let policy = match person.role {
+        Role::Upload => {
+            let limits = UploadLimits { packages: person.limits.packages.clone() };
+            UploadPolicy::Vouched { keys: uploaders(app)?, limits }
+        }
+        _ if allow_unsigned => UploadPolicy::AllowUnsigned,
+        _ => UploadPolicy::Signed(uploaders(app)?),
+    };
     let included = blocking(move || {
-        let files = offered(&dir)?;
-        let result = depot.include(&files, &provenance, &policy).map_err(Refusal::from);
+        let included = offered(&dir)
+            .and_then(|files| depot.include(&files, &provenance, &policy).map_err(Refusal::from));
         // Taken or refused, the upload ends here: the sender has the files still.
         if let Err(error) = std::fs::remove_dir_all(&dir) {
             tracing::warn!(%error, dir = %dir.display(), "cannot remove an upload");
         }
-        result
+        included
     })
     .await?
-    .map_err(|refusal| without_path(&app, refusal))?;
+    .map_err(|refusal| without_path(app, refusal));
+    let included = match included {
+        Ok(included) => included,
+        Err(refusal) => {
+            if refusal.status() == StatusCode::UNPROCESSABLE_ENTITY {
+                let text = format!("an upload by {} was refused: {}", person.name, refusal.sentence());
+                app.event("upload-refused", &person.name, &text).await;
+            }
+            return Err(refusal);
+        }
+    };
     for package in &included.added {
         let text = format!(
             "{} {} ({}) was included by {}",
@@ -150,8 +248,10 @@ pub(crate) async fn include(
         );
         app.event("package-included", &format!("{}={}", package.name, package.version), &text).await;
     }
-    app.rolling_changed();
-    Ok(Json(included))
+    if !included.added.is_empty() {
+        app.rolling_changed();
+    }
+    Ok(included)
 }
 
 /// People know their files by name, not by where we kept them.
@@ -189,7 +289,7 @@ fn offered(dir: &std::path::Path) -> Result<Vec<PathBuf>, Refusal> {
 }
 
 /// Those who may sign a `.changes`: the OpenPGP keys in the folder `uploaders`.
-fn uploaders(app: &App) -> Result<UploadPolicy, Refusal> {
+fn uploaders(app: &App) -> Result<Vec<String>, Refusal> {
     let dir = app.layout.uploaders();
     let mut keys = Vec::new();
     for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
@@ -197,7 +297,7 @@ fn uploaders(app: &App) -> Result<UploadPolicy, Refusal> {
             keys.push(volary_host::read_to_string(&entry.path())?);
         }
     }
-    Ok(UploadPolicy::Signed(keys))
+    Ok(keys)
 }
 
 /// The suite that is asked for.

@@ -7,7 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use base64::Engine;
 use sha2::{Digest as _, Sha256};
-use volary_api::v1::fleet::Role;
+use volary_api::v1::fleet::{Role, UploadLimits};
 use volary_model::Digest;
 use volary_store::{Store, StoreError, Token};
 
@@ -20,8 +20,12 @@ use crate::tls::listener::Peer;
 pub(crate) const COOKIE: &str = "volary_token";
 
 /// What roles are called in records.
-const ROLES: [(Role, &str); 3] =
-    [(Role::Admin, "admin"), (Role::Developer, "developer"), (Role::Viewer, "viewer")];
+const ROLES: [(Role, &str); 4] = [
+    (Role::Admin, "admin"),
+    (Role::Developer, "developer"),
+    (Role::Viewer, "viewer"),
+    (Role::Upload, "upload"),
+];
 
 /// The record's word for a role.
 pub(crate) fn role_text(role: Role) -> &'static str {
@@ -31,6 +35,12 @@ pub(crate) fn role_text(role: Role) -> &'static str {
 /// The role of a record; an unknown word may nothing but see.
 pub(crate) fn role_from(text: &str) -> Role {
     ROLES.iter().find(|(_, word)| *word == text).map_or(Role::Viewer, |(role, _)| *role)
+}
+
+/// The limits of a record. Limits that cannot be read let nothing through.
+pub(crate) fn limits_from(text: Option<&str>) -> UploadLimits {
+    let nothing = || UploadLimits { packages: vec![String::new()] };
+    text.map_or_else(UploadLimits::default, |text| serde_json::from_str(text).unwrap_or_else(|_| nothing()))
 }
 
 /// A new secret: 256 bits, as text that survives every shell and URL.
@@ -70,7 +80,11 @@ impl Tokens {
         for token in tokens.iter() {
             let pairs = token.hash.as_bytes().iter().zip(given.as_bytes());
             if pairs.fold(0, |difference, (a, b)| difference | (a ^ b)) == 0 {
-                found = Some(Person { name: token.name.clone(), role: role_from(&token.role) });
+                found = Some(Person {
+                    name: token.name.clone(),
+                    role: role_from(&token.role),
+                    limits: limits_from(token.limits.as_deref()),
+                });
             }
         }
         found
@@ -84,20 +98,35 @@ pub(crate) struct Person {
     pub(crate) name: String,
     /// What it may do.
     pub(crate) role: Role,
+    /// What it may upload, if it may do nothing else.
+    pub(crate) limits: UploadLimits,
 }
 
 impl Person {
     /// Refuses a person whose role does not allow what `least` allows.
     pub(crate) fn must_be(&self, least: Role) -> Result<(), Refusal> {
         let rank = |role| match role {
-            Role::Viewer => 0,
-            Role::Developer => 1,
-            Role::Admin => 2,
+            Role::Upload => 0,
+            Role::Viewer => 1,
+            Role::Developer => 2,
+            Role::Admin => 3,
         };
         if rank(self.role) >= rank(least) {
             return Ok(());
         }
-        let (own, needed) = (role_text(self.role), role_text(least));
+        self.lacks(least)
+    }
+
+    /// Refuses a person who may not bring packages.
+    pub(crate) fn must_upload(&self) -> Result<(), Refusal> {
+        match self.role {
+            Role::Upload | Role::Developer | Role::Admin => Ok(()),
+            Role::Viewer => self.lacks(Role::Upload),
+        }
+    }
+
+    fn lacks(&self, needed: Role) -> Result<(), Refusal> {
+        let (own, needed) = (role_text(self.role), role_text(needed));
         Err(Refusal::new(StatusCode::FORBIDDEN, format!("the token {:?} is a {own}'s", self.name))
             .help(format!("this needs the role {needed}; an administrator makes one with: volary token add NAME --role {needed}")))
     }
@@ -168,6 +197,19 @@ role_extractor!(
     Viewer,
     Role::Viewer
 );
+/// Somebody who may bring packages.
+pub(crate) struct Uploader(pub(crate) Person);
+
+impl FromRequestParts<Arc<App>> for Uploader {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+        let person = person(app, &parts.method, &parts.headers)?;
+        person.must_upload()?;
+        Ok(Self(person))
+    }
+}
+
 role_extractor!(
     /// Somebody who may push, include, cut, pick and freeze.
     Developer,

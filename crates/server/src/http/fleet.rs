@@ -19,7 +19,7 @@ use volary_model::{CommitId, DeviceName, StageName};
 use crate::app::App;
 use crate::fleet_view;
 use crate::gates::GateError;
-use crate::http::auth::{Admin, Viewer, hash, new_secret, role_from, role_text};
+use crate::http::auth::{Admin, Viewer, hash, limits_from, new_secret, role_from, role_text};
 use crate::http::input::{Input, blocking, name};
 use crate::http::refusal::Refusal;
 use crate::promotion;
@@ -210,6 +210,7 @@ pub(crate) async fn tokens(
     let tokens = app.store.tokens().await?;
     let tokens = tokens.into_iter().map(|token| Token {
         role: role_from(&token.role),
+        limits: token.limits.as_deref().map(|text| limits_from(Some(text))),
         name: token.name,
         created_at: token.created_at,
         used_at: token.used_at,
@@ -227,14 +228,25 @@ pub(crate) async fn add_token(
     if request.name.is_empty() || request.name.len() > 64 || !request.name.chars().all(plain) {
         return Err(Refusal::invalid("a token's name has 1 to 64 letters, digits and -_.@+"));
     }
+    if request.limits.is_some() && request.role != Role::Upload {
+        return Err(Refusal::invalid("only a token with the role upload has limits"));
+    }
+    let limits = request.limits.unwrap_or_default();
+    let known = volary_archive::UploadLimits { packages: limits.packages.clone() };
+    known.check().map_err(Refusal::invalid)?;
+    let limits = (request.role == Role::Upload)
+        .then(|| serde_json::to_string(&limits).expect("limits are plain data"));
     let secret = new_secret();
     let role = role_text(request.role);
-    if !app.store.add_token(&request.name, role, &hash(&secret), volary_host::now()).await? {
+    let kept = hash(&secret);
+    let added = app.store.add_token(&request.name, role, &kept, limits.as_deref(), volary_host::now());
+    if !added.await? {
         return Err(Refusal::conflict(format!("there is a token {:?} already", request.name))
             .help(format!("take it away first with: volary token remove {}", request.name)));
     }
     app.tokens.load(&app.store).await?;
-    let text = format!("{} got a token as {role} from {}", request.name, person.name);
+    let may = limits.map(|_| format!(", for {known}")).unwrap_or_default();
+    let text = format!("{} got a token as {role} from {}{may}", request.name, person.name);
     app.event("token-made", &request.name, &text).await;
     Ok(Json(TokenSecret { name: request.name, secret }))
 }

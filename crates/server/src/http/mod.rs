@@ -8,6 +8,7 @@ pub(crate) mod files;
 pub(crate) mod fleet;
 pub(crate) mod git;
 pub(crate) mod input;
+pub(crate) mod keys;
 pub(crate) mod page;
 pub(crate) mod refusal;
 pub(crate) mod status;
@@ -36,6 +37,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/device/v1/reports", post(device::report))
         .route("/api/v1/uploads/{id}/include", post(archive::include))
         .route("/api/v1/uploads/{id}/{file}", put(archive::upload))
+        .route("/api/v1/upload/{file}", put(archive::upload_one).post(archive::upload_one))
         .route("/api/v1/packages", get(archive::packages))
         .route("/api/v1/releases", get(archive::releases).post(archive::cut))
         .route("/api/v1/releases/{name}", get(archive::release))
@@ -43,6 +45,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/releases/{name}/freeze", post(archive::freeze))
         .route("/api/v1/releases/{name}/pin", get(archive::pin))
         .route("/api/v1/diff", get(archive::diff))
+        .route("/api/v1/archive/keys", get(keys::keys).post(keys::add))
+        .route("/api/v1/archive/keys/retire", post(keys::retire))
         .route("/api/v1/sources", get(build::sources).post(build::add_source))
         .route("/api/v1/sources/{name}", delete(build::remove_source))
         .route("/api/v1/sources/{name}/poll", post(build::poll_source))

@@ -10,6 +10,7 @@ use axum::extract::{Form, Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
+use volary_api::v1::fleet::Role;
 
 use crate::app::App;
 use crate::http::auth::{self, COOKIE, Person};
@@ -87,7 +88,11 @@ async fn page(
     let Ok(person) = auth::person(app, &Method::GET, headers) else {
         return Redirect::to("/login").into_response();
     };
-    match render(person).await {
+    let shown = match person.must_be(Role::Viewer) {
+        Ok(()) => render(person).await,
+        Err(refusal) => Err(refusal),
+    };
+    match shown {
         Ok(html) => html_page(StatusCode::OK, html),
         Err(refusal) => {
             let (problem, help) = (refusal.sentence().to_owned(), refusal.advice().to_owned());

@@ -71,7 +71,7 @@ fn bad_uploads_are_refused_without_naming_our_folders() {
     developer.post(&format!("{UPLOAD}/include"), &json!({"allow_unsigned": true})).refused(403, "role admin");
     // The refusal arrives although it is made before the body was read.
     let large = vec![0; 20 << 20];
-    server.with_role("viewer").put(&format!("{UPLOAD}/b.deb"), &large).refused(403, "role developer");
+    server.with_role("viewer").put(&format!("{UPLOAD}/b.deb"), &large).refused(403, "role upload");
 }
 
 #[test]

@@ -5,9 +5,11 @@ mod archive;
 mod builds;
 mod devices;
 mod git;
+mod keys;
 mod page;
 mod server;
 mod support;
+mod uploads;
 
 /// Not a test of its own: the hook of a test's repository runs this program with this test's name,
 /// since `volary` itself is not there when only this crate is built.

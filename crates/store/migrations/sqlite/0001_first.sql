@@ -89,6 +89,7 @@ CREATE TABLE tokens (
     name       TEXT   NOT NULL PRIMARY KEY,
     role       TEXT   NOT NULL,
     hash       TEXT   NOT NULL UNIQUE,
+    limits     TEXT,                        -- of a token that may only upload, JSON
     created_at BIGINT NOT NULL,
     used_at    BIGINT
 );

@@ -1,0 +1,5 @@
+//! The commands as people type them, against a real server.
+
+mod keys;
+mod support;
+mod uploads;
