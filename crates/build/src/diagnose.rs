@@ -14,9 +14,11 @@ pub fn diagnose(log: &str) -> String {
     // debhelper prints each of its steps: the last one that began is the one that failed.
     let step = lines.iter().rposition(|line| is_step(line));
     let segment = step.map_or(&lines[..], |at| &lines[at..]);
-    let testing = step.is_some_and(|at| lines[at].trim_start().starts_with("dh_auto_test"))
+    let testing = step.is_some_and(|at| lines[at].contains("dh_auto_test"))
         || lines.iter().any(|line| line.starts_with("dh_auto_test: error"));
-    let reason = compile(segment)
+    let tests = || if testing { named_test(segment).or_else(|| named_test(&lines)) } else { None };
+    let reason = tests()
+        .or_else(|| compile(segment))
         .or_else(|| if testing { test(segment).or_else(|| test(&lines)) } else { None })
         .or_else(|| compile(&lines))
         .or_else(|| first(segment, tool))
@@ -112,6 +114,10 @@ fn compile(lines: &[&str]) -> Option<String> {
         if line.contains(": error: ") || line.contains(": fatal error: ") || line.contains(": ERROR: ") {
             return (!is_outer(line)).then(|| line.to_owned());
         }
+        // A build script of cargo says what it misses by panicking; what cargo says of it is outer.
+        if let Some(reason) = panic(line, next(1)) {
+            return Some(reason);
+        }
         // rustc says what on one line and where on the next.
         if line.starts_with("error[E") || line.starts_with("error: ") && next(1).starts_with("--> ") {
             return Some(match next(1).strip_prefix("--> ") {
@@ -122,18 +128,71 @@ fn compile(lines: &[&str]) -> Option<String> {
         if line.contains("undefined reference to ") || line.contains("cannot find -l") {
             return Some(line.to_owned());
         }
+        // cargo has no place for what is wrong around the code.
+        if line.starts_with("error: ") && lines.iter().any(|line| is_cargo(line)) && !is_outer(line) {
+            return Some(cargo(line, &lines[index + 1..]));
+        }
+        // pkg-config says it before CMake or configure complain of it.
+        if let Some(missing) = line.strip_prefix("--").map(str::trim).filter(|text| is_missing_module(text)) {
+            return Some(missing.to_owned());
+        }
         if line.starts_with("configure: error:") {
             return Some(line.to_owned());
         }
         if let Some(place) = line.strip_prefix("CMake Error at ") {
             return Some(format!("CMake: {place} {}", next(1)));
         }
-        if is_python_error(line) && lines[..index].iter().any(|line| line.contains("Traceback (most recent"))
-        {
-            return Some(line.to_owned());
-        }
-        None
+        python(line, &lines[..index])
     })
+}
+
+/// `thread 'main' panicked at`: the words and the place on one line, or, in newer ones, on two.
+fn panic(line: &str, next: &str) -> Option<String> {
+    let (thread, rest) = line.split_once(" panicked at ")?;
+    if !thread.starts_with("thread ") {
+        return None;
+    }
+    match rest.strip_suffix(':') {
+        Some(place) => Some(format!("{place}: {next}")),
+        None => Some(rest.to_owned()),
+    }
+}
+
+/// True if cargo ran here.
+fn is_cargo(line: &str) -> bool {
+    let line = line.trim_start();
+    line.starts_with("cargo ")
+        || line.starts_with("Compiling ")
+        || line.starts_with("error: could not compile")
+}
+
+/// An error of cargo's with the first of its causes, if it names any.
+fn cargo(line: &str, below: &[&str]) -> String {
+    let mut cause = below.iter().map(|line| line.trim()).skip_while(|line| !line.starts_with("Caused by:"));
+    let place = below.iter().map(|line| line.trim()).take(2).find_map(|line| line.strip_prefix("--> "));
+    match (place, cause.nth(1)) {
+        (Some(place), _) => format!("{place}: {line}"),
+        (None, Some(cause)) => format!("{line}: {cause}"),
+        (None, None) => line.to_owned(),
+    }
+}
+
+/// What pkg-config says of a library that is not there.
+fn is_missing_module(text: &str) -> bool {
+    text.starts_with("No package '") && text.ends_with("' found")
+}
+
+/// The last line of a traceback; pytest puts an `E` before it. An error of syntax has only a place.
+fn python(line: &str, before: &[&str]) -> Option<String> {
+    let line = line.strip_prefix("E ").map_or(line, str::trim_start);
+    if !is_python_error(line) {
+        return None;
+    }
+    if line.starts_with("SyntaxError: ") || line.starts_with("IndentationError: ") {
+        let place = before.iter().rev().find_map(|line| line.trim().strip_prefix("File \""))?;
+        return Some(format!("{}: {line}", place.replace("\", line ", ":")));
+    }
+    before.iter().any(|line| line.contains("Traceback")).then(|| line.to_owned())
 }
 
 /// `ModuleNotFoundError: No module named 'x'`, as a traceback ends.
@@ -145,20 +204,25 @@ fn is_python_error(line: &str) -> bool {
         && kind.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '_')
 }
 
-/// A test failed.
-fn test(lines: &[&str]) -> Option<String> {
+/// A test that is called by its name failed.
+fn named_test(lines: &[&str]) -> Option<String> {
     let found = lines.iter().map(|line| line.trim()).find(|line| {
         line.starts_with("FAIL: ")
             || line.starts_with("FAIL ")
-            || line.starts_with("FAILED ")
+            || line.starts_with("FAILED ") && line.contains("::")
             || line.starts_with("not ok ")
             || line.contains("***Failed")
             || (line.starts_with("test ") && line.ends_with("... FAILED"))
             || line.starts_with("--- FAIL: ")
             || line.contains("Assertion `") && line.ends_with("failed.")
-    });
-    if let Some(line) = found {
-        return Some(format!("tests failed: {line}"));
+    })?;
+    Some(format!("tests failed: {found}"))
+}
+
+/// A test failed.
+fn test(lines: &[&str]) -> Option<String> {
+    if let Some(found) = named_test(lines) {
+        return Some(found);
     }
     // What a test says last, before make complains, is usually what it found.
     let complaint = lines.iter().position(|line| make(line).is_some())?;
@@ -178,8 +242,8 @@ fn tool(line: &str) -> Option<String> {
     if names(line).is_some() && !is_outer(line) {
         return Some(line.to_owned());
     }
-    (line.starts_with("E: ") && !line.starts_with("E: Sub-process") || line.starts_with("dpkg: error"))
-        .then(|| line.to_owned())
+    let apt = line.starts_with("E: ") && !line.starts_with("E: Sub-process") && !is_outer(line);
+    (apt || line.starts_with("dpkg: error")).then(|| line.to_owned())
 }
 
 /// What a plain command of a recipe said last, before make complained of it.
@@ -205,6 +269,14 @@ fn is_outer(line: &str) -> bool {
         "subprocess returned exit status",
         "debian/rules binary",
         "debian/rules build",
+        // cargo and pybuild on what they started.
+        "error: could not compile ",
+        "error: aborting due to ",
+        "error: failed to run custom build command ",
+        "error: test failed, to rerun ",
+        "error: build failed",
+        "error: linking with ",
+        "E: pybuild ",
     ];
     outer.iter().any(|text| line.contains(text)) || line.ends_with("missing files, aborting")
 }
@@ -243,6 +315,39 @@ mod tests {
         check(
             &format!("no luck\n{outer}"),
             "no luck (make[1]: *** [debian/rules:9: override_dh_auto_install] Error 1)",
+        );
+    }
+
+    #[test]
+    fn what_stands_around_the_cause_is_not_shown() {
+        let check = |log: &str, expected: &str| assert_eq!(diagnose(log), expected, "{log}");
+        let build_script = "error: failed to run custom build command for `x v1.0.0 (/build/x)`\n\nCaused by:\n  \
+            process didn't exit successfully\n  --- stderr\n";
+        check(
+            &format!("{build_script}  thread 'main' panicked at 'no libfoo', build.rs:1:13\n"),
+            "'no libfoo', build.rs:1:13",
+        );
+        check(
+            &format!("{build_script}  thread 'main' panicked at build.rs:1:13:\n  no libfoo\n"),
+            "build.rs:1:13: no libfoo",
+        );
+        check(
+            "cargo build --offline\nerror: no matching package named `nosuch` found\nlocation searched: registry\n",
+            "error: no matching package named `nosuch` found",
+        );
+        check(
+            "-- Checking for module 'nosuch'\n--   No package 'nosuch' found\nCMake Error at /usr/share/x.cmake:607 \
+             (message):\n  A required package was not found\n",
+            "No package 'nosuch' found",
+        );
+        check(
+            "  File \"setup.py\", line 2\n    setup(name='x'\n         ^\nSyntaxError: '(' was never closed\n\
+             E: pybuild pybuild:388: clean: plugin distutils failed\n",
+            "setup.py:2: SyntaxError: '(' was never closed",
+        );
+        check(
+            "ImportError while importing test module 'x'.\nTraceback:\nE   ModuleNotFoundError: No module named 'y'\n",
+            "ModuleNotFoundError: No module named 'y'",
         );
     }
 
