@@ -10,14 +10,17 @@ use volary_model::{CommitId, SourceName};
 use crate::base::{self, Renewal};
 use crate::cache::{Cache, Place, default_cache};
 use crate::changelog::{Changelog, NewEntry};
-use crate::collect::{Collected, collect, read_bounded};
+use crate::circumstances::Circumstances;
+use crate::collect::{Collected, collect, collect_source, read_bounded};
 use crate::depends::{self, Wanted};
 use crate::diagnose::diagnose;
 use crate::error::{BuildError, SetupError};
-use crate::isolation::{Ended, Isolation, Network, Run, RunAs};
+use crate::isolation::{Bind, Ended, Isolation, Network, Run, RunAs};
 use crate::limits::{Broken, Limits, Watch};
+use crate::lintian::{self, Finding, LintianPolicy};
 use crate::log::Log;
 use crate::repository::{CommitInfo, Repository, at};
+use crate::source_package;
 use crate::sources::AptSource;
 use crate::version::version_for;
 
@@ -78,6 +81,14 @@ pub struct BuildRequest {
     pub stop: Stop,
     /// Archives besides the suite's own.
     pub extra_sources: Vec<AptSource>,
+    /// Why the same commit is built once more; stands in the changelog.
+    pub because: Option<String>,
+    /// Whether the source package is made too.
+    pub source_package: bool,
+    /// What lintian is to do with the packages.
+    pub lintian: LintianPolicy,
+    /// Builds under other circumstances than usual, which must not show in the packages.
+    pub again: bool,
 }
 
 /// What was built.
@@ -91,10 +102,16 @@ pub struct Built {
     pub commit: CommitInfo,
     /// The architecture that was built.
     pub architecture: String,
-    /// All files: .deb, .buildinfo, .changes.
+    /// All files: .deb, .buildinfo, .changes, and those of the source package.
     pub files: Vec<PathBuf>,
-    /// The .changes among them.
+    /// The .changes among them, which does not name the source package.
     pub changes: PathBuf,
+    /// The .dsc among them, if it was wanted and could be made.
+    pub source_package: Option<PathBuf>,
+    /// What the source says that it is built with: its `Build-Depends` fields in one.
+    pub build_depends: String,
+    /// What was not as usual; empty for a usual build.
+    pub varied: Vec<String>,
     /// How long all took.
     pub duration: Duration,
     /// How long each step took, in their order.
@@ -119,10 +136,14 @@ pub enum Phase {
     Unpack,
     /// What it build-depends on is installed.
     Dependencies,
+    /// The source package is made.
+    Source,
     /// `dpkg-buildpackage` runs.
     Build,
     /// The packages are taken out.
     Collect,
+    /// lintian looks at them.
+    Lintian,
 }
 
 impl Phase {
@@ -132,8 +153,10 @@ impl Phase {
             Self::Base => "making the chroot",
             Self::Unpack => "unpacking the source",
             Self::Dependencies => "installing build dependencies",
+            Self::Source => "making the source package",
             Self::Build => "building",
             Self::Collect => "collecting the packages",
+            Self::Lintian => "running lintian",
         }
     }
 
@@ -143,8 +166,10 @@ impl Phase {
             Self::Base => "base",
             Self::Unpack => "unpack",
             Self::Dependencies => "dependencies",
+            Self::Source => "source",
             Self::Build => "build",
             Self::Collect => "collect",
+            Self::Lintian => "lintian",
         }
     }
 }
@@ -156,6 +181,8 @@ pub enum Event<'a> {
     Phase(Phase),
     /// A line of the log.
     Line(&'a str),
+    /// Something that lintian found.
+    Finding(&'a Finding),
 }
 
 /// Builds packages on this machine.
@@ -261,8 +288,18 @@ impl Builder {
         let deadline = Instant::now() + request.timeout;
 
         log.phase(Phase::Unpack);
-        let source = clock.time(Phase::Unpack, || unpack(request, &place))?;
+        let usual = Circumstances::usual(self.config.jobs);
+        let circumstances =
+            if request.again { Circumstances::other(self.config.jobs) } else { usual.clone() };
+        let varied = if request.again { circumstances.differences(&usual) } else { Vec::new() };
+        let source = clock.time(Phase::Unpack, || unpack(request, &place, &circumstances))?;
         log.line(&format!("{} {} from {}", source.package, source.version, request.commit));
+        if let Some(because) = &request.because {
+            log.line(because);
+        }
+        for line in &varied {
+            log.line(&format!("other than usual: {line}"));
+        }
 
         log.phase(Phase::Dependencies);
         let wanted = Wanted {
@@ -276,82 +313,214 @@ impl Builder {
         };
         let lower = clock.time(Phase::Dependencies, || depends::ensure(&wanted, log))?;
 
+        let mut sources = None;
+        if request.source_package {
+            log.phase(Phase::Source);
+            let rootfs = base.rootfs();
+            sources = clock.time(Phase::Source, || {
+                self.source_package(request, &source, &place, &rootfs, deadline, log)
+            })?;
+        }
+
         log.phase(Phase::Build);
-        clock.time(Phase::Build, || self.compile(request, &source, &place, &lower, deadline, log))?;
+        let step = Compile { request, source: &source, place: &place, lower: &lower, deadline };
+        clock.time(Phase::Build, || self.compile(&step, &circumstances, log))?;
 
         log.phase(Phase::Collect);
-        let inside = place.dir().join("build/upper/build");
+        let inside = place.dir().join("build/upper").join(circumstances.folder);
         let collected = clock.time(Phase::Collect, || collect(&inside, &request.output))?;
-        match collected {
-            Collected::Nothing(why) => Err(BuildError::NothingBuilt { why, tail: log.tail() }),
-            Collected::Files { changes, files } => Ok(Built {
-                package: source.package,
-                version: source.version,
-                commit: source.commit,
-                architecture: self.config.architecture.clone(),
-                files,
-                changes,
-                duration: started.elapsed(),
-                phases: clock.phases,
-            }),
+        let (changes, mut files) = match collected {
+            Collected::Nothing(why) => return Err(BuildError::NothingBuilt { why, tail: log.tail() }),
+            Collected::Files { changes, files } => (changes, files),
+        };
+        let mut source_package = None;
+        if let Some(from) = sources {
+            match collect_source(&from, &request.output)? {
+                Collected::Nothing(why) => log.line(&format!("there is no source package: {why}")),
+                Collected::Files { changes: dsc, files: more } => {
+                    files.extend(more);
+                    source_package = Some(dsc);
+                }
+            }
+        }
+        if request.lintian.run {
+            log.phase(Phase::Lintian);
+            clock.time(Phase::Lintian, || self.lintian(request, &base, deadline, log))?;
+        }
+        Ok(Built {
+            package: source.package,
+            version: source.version,
+            commit: source.commit,
+            architecture: self.config.architecture.clone(),
+            files,
+            changes,
+            source_package,
+            build_depends: source.build_depends,
+            varied,
+            duration: started.elapsed(),
+            phases: clock.phases,
+        })
+    }
+
+    /// Where the source package lies, if one could be made.
+    fn source_package(
+        &self,
+        request: &BuildRequest,
+        source: &Source,
+        place: &Place,
+        rootfs: &Path,
+        deadline: Instant,
+        log: &mut Log<'_>,
+    ) -> Result<Option<PathBuf>, BuildError> {
+        let tree = place.dir().join("build/upper");
+        let made = place.dir().join("source");
+        let repository = Repository::new(&request.repository);
+        let fallback = source.commit.committed.as_second();
+        let wanted = source_package::Wanted {
+            isolation: self.config.isolation,
+            lower: &[&tree, rootfs],
+            place: &made,
+            package: &source.package,
+            version: &source.version,
+            upstream_time: source_package::upstream_time(&repository, &request.commit).unwrap_or(fallback),
+            deadline,
+            watch: Watch { limits: &request.limits, stop: &request.stop },
+        };
+        Ok(match source_package::make(&wanted, log)? {
+            None => Some(made.join("upper/build")),
+            Some(why) => {
+                log.line(&format!("there is no source package: {why}"));
+                None
+            }
+        })
+    }
+
+    fn lintian(
+        &self,
+        request: &BuildRequest,
+        base: &base::Base,
+        deadline: Instant,
+        log: &mut Log<'_>,
+    ) -> Result<(), BuildError> {
+        let place = self.cache.place("lintian")?.stoppable(&request.stop);
+        let tree = place.dir().join("wanted");
+        lintian::write_source(&tree)?;
+        let wanted = Wanted {
+            cache: &self.cache,
+            base,
+            place: &place,
+            tree: &tree,
+            extra: &[],
+            deadline,
+            limit: request.timeout,
+        };
+        let lower = depends::ensure(&wanted, log).map_err(|error| match error {
+            BuildError::Failed { reason, tail, .. } => {
+                SetupError::Packages { reason: format!("lintian: {reason}"), tail }.into()
+            }
+            error => error,
+        })?;
+        let lower: Vec<&Path> = lower.iter().map(PathBuf::as_path).collect();
+        let packages =
+            Bind { source: request.output.clone(), target: "/volary/packages".to_owned(), writable: false };
+        let before = log.lines();
+        let ended = self.config.isolation.run(
+            &Run {
+                lower: &lower,
+                place: &place.dir().join("run"),
+                network: Network::Off,
+                run_as: RunAs::Builder,
+                binds: &[packages],
+                environment: &Circumstances::usual(1).environment,
+                dir: "/",
+                command: lintian::COMMAND,
+                timeout: deadline.saturating_duration_since(Instant::now()),
+                watch: Watch { limits: &request.limits, stop: &request.stop },
+                host: "builder",
+            },
+            log,
+        )?;
+        if ended != Ended::Well {
+            return Err(ended_badly(ended, Phase::Lintian, request, before, log));
+        }
+        let findings = lintian::findings(&log.since(before));
+        for finding in &findings {
+            log.finding(finding);
+        }
+        match request.lintian.refused(&findings)[..] {
+            [] => Ok(()),
+            [first, ref others @ ..] => {
+                Err(BuildError::Lintian { first: first.to_string(), others: others.len(), tail: log.tail() })
+            }
         }
     }
 
     fn compile(
         &self,
-        request: &BuildRequest,
-        source: &Source,
-        place: &Place,
-        lower: &[PathBuf],
-        deadline: Instant,
+        step: &Compile<'_>,
+        circumstances: &Circumstances,
         log: &mut Log<'_>,
     ) -> Result<(), BuildError> {
+        let request = step.request;
         let before = log.lines();
-        let lower: Vec<&Path> = lower.iter().map(PathBuf::as_path).collect();
+        let lower: Vec<&Path> = step.lower.iter().map(PathBuf::as_path).collect();
+        let mut environment = circumstances.environment.clone();
+        environment.push(("DEB_BUILD_OPTIONS", format!("parallel={}", circumstances.jobs)));
+        let on =
+            circumstances.processor.map_or(String::new(), |number| format!("taskset --cpu-list {number} "));
         let ended = self.config.isolation.run(
             &Run {
                 lower: &lower,
-                place: &place.dir().join("build"),
+                place: &step.place.dir().join("build"),
                 network: Network::Off,
                 run_as: RunAs::Builder,
                 binds: &[],
-                environment: &[
-                    ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
-                    // As Debian's own builders: a build must not need a home.
-                    ("HOME", "/nonexistent".to_owned()),
-                    ("USER", "builder".to_owned()),
-                    ("LOGNAME", "builder".to_owned()),
-                    ("SHELL", "/bin/sh".to_owned()),
-                    ("LC_ALL", "C.UTF-8".to_owned()),
-                    ("DEB_BUILD_OPTIONS", format!("parallel={}", self.config.jobs)),
-                ],
-                dir: &format!("/build/{}", source.package),
-                command: "dpkg-buildpackage -b -us -uc",
-                timeout: deadline.saturating_duration_since(Instant::now()),
+                environment: &environment,
+                dir: &format!("/{}/{}", circumstances.folder, step.source.package),
+                command: &format!("umask {} && {on}dpkg-buildpackage -b -us -uc", circumstances.umask),
+                timeout: step.deadline.saturating_duration_since(Instant::now()),
                 watch: Watch { limits: &request.limits, stop: &request.stop },
+                host: circumstances.host,
             },
             log,
         )?;
-        let (phase, tail) = (Phase::Build, log.tail());
         match ended {
             Ended::Well => Ok(()),
-            Ended::Broken(Broken::Asked) => Err(BuildError::Cancelled),
-            Ended::Broken(Broken::Silent) => {
-                let limit = request.limits.silence.unwrap_or_default();
-                Err(BuildError::Silent { phase, limit, last: log.last().to_owned(), tail })
-            }
-            Ended::Broken(Broken::Disk) => {
-                Err(BuildError::DiskLimit { phase, limit: request.limits.disk.unwrap_or_default(), tail })
-            }
-            Ended::OutOfMemory => {
-                let reason = diagnose(&log.since(before));
-                Err(BuildError::OutOfMemory { phase, reason, tail })
-            }
-            Ended::Badly(_) => Err(BuildError::Failed { phase, reason: diagnose(&log.since(before)), tail }),
-            Ended::TimedOut => {
-                Err(BuildError::TimedOut { phase, limit: request.timeout, last: log.last().to_owned(), tail })
-            }
+            ended => Err(ended_badly(ended, Phase::Build, request, before, log)),
         }
+    }
+}
+
+/// What is compiled, and where.
+struct Compile<'a> {
+    request: &'a BuildRequest,
+    source: &'a Source,
+    place: &'a Place,
+    lower: &'a [PathBuf],
+    deadline: Instant,
+}
+
+/// Why a command of the build did not end well; its words begin at line `before` of the log.
+fn ended_badly(
+    ended: Ended,
+    phase: Phase,
+    request: &BuildRequest,
+    before: usize,
+    log: &Log<'_>,
+) -> BuildError {
+    let (last, tail) = (log.last().to_owned(), log.tail());
+    let reason = || diagnose(&log.since(before));
+    match ended {
+        Ended::Broken(Broken::Asked) => BuildError::Cancelled,
+        Ended::Broken(Broken::Silent) => {
+            BuildError::Silent { phase, limit: request.limits.silence.unwrap_or_default(), last, tail }
+        }
+        Ended::Broken(Broken::Disk) => {
+            BuildError::DiskLimit { phase, limit: request.limits.disk.unwrap_or_default(), tail }
+        }
+        Ended::OutOfMemory => BuildError::OutOfMemory { phase, reason: reason(), tail },
+        Ended::TimedOut => BuildError::TimedOut { phase, limit: request.timeout, last, tail },
+        Ended::Well | Ended::Badly(_) => BuildError::Failed { phase, reason: reason(), tail },
     }
 }
 
@@ -361,12 +530,17 @@ struct Source {
     version: String,
     commit: CommitInfo,
     tree: PathBuf,
+    build_depends: String,
 }
 
-fn unpack(request: &BuildRequest, place: &Place) -> Result<Source, BuildError> {
+fn unpack(
+    request: &BuildRequest,
+    place: &Place,
+    circumstances: &Circumstances,
+) -> Result<Source, BuildError> {
     let repository = Repository::new(&request.repository);
     let commit = repository.commit_info(&request.commit)?;
-    let inside = place.dir().join("build/upper/build");
+    let inside = place.dir().join("build/upper").join(circumstances.folder);
     let unpacked = inside.join("source");
     repository.export(&request.commit, &unpacked)?;
     let short = request.commit.short().to_owned();
@@ -381,9 +555,13 @@ fn unpack(request: &BuildRequest, place: &Place) -> Result<Source, BuildError> {
     let changelog = Changelog::parse(&text).map_err(broken)?;
     let version = version_for(&changelog.version, request.number, commit.committed, &request.commit)
         .expect("the changelog's version was checked");
+    let change = match &request.because {
+        Some(because) => format!("{} ({because})", commit.subject),
+        None => commit.subject.clone(),
+    };
     let entry = NewEntry {
         version: &version,
-        change: &commit.subject,
+        change: &change,
         name: &commit.committer,
         email: &commit.committer_email,
         date: commit.committed,
@@ -396,7 +574,33 @@ fn unpack(request: &BuildRequest, place: &Place) -> Result<Source, BuildError> {
     if tree != unpacked {
         fs::rename(&unpacked, &tree).map_err(at("rename", &unpacked))?;
     }
-    Ok(Source { package: changelog.package, version, commit, tree })
+    let control = within(&tree, "debian/control").map(|path| read_bounded(&path)).transpose()?.flatten();
+    let build_depends = build_depends(&control.unwrap_or_default());
+    Ok(Source { package: changelog.package, version, commit, tree, build_depends })
+}
+
+/// The `Build-Depends` fields of `debian/control` in one.
+fn build_depends(control: &str) -> String {
+    let mut fields: Vec<String> = Vec::new();
+    let mut within = false;
+    let source =
+        control.lines().filter(|line| !line.starts_with('#')).skip_while(|line| line.trim().is_empty());
+    for line in source.take_while(|line| !line.trim().is_empty()) {
+        if line.starts_with([' ', '\t']) {
+            if within && let Some(field) = fields.last_mut() {
+                field.push(' ');
+                field.push_str(line.trim());
+            }
+            continue;
+        }
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        let name = name.to_ascii_lowercase();
+        within = matches!(name.as_str(), "build-depends" | "build-depends-arch" | "build-depends-indep");
+        if within {
+            fields.push(value.trim().to_owned());
+        }
+    }
+    fields.join(", ")
 }
 
 /// The file `name` of an unpacked source, links followed, if it is an ordinary file that does not
@@ -433,4 +637,17 @@ fn check_subordinate_ids() -> Result<(), SetupError> {
     let uid = rustix::process::geteuid().as_raw();
     let mapped = Isolation::User.unshare(&[]).arg("true").run()?;
     if mapped.status.success() { Ok(()) } else { Err(SetupError::NoSubordinateIds { uid }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn build_dependencies_are_those_of_the_source() {
+        let control = "\n# x\nSource: x\nBuild-Depends: a (>= 1),\n# b,\n c\nPriority: optional\n\
+                       Build-Depends-Indep: d\n\nPackage: x\nBuild-Depends: no\n";
+        assert_eq!(build_depends(control), "a (>= 1), c, d");
+        assert_eq!(build_depends(""), "");
+    }
 }

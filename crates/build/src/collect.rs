@@ -23,35 +23,58 @@ pub(crate) enum Collected {
 /// plain names.
 pub(crate) fn collect(from: &Path, into: &Path) -> Result<Collected, FileError> {
     create_dir(into)?;
-    let mut changes: Vec<PathBuf> = fs::read_dir(from)
-        .map_err(at("read", from))?
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|end| end == "changes") && is_file(path))
-        .collect();
-    changes.sort();
+    let changes = files_that_end_with(from, "changes")?;
     let [changes] = &changes[..] else {
         return Ok(Collected::Nothing(format!("there are {} .changes files", changes.len())));
     };
     let Some(text) = read_bounded(changes)? else {
         return Ok(Collected::Nothing("its .changes has more than 4 MiB".to_owned()));
     };
-    let mut names = files_of(&text);
+    let names = files_of(&text);
     if !names.iter().any(|name| name.ends_with("deb")) {
         return Ok(Collected::Nothing("its .changes names no .deb".to_owned()));
     }
-    names.push(name_of(changes));
+    take(from, into, changes, names)
+}
+
+/// Copies a source package: what the .dsc in `from` names, and itself, into `into`. Its .dsc stands
+/// in the place of the .changes.
+pub(crate) fn collect_source(from: &Path, into: &Path) -> Result<Collected, FileError> {
+    let Some(dsc) = files_that_end_with(from, "dsc")?.pop() else {
+        return Ok(Collected::Nothing("there is no .dsc".to_owned()));
+    };
+    let Some(text) = read_bounded(&dsc)? else {
+        return Ok(Collected::Nothing("its .dsc has more than 4 MiB".to_owned()));
+    };
+    take(from, into, &dsc, files_of(&text))
+}
+
+fn files_that_end_with(from: &Path, end: &str) -> Result<Vec<PathBuf>, FileError> {
+    let mut found: Vec<PathBuf> = fs::read_dir(from)
+        .map_err(at("read", from))?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|found| found == end) && is_file(path))
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Copies `list`, which names files beside it, and these files.
+fn take(from: &Path, into: &Path, list: &Path, mut names: Vec<String>) -> Result<Collected, FileError> {
+    names.push(name_of(list));
     let mut files = Vec::new();
     for name in &names {
         let plain = !name.contains('/') && !name.starts_with('.');
         if !plain || !is_file(&from.join(name)) {
-            return Ok(Collected::Nothing(format!("its .changes names {name:?}, which is not there")));
+            let end = list.extension().unwrap_or_default().to_string_lossy();
+            return Ok(Collected::Nothing(format!("its .{end} names {name:?}, which is not there")));
         }
         let target = into.join(name);
         fs::copy(from.join(name), &target).map_err(at("write", &target))?;
         files.push(target);
     }
-    Ok(Collected::Files { changes: into.join(name_of(changes)), files })
+    Ok(Collected::Files { changes: into.join(name_of(list)), files })
 }
 
 /// How much is read of a text that a source or its build wrote, in bytes. The longest changelogs

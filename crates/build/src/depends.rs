@@ -226,6 +226,7 @@ fn apt(wanted: &Wanted<'_>, place: &Path, step: &Step, log: &mut Log<'_>) -> Res
             command: &command,
             timeout: wanted.deadline.saturating_duration_since(Instant::now()),
             watch: Watch { limits: &Limits::default(), stop: wanted.place.stop() },
+            host: "builder",
         },
         log,
     );

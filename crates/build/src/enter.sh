@@ -5,7 +5,7 @@
 # In the environment: LOWER (folders, first on top), UPPER, SCRATCH, ROOT, OPTIONS (more overlay
 # options), NETWORK (on|off), RUN_AS (root|builder), BINDS (lines: ro|rw SOURCE TARGET),
 # INSIDE (lines NAME=VALUE for the command), COMMAND (shell text to run inside, in the folder DIR),
-# LIMITS (options of prlimit for the builder).
+# LIMITS (options of prlimit for the builder), HOST (the host's name inside).
 #
 # Exit status 125 means that the view could not be made; any other is the command's own.
 set -eu
@@ -36,7 +36,7 @@ ln -s /proc/self/fd "$ROOT/dev/fd"
 ln -s /proc/self/fd/0 "$ROOT/dev/stdin"
 ln -s /proc/self/fd/1 "$ROOT/dev/stdout"
 ln -s /proc/self/fd/2 "$ROOT/dev/stderr"
-hostname builder
+hostname "$HOST"
 
 if [ "$NETWORK" = on ]; then
     # A link into another file system is followed by the mount; the base has an empty file there.

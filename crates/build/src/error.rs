@@ -228,6 +228,16 @@ pub enum BuildError {
         /// The last lines of the log.
         tail: String,
     },
+    /// lintian found what the policy does not let through.
+    #[error("lintian stops it: {first}{}", more(*.others))]
+    Lintian {
+        /// The worst of what stops it.
+        first: String,
+        /// How much else does.
+        others: usize,
+        /// The last lines of the log.
+        tail: String,
+    },
     /// Somebody cancelled it.
     #[error("it was cancelled")]
     Cancelled,
@@ -253,6 +263,7 @@ impl BuildError {
             | Self::Silent { tail, .. }
             | Self::DiskLimit { tail, .. }
             | Self::OutOfMemory { tail, .. }
+            | Self::Lintian { tail, .. }
             | Self::NothingBuilt { tail, .. } => tail,
             Self::Setup(
                 SetupError::Base { tail, .. }
@@ -272,6 +283,10 @@ impl BuildError {
     pub fn is_setup(&self) -> bool {
         matches!(self, Self::Setup(_))
     }
+}
+
+fn more(others: usize) -> String {
+    if others == 0 { String::new() } else { format!(" (and {others} more)") }
 }
 
 /// So that file, process and lock errors inside a build become trouble of the builder.

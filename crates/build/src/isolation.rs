@@ -78,6 +78,8 @@ pub(crate) struct Run<'a> {
     /// What ends it before its time. Memory and processes are bounded for the builder only: what
     /// apt needs is not the source's doing.
     pub watch: Watch<'a>,
+    /// The name of the host inside.
+    pub host: &'a str,
 }
 
 /// How a command inside ended.
@@ -171,6 +173,7 @@ impl Isolation {
             .env("DIR", run.dir)
             .env("COMMAND", run.command)
             .env("LIMITS", &bounds.each)
+            .env("HOST", run.host)
             .timeout(run.timeout);
         let before = log.lines();
         let (ended, broken) = run.watch.over(&upper, |stop, heard| {

@@ -8,6 +8,7 @@ use std::path::Path;
 use volary_host::FileError;
 
 use crate::builder::{Event, Phase};
+use crate::lintian::Finding;
 use crate::repository::at;
 
 /// More than this is not written: a build that shouts for ever must not fill the disk.
@@ -68,6 +69,11 @@ impl<'a> Log<'a> {
         }
         self.kept.push_back(line.chars().take(LINE_LIMIT).collect());
         (self.on_event)(Event::Line(line));
+    }
+
+    /// Hands on what lintian found; its line is in the log already.
+    pub(crate) fn finding(&mut self, finding: &Finding) {
+        (self.on_event)(Event::Finding(finding));
     }
 
     /// How many lines there were so far.

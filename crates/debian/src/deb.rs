@@ -4,6 +4,7 @@
 //! unpacking anything, or making a package.
 
 mod ar;
+mod compare;
 mod tar;
 mod unpack;
 
@@ -15,6 +16,8 @@ use crate::control::{ControlError, Paragraph};
 use crate::relation::RelationError;
 use crate::version::{InvalidVersion, Version};
 use ar::Members;
+
+pub use compare::{Difference, Open, compare};
 
 /// What a `.deb` says of itself, and what it is.
 #[derive(Debug, Clone)]

@@ -1,4 +1,5 @@
-//! Pure decisions: what a device's condition is, and whether a commit may be promoted.
+//! Pure decisions: what a device's condition is, whether a commit may be promoted, and what is to be
+//! built again.
 //!
 //! Every function here takes all it needs as arguments, the time included, and returns a value
 //! that also says what was *not* decided and what it waits for. Not here: git, the store, HTTP,
@@ -8,4 +9,5 @@
 
 pub mod condition;
 pub mod gate;
+pub mod rebuild;
 pub mod text;

@@ -132,6 +132,9 @@ impl App {
     /// Adds an event. That it cannot be written must not undo what happened.
     pub(crate) async fn event(&self, kind: &str, subject: &str, text: &str) {
         tracing::info!(kind, subject, "{text}");
+        if kind.starts_with("build-") {
+            self.nudges.statuses.notify_one();
+        }
         if let Err(error) = self.store.add_event(volary_host::now(), kind, subject, text).await {
             tracing::error!(%error, kind, subject, "an event is lost");
         }

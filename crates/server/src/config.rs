@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use volary_build::Limits;
+use volary_build::{Limits, LintianPolicy};
 
 use crate::ServerError;
+use crate::status_hook::StatusHook;
 
 /// The version of the file's form that this program writes and reads.
 const VERSION: u32 = 1;
@@ -28,6 +29,10 @@ const KEYS: &[&str] = &[
     "build_memory",
     "build_processes",
     "build_disk",
+    "build_logs",
+    "lintian",
+    "lintian_refuse",
+    "status_hook",
     "build_cache",
     "archive_contents",
     "archive_valid_days",
@@ -77,6 +82,15 @@ pub struct Config {
     /// MiB that a build may write; 0 for as much as there is.
     #[serde(default)]
     pub build_disk: u64,
+    /// How many logs of each source are kept, besides those of packages that a suite offers.
+    #[serde(default = "default_build_logs")]
+    pub build_logs: u32,
+    /// Whether lintian looks at what was built.
+    #[serde(default)]
+    pub lintian: bool,
+    /// The severities (`error`, `warning`, `info`) and tags of lintian that stop a package.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lintian_refuse: Vec<String>,
     /// Where the build chroots are kept; default: a cache folder that all servers of this machine
     /// share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,6 +112,9 @@ pub struct Config {
     /// Commands that sign the archive with keys that lie elsewhere, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub signers: BTreeMap<String, SignerConfig>,
+    /// Who is told of builds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub status_hook: Vec<StatusHook>,
 }
 
 /// Garbage collection of the archive.
@@ -160,6 +177,10 @@ fn default_build_timeout() -> u64 {
     3600
 }
 
+fn default_build_logs() -> u32 {
+    50
+}
+
 fn default_build_silence() -> u64 {
     1800
 }
@@ -189,12 +210,16 @@ impl Config {
             build_memory: 0,
             build_processes: 0,
             build_disk: 0,
+            build_logs: default_build_logs(),
+            lintian: false,
+            lintian_refuse: Vec::new(),
             build_cache: None,
             archive_contents: default_archive_contents(),
             archive_valid_days: None,
             connections: default_connections(),
             gc: Gc::default(),
             signers: BTreeMap::new(),
+            status_hook: Vec::new(),
         }
     }
 
@@ -258,6 +283,14 @@ impl Config {
         self.signers.iter().map(|(name, own)| (name.clone(), signer(own))).collect()
     }
 
+    /// What lintian is to do: a policy that stops packages lets it run.
+    pub(crate) fn lintian(&self) -> LintianPolicy {
+        LintianPolicy {
+            run: self.lintian || !self.lintian_refuse.is_empty(),
+            refuse: self.lintian_refuse.clone(),
+        }
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
         if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
@@ -296,6 +329,13 @@ impl Config {
             }
             if signer.timeout == 0 || signer.timeout > LONGEST_SIGNING {
                 return Err(format!("signers.{name}: timeout must be 1 to {LONGEST_SIGNING} seconds"));
+            }
+        }
+        LintianPolicy::check(&self.lintian_refuse).map_err(|problem| format!("lintian_refuse: {problem}"))?;
+        for (index, hook) in self.status_hook.iter().enumerate() {
+            hook.check()?;
+            if self.status_hook[..index].iter().any(|other| other.name == hook.name) {
+                return Err(format!("two status hooks are called {:?}; give each its own name", hook.name));
             }
         }
         if self.public_url.as_ref().is_some_and(|url| !url.starts_with("https://")) {

@@ -1,6 +1,6 @@
 //! The archive, with its answers in the words of the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
@@ -12,6 +12,7 @@ use volary_archive::{
 };
 use volary_debian::Version;
 use volary_model::{Architecture, PackageName, ReleaseName, ReleaseRef, Revision, Suite};
+use volary_plan::rebuild::package_names;
 
 /// The archive of this server.
 #[derive(Debug)]
@@ -132,6 +133,62 @@ impl Depot {
             self.archive.versions(name)?.iter().map(|entry| entry.version.to_string()).collect();
         versions.dedup();
         Ok(versions)
+    }
+
+    /// The names that a version of a package provides besides its own.
+    pub(crate) fn provides(&self, name: &str, version: &str) -> BTreeSet<String> {
+        let (Ok(name), Ok(version)) = (name.parse::<PackageName>(), version.parse::<Version>()) else {
+            return BTreeSet::new();
+        };
+        let versions = self.archive.versions(&name).unwrap_or_default();
+        let fields = versions.iter().filter(|entry| entry.version == version).filter_map(|entry| {
+            let paragraph = entry.paragraph();
+            paragraph.get("Provides").map(package_names)
+        });
+        fields.flatten().collect()
+    }
+
+    /// The packages of a build, `name=version`, that are still in the archive: the names that their
+    /// files had, and where they are.
+    pub(crate) fn files_of(&self, build: i64, packages: &[String]) -> Result<Vec<(String, PathBuf)>, Error> {
+        let mut files = BTreeMap::new();
+        for name in packages.iter().filter_map(|package| package.split_once('=')).map(|(name, _)| name) {
+            let Ok(name) = name.parse::<PackageName>() else { continue };
+            for entry in self.archive.versions(&name)? {
+                if entry.provenance.build == Some(build) && !entry.is_source() {
+                    let version = entry.version.as_str();
+                    let version = version.split_once(':').map_or(version, |(_, rest)| rest);
+                    let file = format!("{}_{version}_{}.deb", entry.name, entry.architecture);
+                    files.insert(file, self.archive.public_dir().join(entry.filename()));
+                }
+            }
+        }
+        Ok(files.into_iter().collect())
+    }
+
+    /// The builds of which a package is in a suite.
+    pub(crate) fn builds_offered(&self) -> Result<BTreeSet<i64>, Error> {
+        let mut suites = vec![Suite::Rolling];
+        for release in self.archive.releases()? {
+            let revisions = release.revisions.iter().map(|revision| revision.revision);
+            suites.extend(
+                revisions.map(|revision| Suite::Release(ReleaseRef { name: release.name.clone(), revision })),
+            );
+        }
+        let mut builds = BTreeSet::new();
+        for suite in suites {
+            builds.extend(self.archive.packages(&suite)?.iter().filter_map(|entry| entry.provenance.build));
+        }
+        Ok(builds)
+    }
+
+    /// The builds of which a package with one of these names is in the archive.
+    pub(crate) fn builds_archived(&self, names: &BTreeSet<String>) -> Result<BTreeSet<i64>, Error> {
+        let mut builds = BTreeSet::new();
+        for name in names.iter().filter_map(|name| name.parse::<PackageName>().ok()) {
+            builds.extend(self.archive.versions(&name)?.iter().filter_map(|entry| entry.provenance.build));
+        }
+        Ok(builds)
     }
 
     /// The suites that have a package in this version.

@@ -91,6 +91,11 @@ impl Layout {
         self.build(id).join("log")
     }
 
+    /// A build's `.buildinfo`.
+    pub fn buildinfo(&self, id: i64) -> PathBuf {
+        self.build(id).join("buildinfo")
+    }
+
     /// A build's packages, until they are in the archive.
     pub fn build_output(&self, id: i64) -> PathBuf {
         self.build(id).join("out")

@@ -13,6 +13,10 @@ pub(crate) struct Nudges {
     pub(crate) poll: Notify,
     /// A build may be waiting.
     pub(crate) builds: Notify,
+    /// Somebody may have to be told of a build.
+    pub(crate) statuses: Notify,
+    /// A build may have consequences.
+    pub(crate) rebuilds: Notify,
     /// The fleet repository may have moved.
     pub(crate) stages: Notify,
     /// A release has a new suite, or will have no more.

@@ -4,9 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use volary_model::{CommitId, SourceName};
+use volary_model::{CommitId, Digest, SourceName};
 
-use crate::db::{ms, parse, time};
+use crate::db::{ms, parse, parse_opt, time};
 use crate::{Store, StoreError};
 
 /// A build that takes the server down with it (memory, disk) must not do so for ever.
@@ -105,10 +105,18 @@ pub struct Build {
     pub ended_at: Option<Timestamp>,
     /// How often it was tried.
     pub attempts: u32,
+    /// SHA-256 of its `.buildinfo`, if that is kept.
+    pub buildinfo: Option<Digest>,
+    /// What lintian said, as JSON of whoever ran it.
+    pub lintian: String,
+    /// Why the commit was built once more; `None` for a new commit.
+    pub because: Option<String>,
+    /// The build of which it is a consequence.
+    pub caused_by: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
-struct Row {
+pub(crate) struct Row {
     id: i64,
     source: String,
     commit_id: String,
@@ -124,6 +132,10 @@ struct Row {
     started_at: Option<i64>,
     ended_at: Option<i64>,
     attempts: i64,
+    buildinfo: Option<String>,
+    lintian: String,
+    because: Option<String>,
+    caused_by: Option<i64>,
 }
 
 impl TryFrom<Row> for Build {
@@ -149,6 +161,10 @@ impl TryFrom<Row> for Build {
             started_at: row.started_at.map(time),
             ended_at: row.ended_at.map(time),
             attempts: u32::try_from(row.attempts).unwrap_or(0),
+            buildinfo: parse_opt("digest", row.buildinfo.as_deref())?,
+            lintian: row.lintian,
+            because: row.because,
+            caused_by: row.caused_by,
         })
     }
 }
@@ -241,7 +257,8 @@ impl Store {
     }
 
     /// Takes the oldest build that waits, if its source has none running already: builds of one
-    /// source go in order, so that rolling never sees an older commit after a newer one.
+    /// source go in order, so that rolling never sees an older commit after a newer one. One that
+    /// waits for others is taken when they are over, however they ended.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -251,6 +268,8 @@ impl Store {
                  attempts = attempts + 1
              WHERE id = (SELECT id FROM builds AS b WHERE state = 'queued' AND NOT EXISTS
                  (SELECT 1 FROM builds AS o WHERE o.source = b.source AND o.state IN ('running', 'built'))
+                 AND NOT EXISTS (SELECT 1 FROM builds AS w, json_each(b.waits_for) AS j
+                     WHERE w.id = j.value AND w.state IN ('queued', 'running', 'built'))
                  ORDER BY id LIMIT 1)
              RETURNING *",
         )
@@ -298,6 +317,44 @@ impl Store {
         .bind(serde_json::to_string(packages).expect("a list of texts is JSON"))
         .execute(&self.writer)
         .await?;
+        Ok(())
+    }
+
+    /// Notes what lintian said of a build's packages.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn build_lintian(&self, id: i64, findings: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE builds SET lintian = $2 WHERE id = $1")
+            .bind(id)
+            .bind(findings)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes which `.buildinfo` of a build is kept.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn keep_buildinfo(&self, id: i64, sha256: &Digest) -> Result<(), StoreError> {
+        sqlx::query("UPDATE builds SET buildinfo = $2 WHERE id = $1")
+            .bind(id)
+            .bind(sha256.hex())
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes that a build's `.buildinfo` is kept no longer.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_buildinfo(&self, id: i64) -> Result<(), StoreError> {
+        sqlx::query("UPDATE builds SET buildinfo = NULL WHERE id = $1")
+            .bind(id)
+            .execute(&self.writer)
+            .await?;
         Ok(())
     }
 

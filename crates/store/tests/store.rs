@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use volary_model::{CommitId, DeviceName, Digest, SourceName};
-use volary_store::{BuildState, DeviceState, Enrolling, Enrolment, JoinRefusal, NewBuild, NewReport, Store};
+use volary_store::{
+    BuildState, DeviceState, Enrolling, Enrolment, JoinRefusal, NewBuild, NewRebuild, NewReport,
+    ReproductionState, Store,
+};
 
 /// Runs a test body on a fresh database.
 fn with_store<F: Future<Output = ()>>(body: impl FnOnce(Store, std::path::PathBuf) -> F) {
@@ -259,5 +262,128 @@ fn tokens_settings_branches_and_events_come_back() {
         let reader = Store::open_read_only(&path).await.unwrap();
         assert_eq!(reader.events(10).await.unwrap()[0].kind, "x");
         assert!(reader.add_event(at(0), "a", "b", "c").await.is_err(), "it is opened to read only");
+    });
+}
+
+#[test]
+fn a_build_is_cancelled_while_it_waits_or_runs() {
+    with_store(|store, _| async move {
+        store.add_source(&source(), None, "master", at(0)).await.unwrap();
+        let commits = [new_build('a'), new_build('b')];
+        let ids = store.advance_source(&source(), None, &commit('b'), &commits, at(1)).await.unwrap();
+        let running = store.claim_build(at(2)).await.unwrap().unwrap();
+        for id in [running.id, ids[1]] {
+            let cancelled = store.cancel_build(id, "cancelled by ada", at(3)).await.unwrap().unwrap();
+            assert_eq!((cancelled.state, cancelled.ended_at), (BuildState::Cancelled, Some(at(3))));
+            assert_eq!(store.cancel_build(id, "again", at(4)).await.unwrap(), None);
+        }
+        // What its worker says afterwards changes nothing.
+        store.build_failed(running.id, "killed", at(5)).await.unwrap();
+        store.build_built(running.id, "1", &[]).await.unwrap();
+        let build = store.build(running.id).await.unwrap().unwrap();
+        assert_eq!((build.state, build.reason.as_deref()), (BuildState::Cancelled, Some("cancelled by ada")));
+        assert!(store.requeue_running(at(6)).await.unwrap().is_empty());
+        assert_eq!(store.claim_build(at(6)).await.unwrap(), None);
+        assert!(store.retry_build(running.id, at(7)).await.unwrap().is_some());
+    });
+}
+
+/// A build that ended well.
+async fn built(store: &Store, name: &str, needs: &[&str], asks: bool) -> i64 {
+    let name: SourceName = name.parse().unwrap();
+    store.add_source(&name, None, "master", at(0)).await.unwrap();
+    let known = store.sources().await.unwrap().into_iter().find(|source| source.name == name).unwrap();
+    let next = if known.tip.is_some() { 'b' } else { 'a' };
+    let ids = store
+        .advance_source(&name, known.tip.as_ref(), &commit(next), &[new_build(next)], at(1))
+        .await
+        .unwrap();
+    store.claim_build(at(2)).await.unwrap().unwrap();
+    let needs: Vec<String> = needs.iter().map(|name| (*name).to_owned()).collect();
+    store.build_needs(ids[0], &needs, asks).await.unwrap();
+    store.build_built(ids[0], "1", &[format!("{name}=1")]).await.unwrap();
+    store.build_succeeded(ids[0], &[format!("{name}=1")], at(3)).await.unwrap();
+    ids[0]
+}
+
+#[test]
+fn consequences_are_queued_once_and_wait_for_each_other() {
+    with_store(|store, _| async move {
+        built(&store, "app", &["lib"], false).await;
+        built(&store, "tool", &["lib"], false).await;
+        let lib = built(&store, "lib", &[], true).await;
+        assert_eq!(store.unplanned().await.unwrap().iter().map(|build| build.id).collect::<Vec<_>>(), [lib]);
+        let facts = store.build_facts().await.unwrap();
+        let known: Vec<_> = facts.iter().map(|facts| (facts.source.as_str(), facts.asks)).collect();
+        assert_eq!(known, [("app", false), ("lib", true), ("tool", false)]);
+        assert_eq!(facts[0].needs, ["lib"]);
+
+        let rebuild = |name: &str, after: &[&str]| NewRebuild {
+            source: name.parse().unwrap(),
+            because: "lib changed".into(),
+            after: after.iter().map(|name| name.parse().unwrap()).collect(),
+        };
+        let plan = [rebuild("tool", &[]), rebuild("app", &["tool"])];
+        let queued = store.queue_rebuilds(lib, &plan, at(4)).await.unwrap();
+        assert_eq!(queued.len(), 2);
+        assert!(queued.iter().all(|build| build.number == 2 && build.caused_by == Some(lib)), "{queued:?}");
+        assert!(store.queue_rebuilds(lib, &plan, at(4)).await.unwrap().is_empty(), "it was planned");
+        assert!(store.unplanned().await.unwrap().is_empty());
+
+        let tool = store.claim_build(at(5)).await.unwrap().unwrap();
+        assert_eq!((tool.source.as_str(), tool.because.as_deref()), ("tool", Some("lib changed")));
+        assert_eq!(store.claim_build(at(5)).await.unwrap(), None, "app waits for tool");
+        // A consequence has no consequences of its own.
+        store.build_needs(tool.id, &[], true).await.unwrap();
+        store.build_failed(tool.id, "x", at(6)).await.unwrap();
+        assert_eq!(store.claim_build(at(7)).await.unwrap().unwrap().source.as_str(), "app");
+        assert!(store.unplanned().await.unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_hook_is_told_what_it_does_not_know_and_not_the_history() {
+    with_store(|store, _| async move {
+        built(&store, "old", &[], false).await;
+        store.know_status_hook("h").await.unwrap();
+        let age = SignedDuration::from_hours(1);
+        let untold = async |now| {
+            let untold = store.untold("h", age, now).await.unwrap();
+            untold.into_iter().map(|item| (item.build.source.to_string(), item.attempts)).collect::<Vec<_>>()
+        };
+        assert!(untold(at(4)).await.is_empty());
+        let id = built(&store, "pulse", &[], false).await;
+        assert_eq!(untold(at(4)).await, [("pulse".to_owned(), 0)]);
+        store.status_failed(id, "h", "no", at(10)).await.unwrap();
+        assert!(untold(at(9)).await.is_empty(), "not yet");
+        assert_eq!(untold(at(11)).await, [("pulse".to_owned(), 1)]);
+        assert_eq!(store.statuses(id).await.unwrap()[0].problem.as_deref(), Some("no"));
+        store.status_told(id, "h", "succeeded").await.unwrap();
+        assert!(untold(at(11)).await.is_empty());
+        let late = built(&store, "late", &[], false).await;
+        assert_eq!(untold(at(12)).await.len(), 1);
+        assert!(untold(at(3 + 3600)).await.is_empty(), "nobody waits for build {late} any more");
+    });
+}
+
+#[test]
+fn a_comparison_waits_once_and_survives_a_kill() {
+    with_store(|store, path| async move {
+        let id = built(&store, "pulse", &[], false).await;
+        let first = store.reproduce(id, "ada", at(4)).await.unwrap();
+        assert_eq!(store.reproduce(id, "bob", at(5)).await.unwrap(), first);
+        assert!(store.claim_reproduction(at(6)).await.unwrap().is_some());
+        assert_eq!(store.claim_reproduction(at(6)).await.unwrap(), None);
+        let store = Store::open(&path).await.unwrap();
+        store.requeue_reproductions().await.unwrap();
+        let mut again = store.claim_reproduction(at(7)).await.unwrap().unwrap();
+        again.state = ReproductionState::Same;
+        again.varied = vec!["umask".into()];
+        store.reproduced(&again, at(8)).await.unwrap();
+        let known = store.reproduction_of(id).await.unwrap().unwrap();
+        assert_eq!(
+            (known.state, known.varied.len(), known.ended_at),
+            (ReproductionState::Same, 1, Some(at(8)))
+        );
     });
 }

@@ -11,10 +11,14 @@
 //! | `GET  /api/v1/builds/{id}/log?from=N` | → the log as text from byte `N`; header `x-volary-ended: true` when it is whole |
 //! | `POST /api/v1/builds/{id}/retry` | → [`Build`], queued again |
 //! | `POST /api/v1/builds/{id}/cancel` | → [`Build`], ended; it must wait or run |
+//! | `GET  /api/v1/builds/{id}/buildinfo` | → its `.buildinfo` as text |
+//! | `GET  /api/v1/builds/{id}/statuses` | → `Vec<`[`BuildStatus`]`>`, what hooks were told |
+//! | `GET  /api/v1/builds/{id}/reproduction` | → [`Reproduction`] or null, the newest |
+//! | `POST /api/v1/reproductions` | [`Reproduce`] → [`Reproduction`], queued |
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use volary_model::{CommitId, SourceName};
+use volary_model::{CommitId, Digest, SourceName};
 
 /// A registered source repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,4 +95,110 @@ pub struct Build {
     pub ended_at: Option<Timestamp>,
     /// How often it was tried.
     pub attempts: u32,
+    /// SHA-256 of its `.buildinfo`, if there is one to fetch.
+    #[serde(default)]
+    pub buildinfo: Option<Digest>,
+    /// What lintian said, the worst first.
+    #[serde(default)]
+    pub lintian: Vec<LintianFinding>,
+    /// Why the commit was built once more; absent for a new commit.
+    #[serde(default)]
+    pub because: Option<String>,
+    /// The build of which it is a consequence.
+    #[serde(default)]
+    pub caused_by: Option<i64>,
+}
+
+/// Something that lintian found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LintianFinding {
+    /// `error`, `warning` or `info`.
+    pub severity: String,
+    /// In which package.
+    pub package: String,
+    /// What it is called.
+    pub tag: String,
+    /// Where and what.
+    pub detail: String,
+}
+
+/// What a forge or a program was told of a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildStatus {
+    /// The name of the hook.
+    pub hook: String,
+    /// The state that it was told last.
+    pub told: Option<String>,
+    /// How often telling the present one failed.
+    pub attempts: u32,
+    /// Why.
+    pub problem: Option<String>,
+}
+
+/// Asks for a build to be made once more and compared.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reproduce {
+    /// The number of a build, or the name of a source for its newest that succeeded.
+    pub of: String,
+}
+
+/// Where a comparison stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReproductionState {
+    /// It waits for its turn.
+    Queued,
+    /// The second build runs.
+    Running,
+    /// All packages are the same, byte for byte.
+    Same,
+    /// Some are not.
+    Different,
+    /// There was nothing to compare; `reason` says why.
+    Failed,
+}
+
+/// A build that is made once more under other circumstances and compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reproduction {
+    /// Its number.
+    pub id: i64,
+    /// The build.
+    pub build: i64,
+    /// Who asked.
+    pub asked_by: String,
+    /// Where it stands.
+    pub state: ReproductionState,
+    /// Why there was nothing to compare.
+    pub reason: Option<String>,
+    /// What was not as in the first build.
+    pub varied: Vec<String>,
+    /// The packages.
+    pub packages: Vec<ComparedPackage>,
+    /// When it was asked for.
+    pub queued_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A package of two builds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComparedPackage {
+    /// The name of its file.
+    pub file: String,
+    /// True if it is the same, byte for byte.
+    pub same: bool,
+    /// What is not.
+    pub differences: Vec<Difference>,
+}
+
+/// Something that is not the same in two packages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The member of the package: `data.tar.xz`.
+    pub member: String,
+    /// The file in it.
+    pub path: String,
+    /// What differs.
+    pub what: String,
 }

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use volary_build::{BuildError, BuildRequest, Builder, BuilderConfig, Built, Limits, Renewal};
+use volary_build::{
+    BuildError, BuildRequest, Builder, BuilderConfig, Built, Event, Finding, Limits, LintianPolicy, Renewal,
+};
 use volary_host::{Cmd, Stop};
 
 use crate::source::Source;
@@ -52,6 +54,7 @@ pub fn builder() -> Builder {
 pub struct Attempt {
     pub dir: tempfile::TempDir,
     pub result: Result<Built, BuildError>,
+    pub findings: Vec<Finding>,
 }
 
 impl Attempt {
@@ -68,10 +71,19 @@ impl Attempt {
             limits: Limits::default(),
             stop: Stop::default(),
             extra_sources: Vec::new(),
+            because: None,
+            source_package: false,
+            lintian: LintianPolicy::default(),
+            again: false,
         };
         change(&mut request);
-        let result = builder.build(&request, &mut |_| {});
-        Self { dir, result }
+        let mut findings = Vec::new();
+        let result = builder.build(&request, &mut |event| {
+            if let Event::Finding(finding) = event {
+                findings.push(finding.clone());
+            }
+        });
+        Self { dir, result, findings }
     }
 
     pub fn log(&self) -> String {

@@ -4,8 +4,10 @@
 mod common;
 mod debian;
 mod depends;
+mod diagnoses;
 mod failures;
 mod limits;
 mod pulse;
+mod quality;
 mod source;
 mod trouble;

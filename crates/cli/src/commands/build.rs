@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clap::Subcommand;
+use serde::Serialize;
 use volary_api::client::Client;
-use volary_api::v1::build::{Build, BuildState};
+use volary_api::v1::build::{Build, BuildState, BuildStatus, Reproduce, Reproduction, ReproductionState};
 use volary_plan::text;
 
 use super::encode;
@@ -14,6 +15,9 @@ use crate::out::{Out, Tone, ago};
 
 /// How often a running build's log is asked for.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// How many of lintian's findings are shown in the text.
+const LINTIAN_SHOWN: usize = 12;
 
 /// What to do with builds.
 #[derive(Subcommand)]
@@ -42,6 +46,20 @@ pub enum BuildCommand {
         /// Wait for more until the build ends
         #[arg(long, short)]
         follow: bool,
+    },
+    /// Print a build's .buildinfo: what it was built with, and the hashes of what came out
+    Buildinfo {
+        /// Its number
+        id: i64,
+    },
+    /// Build once more under other circumstances, and say which files come out differently
+    Reproduce {
+        /// The number of a build, or a source for its newest build that succeeded
+        #[arg(value_name = "BUILD|SOURCE")]
+        of: String,
+        /// Return at once; the result is in: volary build show
+        #[arg(long)]
+        no_wait: bool,
     },
     /// End a build that waits or runs
     Cancel {
@@ -72,9 +90,17 @@ pub fn run(command: BuildCommand, connection: &Connection, out: &Out) -> Result<
                     String::new()
                 }
             };
-            out.show(&build, |build| show(build, &tail, out));
+            let statuses: Vec<BuildStatus> = client.get(&format!("/api/v1/builds/{id}/statuses"))?;
+            let again: Option<Reproduction> = client.get(&format!("/api/v1/builds/{id}/reproduction"))?;
+            let shown = Shown { build, statuses, reproduction: again };
+            out.show(&shown, |shown| show(shown, &tail, out));
         }
         BuildCommand::Log { id, tail, follow } => print_log(&client, id, tail, follow, out)?,
+        BuildCommand::Buildinfo { id } => {
+            let (text, _) = client.get_text(&format!("/api/v1/builds/{id}/buildinfo"), "content-type")?;
+            out.raw(&text);
+        }
+        BuildCommand::Reproduce { of, no_wait } => reproduce(&client, of, no_wait, out)?,
         BuildCommand::Cancel { id } => {
             let build: Build = client.post(&format!("/api/v1/builds/{id}/cancel"), &())?;
             out.show(&build, |build| {
@@ -148,7 +174,17 @@ fn took(build: &Build) -> String {
     }
 }
 
-fn show(build: &Build, log: &str, out: &Out) {
+/// A build with what is known around it.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    build: Build,
+    statuses: Vec<BuildStatus>,
+    reproduction: Option<Reproduction>,
+}
+
+fn show(shown: &Shown, log: &str, out: &Out) {
+    let build = &shown.build;
     let row = |name: &str, value: &str| out.line(format!("{name:<10}{value}"));
     row("build", &build.id.to_string());
     row("source", build.source.as_str());
@@ -161,13 +197,88 @@ fn show(build: &Build, log: &str, out: &Out) {
     if let Some(version) = &build.version {
         row("version", version);
     }
+    if let Some(because) = &build.because {
+        let by = build.caused_by.map_or(String::new(), |id| format!(" (build {id})"));
+        row("because", &format!("{because}{by}"));
+    }
     for package in &build.packages {
         row("package", package);
+    }
+    if let Some(digest) = &build.buildinfo {
+        row("buildinfo", &format!("{}, volary build buildinfo {}", digest.short(), build.id));
+    }
+    for finding in build.lintian.iter().take(LINTIAN_SHOWN) {
+        let text = format!("{}: {} {}", finding.severity, finding.tag, finding.detail);
+        row("lintian", &format!("{}: {text}", finding.package));
+    }
+    if build.lintian.len() > LINTIAN_SHOWN {
+        row("lintian", &format!("{} more, in --json and in the log", build.lintian.len() - LINTIAN_SHOWN));
+    }
+    for status in &shown.statuses {
+        let told = status.told.as_deref().unwrap_or("nothing yet");
+        let problem = status
+            .problem
+            .as_ref()
+            .map_or(String::new(), |problem| format!("; tried {} times since: {problem}", status.attempts));
+        row("told", &format!("{}: {told}{problem}", status.hook));
+    }
+    if let Some(reproduction) = &shown.reproduction {
+        row("again", &verdict(reproduction, out));
+        differences(reproduction, out);
     }
     if let Some(reason) = &build.reason {
         row("reason", &out.tone(Tone::Bad, reason));
         out.line(format!("\nthe end of its log (all of it: volary build log {}):", build.id));
         out.line(volary_host::tail(log.as_bytes(), 15));
+    }
+}
+
+fn reproduce(client: &Client, of: String, no_wait: bool, out: &Out) -> Result<(), Failure> {
+    let mut reproduction: Reproduction = client.post("/api/v1/reproductions", &Reproduce { of })?;
+    let build = reproduction.build;
+    if !no_wait {
+        out.note(&format!("building {build} once more; it goes on without you: volary build show {build}"));
+    }
+    while !no_wait && matches!(reproduction.state, ReproductionState::Queued | ReproductionState::Running) {
+        std::thread::sleep(FOLLOW_EVERY);
+        let found: Option<Reproduction> = client.get(&format!("/api/v1/builds/{build}/reproduction"))?;
+        reproduction = found.unwrap_or(reproduction);
+    }
+    out.show(&reproduction, |reproduction| {
+        out.line(format!("build {build} {}", verdict(reproduction, out)));
+        differences(reproduction, out);
+    });
+    match reproduction.state {
+        ReproductionState::Queued | ReproductionState::Running | ReproductionState::Same => Ok(()),
+        ReproductionState::Different => Err(Failure::no(format!("build {build} is not reproducible"), None)),
+        ReproductionState::Failed => Err(anyhow::anyhow!("build {build} could not be compared").into()),
+    }
+}
+
+fn verdict(reproduction: &Reproduction, out: &Out) -> String {
+    let reason = reproduction.reason.as_deref().unwrap_or_default();
+    match reproduction.state {
+        ReproductionState::Queued => out.tone(Tone::Dim, "waits to be built once more"),
+        ReproductionState::Running => out.tone(Tone::Warn, "is being built once more"),
+        ReproductionState::Same => out.tone(Tone::Good, "comes out the same, byte for byte"),
+        ReproductionState::Different => out.tone(Tone::Bad, "comes out differently"),
+        ReproductionState::Failed => out.tone(Tone::Bad, format!("could not be compared: {reason}")),
+    }
+}
+
+fn differences(reproduction: &Reproduction, out: &Out) {
+    for package in reproduction.packages.iter().filter(|package| !package.same) {
+        out.line(format!("  {}", package.file));
+        for item in &package.differences {
+            let place = [item.member.as_str(), item.path.as_str()].join(" ");
+            let place = place.trim();
+            let colon = if place.is_empty() { "" } else { ": " };
+            out.line(format!("    {place}{colon}{}", item.what));
+        }
+    }
+    let asked = matches!(reproduction.state, ReproductionState::Same | ReproductionState::Different);
+    if asked && !reproduction.varied.is_empty() {
+        out.line(out.tone(Tone::Dim, format!("  varied: {}", reproduction.varied.join("; "))));
     }
 }
 

@@ -162,6 +162,13 @@ fn journey(trace: &Trace, out: &Out) {
                 ),
             );
             step("build", format!("{} ended {}", build.id, ago_or_dash(build.ended_at)));
+            if let Some(because) = &build.because {
+                let by = build.caused_by.map_or(String::new(), |id| format!(" (build {id})"));
+                step("because", format!("{because}{by}"));
+            }
+            if let Some(digest) = &build.buildinfo {
+                step("buildinfo", format!("{}, volary build buildinfo {}", digest.short(), build.id));
+            }
         }
         None => step("build", "elsewhere; it was included as a file".into()),
     }

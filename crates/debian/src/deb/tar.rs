@@ -3,6 +3,8 @@
 
 use std::io::Read;
 
+use sha2::{Digest as _, Sha256};
+
 use super::{Problem, unpack};
 
 /// What an entry is, as far as a package's listing cares.
@@ -22,6 +24,42 @@ pub(super) struct Entry {
     pub(super) path: String,
     pub(super) kind: Kind,
     pub(super) size: u64,
+    header: Box<[u8; BLOCK]>,
+    long_link: Option<Vec<u8>>,
+}
+
+impl Entry {
+    /// What a header says besides path, kind and size, with its name.
+    pub(super) fn fields(&self) -> Vec<(&'static str, String)> {
+        let text = |from: usize, to: usize| {
+            let field = self.header[from..to].split(|&byte| byte == 0).next().unwrap_or(b"");
+            String::from_utf8_lossy(field).into_owned()
+        };
+        let octal =
+            |from, to| number(&self.header[from..to]).map_or_else(|| text(from, to), |n| format!("{n:o}"));
+        let decimal =
+            |from, to| number(&self.header[from..to]).map_or_else(|| text(from, to), |n| n.to_string());
+        let link = match &self.long_link {
+            Some(link) => String::from_utf8_lossy(link).trim_end_matches('\0').to_owned(),
+            None => text(157, 257),
+        };
+        vec![
+            ("kind", char::from(self.header[156].max(b'0')).to_string()),
+            ("mode", octal(100, 108)),
+            (
+                "owner",
+                format!(
+                    "{}:{} ({}:{})",
+                    decimal(108, 116),
+                    decimal(116, 124),
+                    text(265, 297),
+                    text(297, 329)
+                ),
+            ),
+            ("time", decimal(136, 148)),
+            ("link", link),
+        ]
+    }
 }
 
 /// The entries of an archive.
@@ -48,6 +86,7 @@ impl<'a, R: Read> Entries<'a, R> {
     /// Steps to the next entry, skipping what is left of this one.
     pub(super) fn next(&mut self) -> Result<Option<Entry>, Problem> {
         let mut long_name: Option<Vec<u8>> = None;
+        let mut long_link: Option<Vec<u8>> = None;
         loop {
             self.skip()?;
             let mut header = [0; BLOCK];
@@ -70,6 +109,8 @@ impl<'a, R: Read> Entries<'a, R> {
                     let name = self.content()?;
                     if kind == b'L' {
                         long_name = Some(name);
+                    } else {
+                        long_link = Some(name);
                     }
                     continue;
                 }
@@ -89,7 +130,7 @@ impl<'a, R: Read> Entries<'a, R> {
             if self.listed > LISTING_LIMIT {
                 return Err(self.wrong("it has too many files"));
             }
-            return Ok(Some(Entry { path, kind, size: stored }));
+            return Ok(Some(Entry { path, kind, size: stored, header: Box::new(header), long_link }));
         }
     }
 
@@ -99,6 +140,19 @@ impl<'a, R: Read> Entries<'a, R> {
         self.fill(&mut content)?;
         self.content = 0;
         Ok(content)
+    }
+
+    /// SHA-256 of the content of the entry that `next` found last.
+    pub(super) fn digest(&mut self) -> Result<[u8; 32], Problem> {
+        let mut hash = Sha256::new();
+        let mut buffer = [0; 16 << 10];
+        while self.content > 0 {
+            let part = buffer.len().min(usize::try_from(self.content).unwrap_or(usize::MAX));
+            self.fill(&mut buffer[..part])?;
+            hash.update(&buffer[..part]);
+            self.content -= part as u64;
+        }
+        Ok(hash.finalize().into())
     }
 
     /// Reads the compressed stream to its end: its checksum stands there.

@@ -171,6 +171,11 @@ pub(crate) fn api_build(build: volary_store::Build) -> Build {
         started_at: build.started_at,
         ended_at: build.ended_at,
         attempts: build.attempts,
+        buildinfo: build.buildinfo,
+        // Written by us; what another version wrote is no reason to hide the build.
+        lintian: serde_json::from_str(&build.lintian).unwrap_or_default(),
+        because: build.because,
+        caused_by: build.caused_by,
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod git;
 pub(crate) mod input;
 pub(crate) mod keys;
 pub(crate) mod page;
+pub(crate) mod quality;
 pub(crate) mod refusal;
 pub(crate) mod status;
 
@@ -55,6 +56,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/builds/{id}/log", get(build::log))
         .route("/api/v1/builds/{id}/retry", post(build::retry))
         .route("/api/v1/builds/{id}/cancel", post(build::cancel))
+        .route("/api/v1/builds/{id}/buildinfo", get(quality::buildinfo))
+        .route("/api/v1/builds/{id}/statuses", get(quality::statuses))
+        .route("/api/v1/builds/{id}/reproduction", get(quality::reproduction))
+        .route("/api/v1/reproductions", post(quality::reproduce))
         .route("/api/v1/devices", get(fleet::devices))
         .route("/api/v1/devices/{name}", get(fleet::device).delete(fleet::remove))
         .route("/api/v1/devices/{name}/reports", get(fleet::reports))

@@ -4,16 +4,22 @@
 //! the same build again with the same version; a kill after "built" means that the packages on
 //! disk are included (again), which changes nothing if they are there already.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use volary_archive::{Error, Provenance, UploadPolicy};
-use volary_build::{AptLocation, AptSource, BuildRequest, Builder, BuilderConfig, Built};
+use volary_build::{
+    AptLocation, AptSource, BuildError, BuildRequest, Builder, BuilderConfig, Built, Event, Finding,
+};
 use volary_host::Stop;
-use volary_model::Suite;
+use volary_model::{Digest, Suite};
+use volary_plan::rebuild::package_names;
 use volary_store::{Build, BuildState};
 
+use super::reproductions;
 use crate::app::App;
 use crate::tls::listener::asked_to_stop;
 
@@ -25,6 +31,7 @@ const AFTER_TROUBLE: Duration = Duration::from_secs(30);
 
 /// Puts back what a killed server was building. Before any worker starts.
 pub(crate) async fn recover(app: &App) -> Result<(), volary_store::StoreError> {
+    app.store.requeue_reproductions().await?;
     for build in app.store.requeue_running(volary_host::now()).await? {
         match build.state {
             BuildState::Failed => {
@@ -76,7 +83,17 @@ pub(super) async fn worker(app: Arc<App>, mut stop: watch::Receiver<bool>) {
                     () = tokio::time::sleep(AFTER_TROUBLE) => continue,
                 }
             }
-            Ok(None) => (None, LOOK),
+            // What people wait for comes first.
+            Ok(None) => match app.store.claim_reproduction(volary_host::now()).await {
+                Ok(Some(reproduction)) => {
+                    let trouble = tokio::spawn(reproductions::one(app.clone(), reproduction)).await;
+                    app.outcomes
+                        .keep("reproductions", trouble.unwrap_or_else(|error| Some(error.to_string())));
+                    continue;
+                }
+                Ok(None) => (None, LOOK),
+                Err(error) => (Some(error.to_string()), AFTER_TROUBLE),
+            },
             Err(error) => (Some(error.to_string()), AFTER_TROUBLE),
         };
         app.outcomes.keep("builds", problem);
@@ -89,7 +106,7 @@ pub(super) async fn worker(app: Arc<App>, mut stop: watch::Receiver<bool>) {
 }
 
 /// Why a build gave no packages.
-enum Unbuilt {
+pub(super) enum Unbuilt {
     /// The commit is to blame, and the same build would end the same way.
     Commit(String),
     /// The machine is: the build waits until that is mended.
@@ -97,8 +114,12 @@ enum Unbuilt {
 }
 
 impl Unbuilt {
-    fn machine(error: impl std::fmt::Display) -> Self {
+    pub(super) fn machine(error: impl std::fmt::Display) -> Self {
         Self::Machine(error.to_string())
+    }
+
+    pub(super) fn of(error: BuildError) -> Self {
+        if error.is_setup() { Self::machine(error) } else { Self::Commit(error.to_string()) }
     }
 }
 
@@ -113,8 +134,20 @@ async fn one(app: Arc<App>, build: Build) -> Option<String> {
         app.running.end(build.id);
         return None;
     }
-    let ended = tokio::task::spawn_blocking(move || run(&worker, &record, stop)).await;
+    app.nudges.statuses.notify_one();
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut findings = Vec::new();
+        (run(&worker, &record, stop, &mut findings), findings)
+    })
+    .await;
     app.running.end(build.id);
+    let ended = match ended {
+        Ok((ended, findings)) => {
+            note_findings(&app, build.id, &findings).await;
+            Ok(ended)
+        }
+        Err(error) => Err(error),
+    };
     let kept = match ended {
         Ok(Ok(built)) => keep(&app, &build, &built).await,
         Ok(Err(unbuilt)) => Err(unbuilt),
@@ -134,20 +167,54 @@ async fn one(app: Arc<App>, build: Build) -> Option<String> {
     None
 }
 
-fn run(app: &App, build: &Build, stop: Stop) -> Result<Built, Unbuilt> {
+/// What lintian said must not be lost with a build that it stopped.
+async fn note_findings(app: &App, id: i64, findings: &[Finding]) {
+    let text = serde_json::to_string(findings).expect("findings are plain data");
+    if let Err(error) = app.store.build_lintian(id, &text).await {
+        tracing::error!(build = id, %error, "what lintian found is lost");
+    }
+}
+
+fn run(app: &App, build: &Build, stop: Stop, findings: &mut Vec<Finding>) -> Result<Built, Unbuilt> {
+    // What an earlier attempt left must not be taken for this one's.
+    let output = app.layout.build_output(build.id);
+    remove_output(&output)?;
+    volary_host::create_dir(&app.layout.build(build.id)).map_err(Unbuilt::machine)?;
+    let request = request(app, build, stop, output, app.layout.build_log(build.id))?;
+    let builder = Builder::open(builder_config(app)).map_err(Unbuilt::machine)?;
+    let mut hear = |event: Event<'_>| {
+        if let Event::Finding(finding) = event {
+            findings.push(finding.clone());
+        }
+    };
+    builder.build(&request, &mut hear).map_err(Unbuilt::of)
+}
+
+pub(super) fn builder_config(app: &App) -> BuilderConfig {
     let mut config = BuilderConfig::default();
     if let Some(cache) = &app.config.build_cache {
         config.cache.clone_from(cache);
     }
-    // What an earlier attempt left must not be taken for this one's.
-    let output = app.layout.build_output(build.id);
-    match std::fs::remove_dir_all(&output) {
+    config
+}
+
+pub(super) fn remove_output(output: &Path) -> Result<(), Unbuilt> {
+    match std::fs::remove_dir_all(output) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Unbuilt::Machine(format!("cannot remove {}: {error}", output.display())));
+            Err(Unbuilt::Machine(format!("cannot remove {}: {error}", output.display())))
         }
-        _ => {}
+        _ => Ok(()),
     }
-    volary_host::create_dir(&app.layout.build(build.id)).map_err(Unbuilt::machine)?;
+}
+
+/// What the builder is asked for.
+pub(super) fn request(
+    app: &App,
+    build: &Build,
+    stop: Stop,
+    output: PathBuf,
+    log: PathBuf,
+) -> Result<BuildRequest, Unbuilt> {
     let hosted = app.layout.source(&build.source);
     // A source may have been moved from here to elsewhere since: the commit says where it is.
     let places = [hosted, app.layout.mirror(&build.source)];
@@ -158,21 +225,21 @@ fn run(app: &App, build: &Build, stop: Stop) -> Result<Built, Unbuilt> {
             let text = format!("commit {} is not in any copy of {} any more", build.commit, build.source);
             Unbuilt::Commit(text)
         })?;
-    let request = BuildRequest {
+    Ok(BuildRequest {
         source: build.source.clone(),
         repository: repository.clone(),
         commit: build.commit.clone(),
         number: build.number,
         output,
-        log: app.layout.build_log(build.id),
+        log,
         timeout: Duration::from_secs(app.config.build_timeout),
         limits: app.config.limits(),
         stop,
         extra_sources: own_packages(app).map_err(Unbuilt::Machine)?,
-    };
-    let builder = Builder::open(config).map_err(Unbuilt::machine)?;
-    builder.build(&request, &mut |_| {}).map_err(|error| {
-        if error.is_setup() { Unbuilt::machine(error) } else { Unbuilt::Commit(error.to_string()) }
+        because: build.because.clone(),
+        source_package: true,
+        lintian: app.config.lintian(),
+        again: false,
     })
 }
 
@@ -204,7 +271,21 @@ async fn keep(app: &App, build: &Build, built: &Built) -> Result<(), Unbuilt> {
     .await
     .map_err(|error| Unbuilt::Commit(format!("the server has a bug: {error}")))?
     .map_err(|error| Unbuilt::Machine(format!("cannot keep what was built: {error}")))?;
+    if let Some(digest) = keep_buildinfo(app, build.id, built).map_err(Unbuilt::machine)? {
+        app.store.keep_buildinfo(build.id, &digest).await.map_err(Unbuilt::machine)?;
+    }
+    let needs: Vec<String> = package_names(&built.build_depends).into_iter().collect();
+    app.store.build_needs(build.id, &needs, false).await.map_err(Unbuilt::machine)?;
     app.store.build_built(build.id, &built.version, &packages).await.map_err(Unbuilt::machine)
+}
+
+/// Keeps the .buildinfo, which the archive does not take.
+fn keep_buildinfo(app: &App, id: i64, built: &Built) -> Result<Option<Digest>, volary_host::FileError> {
+    let named = |path: &&PathBuf| path.extension().is_some_and(|end| end == "buildinfo");
+    let Some(file) = built.files.iter().find(named) else { return Ok(None) };
+    let bytes = volary_host::read(file)?;
+    volary_host::write_atomic(&app.layout.buildinfo(id), &bytes, 0o644)?;
+    Ok(Some(Digest::from_bytes(Sha256::digest(&bytes).into())))
 }
 
 /// `name=version` of a `.deb` by its file name, which has no epoch; the build's version has.
@@ -260,11 +341,12 @@ fn include(app: &App, build: &Build) -> Result<Vec<String>, Included> {
     let mut changes = Vec::new();
     for entry in entries {
         let path = entry.map_err(later)?.path();
-        if path.extension().is_some_and(|end| end == "changes") {
+        // The .changes of a binary build does not name the source package.
+        if path.extension().is_some_and(|end| end == "changes" || end == "dsc") {
             changes.push(path);
         }
     }
-    if changes.is_empty() {
+    if !changes.iter().any(|path| path.extension().is_some_and(|end| end == "changes")) {
         return Err(gone());
     }
     let provenance = Provenance {
@@ -277,6 +359,7 @@ fn include(app: &App, build: &Build) -> Result<Vec<String>, Included> {
     match included {
         Ok(included) => {
             let all = included.added.iter().chain(&included.already_there);
+            let all = all.filter(|package| package.architecture.as_str() != "source");
             Ok(all.map(|package| format!("{}={}", package.name, package.version)).collect())
         }
         Err(error @ Error::Refused { .. }) => {
@@ -295,6 +378,7 @@ async fn succeeded(app: &Arc<App>, build: &Build, packages: &[String]) {
     let version = build.version.as_deref().unwrap_or("");
     let text = format!("{} {version} is in rolling: {}", build.source, build.subject);
     app.event("build-succeeded", &build.id.to_string(), &text).await;
+    app.nudges.rebuilds.notify_one();
     app.rolling_changed();
     // The archive has its own copy.
     let output = app.layout.build_output(build.id);

@@ -3,8 +3,12 @@
 
 mod builds;
 mod devices;
+mod rebuilds;
+mod reproductions;
 mod sources;
 mod stages;
+mod statuses;
+mod tidy;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +38,15 @@ const PUBLISH: Duration = Duration::from_secs(30);
 /// How often suites get what is made without hurry, such as Contents.
 const SUITES: Duration = Duration::from_secs(60);
 
+/// How often hooks that could not be told are tried, at most: each has its own waits.
+const STATUSES: Duration = Duration::from_secs(5);
+
+/// How often builds without plan are looked for, besides when one ends.
+const REBUILDS: Duration = Duration::from_secs(60);
+
+/// How often old logs are looked for.
+const TIDY: Duration = Duration::from_secs(6 * 3600);
+
 /// How often the certificate's age is looked at.
 const CERTIFICATE: Duration = Duration::from_secs(86_400);
 
@@ -62,6 +75,13 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
         devices::devices,
     ));
     tasks.spawn(every(app.clone(), stop.clone(), "publish", PUBLISH, None, builds::publish_all));
+    if !app.config.status_hook.is_empty() {
+        let bell: Option<Bell> = Some(|nudges| &nudges.statuses);
+        tasks.spawn(every(app.clone(), stop.clone(), "status hooks", STATUSES, bell, statuses::statuses));
+    }
+    let bell: Option<Bell> = Some(|nudges| &nudges.rebuilds);
+    tasks.spawn(every(app.clone(), stop.clone(), "rebuilds", REBUILDS, bell, rebuilds::plan_all));
+    tasks.spawn(every(app.clone(), stop.clone(), "old builds", TIDY, None, tidy::tidy));
     tasks.spawn(every(app.clone(), stop.clone(), "signs of life", FLUSH, None, flush));
     tasks.spawn(every(app.clone(), stop.clone(), "suites", SUITES, Some(|nudges| &nudges.suites), suites));
     tasks.spawn(every(app.clone(), stop.clone(), "certificate", CERTIFICATE, None, certificate));

@@ -6,12 +6,12 @@ use volary_store::{NewBuild, Store};
 
 use crate::support::{TestServer, make_deb, wait_for, write};
 
-fn commit(digit: char) -> volary_model::CommitId {
+pub fn commit(digit: char) -> volary_model::CommitId {
     digit.to_string().repeat(40).parse().unwrap()
 }
 
 /// Does something to the records of a server that does not run.
-fn records<T>(server: &TestServer, work: impl AsyncFnOnce(&Store) -> T) -> T {
+pub fn records<T>(server: &TestServer, work: impl AsyncFnOnce(&Store) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let store = Store::open(&server.layout().database()).await.unwrap();
@@ -22,7 +22,7 @@ fn records<T>(server: &TestServer, work: impl AsyncFnOnce(&Store) -> T) -> T {
 }
 
 /// A build that was claimed when the server died.
-fn claimed(server: &TestServer) -> i64 {
+pub fn claimed(server: &TestServer) -> i64 {
     let now = volary_host::now();
     records(server, async |store| {
         let source = "pulse".parse().unwrap();
@@ -34,7 +34,7 @@ fn claimed(server: &TestServer) -> i64 {
     })
 }
 
-fn changes(server: &TestServer, id: i64, version: &str) {
+pub fn changes(server: &TestServer, id: i64, version: &str) {
     let output = server.layout().build_output(id);
     std::fs::create_dir_all(&output).unwrap();
     let deb = make_deb(server.scratch(), "pulse", version);
@@ -53,7 +53,7 @@ fn changes(server: &TestServer, id: i64, version: &str) {
     write(output.join(format!("pulse_{version}_amd64.changes")), text);
 }
 
-fn build(server: &TestServer, id: i64, state: &str) -> Value {
+pub fn build(server: &TestServer, id: i64, state: &str) -> Value {
     wait_for(&format!("build {id} is {state}"), || {
         let build: Value = server.admin().get(&format!("/api/v1/builds/{id}")).json();
         (build["state"] == state).then_some(build)

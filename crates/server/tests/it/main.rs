@@ -8,6 +8,7 @@ mod git;
 mod keys;
 mod page;
 mod server;
+mod statuses;
 mod support;
 mod uploads;
 

@@ -153,6 +153,7 @@ struct BuildRow {
     subject: String,
     author: String,
     reason: Option<String>,
+    because: Option<String>,
     packages: Vec<PackageLink>,
     failed: bool,
 }
@@ -395,6 +396,7 @@ fn build_row(build: Build, now: Timestamp) -> BuildRow {
         subject: build.subject,
         author: build.author,
         reason: build.reason,
+        because: build.because,
         packages: match build.state {
             // Only what is in the archive has a journey to show.
             BuildState::Succeeded => build.packages.iter().filter_map(|package| link(package)).collect(),

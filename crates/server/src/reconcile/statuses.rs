@@ -1,0 +1,162 @@
+//! Tells forges and programs what became of commits. Each hook is told what it does not know yet;
+//! one that cannot be reached is tried again later, and holds up neither builds nor other hooks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use volary_host::Cmd;
+use volary_store::{Build, BuildState, Untold};
+
+use crate::app::App;
+use crate::status_hook::{Stand, Status, StatusHook, description, wait_after};
+
+/// How long one telling may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What ended longer ago is not told any more: nobody waits for it.
+const AGE: SignedDuration = SignedDuration::from_hours(3 * 24);
+
+/// How much of an answer is read.
+const ANSWER_LIMIT: u64 = 64 << 10;
+
+/// Where Debian keeps the certificate authorities that everybody knows.
+const KNOWN_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Tells all hooks what they do not know yet.
+pub(super) async fn statuses(app: Arc<App>) -> Result<(), String> {
+    let tasks: Vec<_> =
+        (0..app.config.status_hook.len()).map(|index| tokio::spawn(one_hook(app.clone(), index))).collect();
+    let mut problems = Vec::new();
+    for task in tasks {
+        match task.await {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => problems.push(problem),
+            Err(error) => problems.push(format!("it has a bug: {error}")),
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+}
+
+async fn one_hook(app: Arc<App>, index: usize) -> Result<(), String> {
+    let hook = &app.config.status_hook[index];
+    let broken = |error: volary_store::StoreError| error.to_string();
+    app.store.know_status_hook(&hook.name).await.map_err(broken)?;
+    for Untold { build, attempts } in
+        app.store.untold(&hook.name, AGE, volary_host::now()).await.map_err(broken)?
+    {
+        let (state, status) = status_of(&app, &build);
+        if !hook.wants(&build.source) {
+            app.store.status_told(build.id, &hook.name, state).await.map_err(broken)?;
+            continue;
+        }
+        let (worker, told) = (app.clone(), status.clone());
+        let ended = tokio::task::spawn_blocking(move || {
+            let hook = &worker.config.status_hook[index];
+            tell(&worker, hook, &told)
+        })
+        .await
+        .map_err(|error| format!("it has a bug: {error}"))?;
+        match ended {
+            Ok(()) => app.store.status_told(build.id, &hook.name, state).await.map_err(broken)?,
+            Err(problem) => {
+                let wait = SignedDuration::try_from(wait_after(attempts)).unwrap_or(SignedDuration::MAX);
+                let next = volary_host::now().checked_add(wait).unwrap_or(jiff::Timestamp::MAX);
+                let problem = problem.lines().next().unwrap_or_default();
+                app.store.status_failed(build.id, &hook.name, problem, next).await.map_err(broken)?;
+                // The others would most likely fail as well, each after its time limit.
+                return Err(format!("{} cannot be told of build {}: {problem}", hook.name, build.id));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is told of a build, and under which name that is noted.
+fn status_of(app: &App, build: &Build) -> (&'static str, Status) {
+    let version = build.version.as_deref().unwrap_or_default();
+    let reason = build.reason.as_deref().unwrap_or_default();
+    let (noted, state, text) = match build.state {
+        BuildState::Queued if reason.is_empty() => {
+            ("queued", Stand::Pending, "it waits for its turn".to_owned())
+        }
+        BuildState::Queued => ("queued", Stand::Pending, format!("it waits: {reason}")),
+        BuildState::Running | BuildState::Built => {
+            ("running", Stand::Running, "it is being built".to_owned())
+        }
+        BuildState::Succeeded => ("succeeded", Stand::Success, format!("{version} is in rolling")),
+        BuildState::Failed => ("failed", Stand::Failure, reason.to_owned()),
+        BuildState::Cancelled => ("cancelled", Stand::Cancelled, reason.to_owned()),
+    };
+    let status = Status {
+        version: 1,
+        source: build.source.clone(),
+        commit: build.commit.clone(),
+        build: build.id,
+        state,
+        description: description(&text),
+        url: format!("{}/builds/{}", app.url, build.id),
+        context: format!("volary/{}", build.source),
+    };
+    (noted, status)
+}
+
+fn tell(app: &App, hook: &StatusHook, status: &Status) -> Result<(), String> {
+    let Some((program, arguments)) = hook.command.split_first() else { return post(app, hook, status) };
+    let text = serde_json::to_vec(status).expect("a status is plain data");
+    let command = Cmd::new(program).args(arguments).stdin(text).cwd(app.layout.root()).timeout(LIMIT);
+    command.check().map(drop).map_err(|error| error.to_string())
+}
+
+fn post(app: &App, hook: &StatusHook, status: &Status) -> Result<(), String> {
+    let file = hook.token_file.as_ref().ok_or("it has no token_file")?;
+    let file = app.layout.root().join(file);
+    let token = volary_host::read_to_string(&file).map_err(|error| error.to_string())?;
+    let request = hook.request(token.trim(), status).ok_or("it has no address")?;
+    let mut post = agent(app, hook)?.post(&request.url).header("user-agent", "volary");
+    for (name, value) in &request.headers {
+        post = post.header(*name, value);
+    }
+    let body = serde_json::to_vec(&request.body).expect("JSON is JSON");
+    let mut answer = post
+        .header("content-type", "application/json")
+        .send(&body)
+        .map_err(|error| format!("cannot reach {}: {error}", hook.url.as_deref().unwrap_or_default()))?;
+    let code = answer.status().as_u16();
+    if answer.status().is_success() {
+        return Ok(());
+    }
+    let text = answer.body_mut().with_config().limit(ANSWER_LIMIT).read_to_string().unwrap_or_default();
+    if hook.knows_already(code, &text) {
+        return Ok(());
+    }
+    let line = text.lines().next().unwrap_or_default();
+    Err(format!("{} answers {code}: {}", request.url, line.chars().take(200).collect::<String>()))
+}
+
+fn agent(app: &App, hook: &StatusHook) -> Result<ureq::Agent, String> {
+    let file =
+        hook.ca_file.as_ref().map_or_else(|| KNOWN_AUTHORITIES.into(), |file| app.layout.root().join(file));
+    let plain = hook.url.as_deref().is_some_and(|url| url.starts_with("http://"));
+    let mut roots = Vec::new();
+    if !plain {
+        let pem = volary_host::read(&file).map_err(|error| error.to_string())?;
+        for item in rustls_pemfile::certs(&mut pem.as_slice()) {
+            let der = item.map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+            roots.push(Certificate::from_der(&der).to_owned());
+        }
+    }
+    let tls = TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .build();
+    Ok(ureq::Agent::config_builder()
+        .tls_config(tls)
+        .timeout_global(Some(LIMIT))
+        .http_status_as_error(false)
+        // The token is for the address that the operator wrote down.
+        .max_redirects(0)
+        .build()
+        .new_agent())
+}
