@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 
 use sha2::{Digest as _, Sha256};
 
@@ -39,7 +39,9 @@ impl FrameCache {
     /// The frame of this text.
     pub(crate) fn get(&self, text: &[u8], forms: Forms) -> Arc<Frame> {
         if text.is_empty() {
-            return Arc::new(Frame { gz: Box::default(), zst: Box::default() });
+            static NOTHING: LazyLock<Arc<Frame>> =
+                LazyLock::new(|| Arc::new(Frame { gz: Box::default(), zst: Box::default() }));
+            return Arc::clone(&NOTHING);
         }
         let key = (forms, Sha256::digest(text).into());
         if let Some(frame) = self.lock().get(&key).and_then(Weak::upgrade) {

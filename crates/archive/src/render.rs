@@ -9,10 +9,10 @@ use volary_model::{Architecture, Digest};
 
 use crate::error::Error;
 use crate::frame::{Frame, FrameCache};
-use crate::set::{IndexKind, Listing, PackageSet};
+use crate::set::{Chunk, IndexKind, Listing, PackageSet};
 
 /// An index file in its three forms.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Index {
     pub(crate) plain: Blob,
     pub(crate) gz: Blob,
@@ -121,6 +121,9 @@ fn render(
     let mut frames = Vec::with_capacity(chunks.len());
     let mut checkpoints = Vec::with_capacity(chunks.len() / STRIDE + 1);
     if let Some((index, same)) = before {
+        if is_unchanged(&index, same, chunks, kind, cache) {
+            return Index::clone(&index);
+        }
         // A checkpoint stands before its chunk, so the one at the first change is still good.
         let known = (same / STRIDE + 1).min(index.checkpoints.len());
         if let Some(last) = known.checked_sub(1) {
@@ -133,13 +136,29 @@ fn render(
         if number % STRIDE == 0 {
             checkpoints.push(meters.clone());
         }
-        chunk.text(kind, &mut |part| meters.plain.update(part));
         let frame = chunk.frame(kind, cache);
+        meters.plain.update(&chunk.text(kind));
         meters.gz.update(&frame.gz);
         meters.zst.update(&frame.zst);
         frames.push(frame);
     }
     meters.finish(frames, checkpoints, kind)
+}
+
+/// True if chunks that differ from those of an earlier set do not differ in this index: most
+/// packages are for one architecture.
+fn is_unchanged(
+    before: &Index,
+    same: usize,
+    chunks: &[Arc<Chunk>],
+    kind: &IndexKind,
+    cache: &FrameCache,
+) -> bool {
+    let rest = before.frames.get(same..).filter(|_| before.frames.len() == chunks.len());
+    rest.is_some_and(|rest| {
+        let frames = chunks[same..].iter().map(|chunk| chunk.frame(kind, cache));
+        frames.zip(rest).all(|(frame, known)| Arc::ptr_eq(&frame, known))
+    })
 }
 
 impl Meters {

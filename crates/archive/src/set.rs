@@ -51,6 +51,8 @@ pub(crate) struct Chunk {
 struct Piece {
     frame: Arc<Frame>,
     lines: usize,
+    /// In one block: gathering it from the entries again costs more than hashing it.
+    text: Arc<[u8]>,
 }
 
 /// An index that packages of a set stand in.
@@ -70,6 +72,16 @@ impl IndexKind {
     /// True if an entry stands in this Packages index.
     pub(crate) fn has(&self, entry: &PackageEntry) -> bool {
         matches!(self, Self::Packages(architecture) if entry.serves(architecture))
+    }
+
+    /// The paragraph of an entry in this index, if it stands there.
+    fn stanza<'a>(&self, entry: &'a PackageEntry) -> Option<&'a str> {
+        match self {
+            Self::Packages(architecture) if entry.serves(architecture) => Some(&entry.stanza),
+            Self::Sources if entry.is_source() => Some(&entry.stanza),
+            Self::Translation(language) => entry.translations.get(language).map(AsRef::as_ref),
+            _ => None,
+        }
     }
 
     /// In which compressed forms it is served.
@@ -126,12 +138,14 @@ impl Chunk {
     /// Its piece of an index, compressed.
     pub(crate) fn frame(&self, kind: &IndexKind, cache: &FrameCache) -> Arc<Frame> {
         let mut pieces = self.pieces.lock().expect("nobody panics with this lock");
-        let piece = pieces.entry(kind.clone()).or_insert_with(|| {
-            let mut text = Vec::new();
-            self.text(kind, &mut |part| text.extend_from_slice(part));
-            Piece { frame: cache.get(&text, kind.forms()), lines: count_lines(&text) }
-        });
-        Arc::clone(&piece.frame)
+        if let Some(piece) = pieces.get(kind) {
+            return Arc::clone(&piece.frame);
+        }
+        let text: Arc<[u8]> = self.gather(kind).into();
+        let frame = cache.get(&text, kind.forms());
+        let piece = Piece { frame: Arc::clone(&frame), lines: count_lines(&text), text };
+        pieces.insert(kind.clone(), piece);
+        frame
     }
 
     /// How many lines its piece of an index has.
@@ -140,30 +154,27 @@ impl Chunk {
         if let Some(piece) = pieces.get(kind) {
             return piece.lines;
         }
-        let mut lines = 0;
-        self.text(kind, &mut |part| lines += count_lines(part));
-        lines
+        count_lines(&self.gather(kind))
     }
 
-    /// Hands over its piece of a plain index other than Contents.
-    pub(crate) fn text(&self, kind: &IndexKind, to: &mut dyn FnMut(&[u8])) {
+    /// Its piece of a plain index other than Contents.
+    pub(crate) fn text(&self, kind: &IndexKind) -> Arc<[u8]> {
+        let pieces = self.pieces.lock().expect("nobody panics with this lock");
+        pieces.get(kind).map_or_else(|| self.gather(kind).into(), |piece| Arc::clone(&piece.text))
+    }
+
+    fn gather(&self, kind: &IndexKind) -> Vec<u8> {
         let mut last = None;
-        for entry in &self.entries {
-            let stanza = match kind {
-                IndexKind::Packages(architecture) if entry.serves(architecture) => Some(&entry.stanza),
-                IndexKind::Sources if entry.is_source() => Some(&entry.stanza),
-                // The package of each architecture has it, mostly the same.
-                IndexKind::Translation(language) => {
-                    entry.translations.get(language).filter(|stanza| last != Some(*stanza))
-                }
-                _ => None,
-            };
-            if let Some(stanza) = stanza {
-                to(stanza.as_bytes());
-                to(b"\n");
-                last = Some(stanza);
+        let mut text = Vec::new();
+        for stanza in self.entries.iter().filter_map(|entry| kind.stanza(entry)) {
+            // The package of each architecture has a translation, mostly the same.
+            if matches!(kind, IndexKind::Translation(_)) && last.replace(stanza) == Some(stanza) {
+                continue;
             }
+            text.extend_from_slice(stanza.as_bytes());
+            text.push(b'\n');
         }
+        text
     }
 
     /// Its piece of the Contents of an architecture: one line for each file, with the section and

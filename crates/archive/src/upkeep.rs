@@ -256,9 +256,8 @@ impl Archive {
                 let mut packed = Vec::new();
                 let mut encoder = liblzma::write::XzEncoder::new(&mut packed, XZ_LEVEL);
                 for chunk in set.chunks() {
-                    chunk.text(&kind, &mut |part| {
-                        std::io::Write::write_all(&mut encoder, part).expect("a Vec takes any write");
-                    });
+                    std::io::Write::write_all(&mut encoder, &chunk.text(&kind))
+                        .expect("a Vec takes any write");
                 }
                 encoder.finish().expect("a Vec takes any write");
                 let blob = Blob::of(&packed);
