@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod audit;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -110,15 +112,38 @@ impl Apt {
         let write = |name: &str, text: &str| {
             volary_host::write_atomic(&dir.path().join(name), text.as_bytes(), 0o644).unwrap();
         };
-        let key_path = apt.inside().join("key.asc");
         write("key.asc", key.as_ref());
         write("status", "");
+        apt.source(uri, suite, more);
+        apt
+    }
+
+    fn source(&self, uri: &str, suite: &str, more: &str) {
+        let key = self.inside().join("key.asc");
         let source = format!(
             "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nSigned-By: {}\n{more}",
-            key_path.display()
+            key.display()
         );
-        write("etc/sources.list.d/test.sources", &source);
-        apt
+        let path = self.dir.path().join("etc/sources.list.d/test.sources");
+        volary_host::write_atomic(&path, source.as_bytes(), 0o644).unwrap();
+    }
+
+    /// Takes other keys in place of those that it had.
+    pub fn trust(&self, key: &str) {
+        volary_host::write_atomic(&self.dir.path().join("key.asc"), key.as_bytes(), 0o644).unwrap();
+    }
+
+    /// Goes to another suite, as a device does whose lock file names another release.
+    pub fn follow(&self, uri: &str, suite: &str) {
+        self.source(uri, suite, "");
+    }
+
+    /// Whether this apt is older than a version.
+    pub fn is_before(&self, major: u32, minor: u32) -> bool {
+        let text = self.run("apt-get", &["--version"]).text();
+        let version = text.split_whitespace().nth(1).unwrap();
+        let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap());
+        (parts.next().unwrap(), parts.next().unwrap()) < (major, minor)
     }
 
     /// Changes the source that apt knows.
