@@ -51,7 +51,7 @@ impl CheckReport {
     }
 }
 
-fn hash(path: &Path) -> io::Result<Digest> {
+pub(crate) fn hash(path: &Path) -> io::Result<Digest> {
     let mut hash = Sha256::new();
     io::copy(&mut File::open(path)?, &mut hash)?;
     Ok(Digest::from_bytes(hash.finalize().into()))

@@ -29,6 +29,7 @@ mod diff;
 mod differences;
 mod entry;
 mod error;
+pub mod export;
 mod files;
 mod frame;
 mod intake;

@@ -55,12 +55,12 @@ pub(crate) fn index(current: &Blob, patches: &[Patch]) -> String {
     text
 }
 
-/// The files that an `Index` offers, with their sizes.
-pub(crate) fn downloads(index: &str) -> impl Iterator<Item = (&str, u64)> {
+/// The files that an `Index` offers, with their sizes and hashes.
+pub(crate) fn downloads(index: &str) -> impl Iterator<Item = (&str, u64, &str)> {
     index.lines().filter_map(|line| {
-        let mut words = line.strip_prefix(' ')?.split(' ').skip(1);
-        let size = words.next()?.parse().ok()?;
-        words.next().filter(|name| name.ends_with(".gz")).map(|name| (name, size))
+        let mut words = line.strip_prefix(' ')?.split(' ');
+        let (sha256, size) = (words.next()?, words.next()?.parse().ok()?);
+        words.next().filter(|name| name.ends_with(".gz")).map(|name| (name, size, sha256))
     })
 }
 

@@ -214,7 +214,7 @@ impl Publisher {
             let Some(folder) = path.strip_suffix("/Index") else { continue };
             let folder = dir.join(folder);
             let text = volary_host::read_to_string(&folder.join("by-hash/SHA256").join(&file.sha256))?;
-            for (name, size) in pdiff::downloads(&text) {
+            for (name, size, _) in pdiff::downloads(&text) {
                 if fs::metadata(folder.join(name)).map_or(0, |meta| meta.len()) != size {
                     return Ok(false);
                 }

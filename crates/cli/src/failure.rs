@@ -60,5 +60,6 @@ from_error!(
     volary_model::InvalidName,
     volary_fleet::ObjectError,
     volary_server::ServerError,
+    volary_server::ExportFailure,
     serde_json::Error,
 );

@@ -9,6 +9,7 @@ use volary_store::{Store, StoreError};
 
 use crate::config::Config;
 use crate::depot::Depot;
+use crate::export::Keeper;
 use crate::facts::{Judge, Judged};
 use crate::fleet_view::FleetView;
 use crate::http::auth::Tokens;
@@ -54,6 +55,8 @@ pub(crate) struct App {
     pub(crate) running: RunningBuilds,
     /// One publication of a build at a time.
     pub(crate) publishing: tokio::sync::Mutex<()>,
+    /// How the declared exports are.
+    pub(crate) exports: Keeper,
     /// The certificate in use.
     pub(crate) certificate: Arc<CurrentCertificate>,
     /// How many packs for devices are made at once: each reads the repository at full speed.
@@ -161,5 +164,6 @@ impl App {
             Err(error) => tracing::error!(%error, "cannot read rolling"),
         }
         self.nudges.devices.notify_one();
+        self.nudges.exports.notify_waiters();
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use volary_build::{Limits, LintianPolicy};
 
 use crate::ServerError;
+use crate::export::ExportConfig;
 use crate::status_hook::StatusHook;
 
 /// The version of the file's form that this program writes and reads.
@@ -39,6 +40,7 @@ const KEYS: &[&str] = &[
     "connections",
     "gc",
     "signers",
+    "export",
 ];
 
 /// The configuration of a server.
@@ -115,6 +117,9 @@ pub struct Config {
     /// Who is told of builds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub status_hook: Vec<StatusHook>,
+    /// Suites that are kept up to date elsewhere, each as an `[[export]]`.
+    #[serde(default, rename = "export", skip_serializing_if = "Vec::is_empty")]
+    pub exports: Vec<ExportConfig>,
 }
 
 /// Garbage collection of the archive.
@@ -220,6 +225,7 @@ impl Config {
             gc: Gc::default(),
             signers: BTreeMap::new(),
             status_hook: Vec::new(),
+            exports: Vec::new(),
         }
     }
 
@@ -320,6 +326,7 @@ impl Config {
         if self.fleet.trim().is_empty() || self.fleet.len() > 64 || !self.fleet.chars().all(plain) {
             return Err("fleet must be a name of 1 to 64 characters".into());
         }
+        ExportConfig::check_all(&self.exports)?;
         if self.build_workers == 0 || self.connections == 0 {
             return Err("build_workers and connections must be at least 1".into());
         }
@@ -393,6 +400,8 @@ mod tests {
         let command = vec!["/usr/local/bin/sign".into(), "--card".into()];
         let signers = BTreeMap::from([("card".into(), SignerConfig { command, timeout: 20 })]);
         let config = Config { signers, gc: Gc { every: 0, ..Gc::default() }, ..config };
+        let export = ExportConfig::new("s3://bucket/apt".into(), vec!["all".into()]);
+        let config = Config { exports: vec![export], ..config };
         assert_eq!(Config::parse(&config.text()).unwrap(), config);
     }
 
@@ -409,6 +418,11 @@ mod tests {
         check(&format!("{GOOD}[signers.card]\ncommand = [\"x\"]\ntimeout = 0\n"), "1 to 100 seconds");
         check(&format!("{GOOD}[signers.card]\nprogram = \"x\"\n"), "unknown field `program`");
         check(&format!("{GOOD}[gc]\nversion = 2\n"), "unknown field `version`");
+        let export = "[[export]]\nname = \"cdn\"\nto = \"s3://b\"\nsuites = [\"rolling\"]\n";
+        check(&format!("{GOOD}{export}bucket = \"b\"\n"), "bucket");
+        check(&format!("{GOOD}{}", export.replace("rolling", "v1/x")), "v1/x");
+        check(&format!("{GOOD}{export}{export}"), "two exports cdn");
+        check(&format!("{GOOD}{export}{}", export.replace("cdn", "other")), "two exports go to s3://b");
     }
 
     #[test]

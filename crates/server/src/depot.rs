@@ -58,6 +58,11 @@ impl Depot {
         self.archive.retire_keys(fingerprint, volary_host::now())
     }
 
+    /// The archive itself, for what has no words of the API.
+    pub(crate) fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
     /// The folder to serve.
     pub(crate) fn public_dir(&self) -> &Path {
         self.archive.public_dir()

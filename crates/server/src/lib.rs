@@ -11,6 +11,7 @@ mod app;
 mod config;
 mod depot;
 mod error;
+mod export;
 mod facts;
 mod fleet_view;
 mod gates;
@@ -31,6 +32,7 @@ mod tls;
 
 pub use config::{Config, Gc, SignerConfig};
 pub use error::ServerError;
+pub use export::{ExportConfig, ExportEvent, ExportFailure, ExportRun, export, verify_export};
 pub use gates::{GateError, gates};
 pub use hook::{PushRefused, pre_receive};
 pub use init::{InitOptions, Initialised, init};

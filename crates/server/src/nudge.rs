@@ -21,6 +21,8 @@ pub(crate) struct Nudges {
     pub(crate) stages: Notify,
     /// A release has a new suite, or will have no more.
     pub(crate) suites: Notify,
+    /// The archive may have a new state to export.
+    pub(crate) exports: Notify,
     /// Devices may have changed their condition.
     pub(crate) devices: Notify,
 }

@@ -16,6 +16,7 @@ use volary_store::Store;
 use crate::app::{App, Current, RunningBuilds};
 use crate::config::Config;
 use crate::depot::Depot;
+use crate::export::Keeper;
 use crate::fleet_view::FleetView;
 use crate::http::auth::Tokens;
 use crate::nudge::{Nudges, Outcomes};
@@ -129,6 +130,7 @@ async fn start(
         reading_stages: tokio::sync::Mutex::default(),
         publishing: tokio::sync::Mutex::default(),
         running: RunningBuilds::default(),
+        exports: Keeper::default(),
         packs: Semaphore::new(PACKS),
         store: store.clone(),
         layout,

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod build;
 pub mod device;
+pub mod export;
 pub mod fleet;
 pub mod keys;
 pub mod status;

@@ -11,6 +11,7 @@ use volary_api::client::Client;
 use volary_api::v1::archive::{Include, Included, Package};
 use volary_model::Suite;
 
+use super::archive_export::{self, ExportArgs, ExportsArgs};
 use super::encode;
 use crate::config::Connection;
 use crate::failure::Failure;
@@ -44,16 +45,23 @@ pub enum ArchiveCommand {
     /// See, bring, rotate and end the keys that sign the archive
     #[command(subcommand)]
     Keys(super::archive_keys::KeysCommand),
+    /// Export suites to a folder or a bucket; on the server's machine
+    Export(Box<ExportArgs>),
+    /// Show the exports that the server keeps up to date, or run one now
+    Exports(ExportsArgs),
 }
 
 /// Runs `volary archive …`.
 pub fn run(command: ArchiveCommand, connection: &Connection, out: &Out) -> Result<(), Failure> {
-    if let ArchiveCommand::Keys(command) = &command {
-        return super::archive_keys::run(command, connection, out);
-    }
+    let command = match command {
+        ArchiveCommand::Keys(command) => return super::archive_keys::run(&command, connection, out),
+        ArchiveCommand::Export(args) => return archive_export::export(*args, out),
+        ArchiveCommand::Exports(args) => return archive_export::exports(&args, connection, out),
+        other => other,
+    };
     let client = connection.client()?;
     match command {
-        ArchiveCommand::Keys(_) => {}
+        ArchiveCommand::Keys(_) | ArchiveCommand::Export(_) | ArchiveCommand::Exports(_) => {}
         ArchiveCommand::Include { files, allow_unsigned } => {
             include(&client, &files, &Include { allow_unsigned }, out)?;
         }

@@ -1,6 +1,7 @@
 //! One file for each group of commands.
 
 pub mod archive;
+pub mod archive_export;
 pub mod archive_keys;
 pub mod artifact;
 pub mod build;

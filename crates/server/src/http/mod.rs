@@ -4,6 +4,7 @@ pub(crate) mod archive;
 pub(crate) mod auth;
 pub(crate) mod build;
 pub(crate) mod device;
+pub(crate) mod export;
 pub(crate) mod files;
 pub(crate) mod fleet;
 pub(crate) mod git;
@@ -45,6 +46,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/releases/{name}/picks", post(archive::pick))
         .route("/api/v1/releases/{name}/freeze", post(archive::freeze))
         .route("/api/v1/releases/{name}/pin", get(archive::pin))
+        .route("/api/v1/exports", get(export::exports))
+        .route("/api/v1/exports/{name}/run", post(export::run))
         .route("/api/v1/diff", get(archive::diff))
         .route("/api/v1/archive/keys", get(keys::keys).post(keys::add))
         .route("/api/v1/archive/keys/retire", post(keys::retire))

@@ -36,6 +36,7 @@ pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
     let devices = app.devices().await?;
     let mut problems = view.problems.clone();
     problems.extend(app.outcomes.problems());
+    problems.extend(app.exports.problems());
     let stages = view
         .stages
         .iter()

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::app::App;
+use crate::export;
 use crate::nudge::Nudges;
 use crate::tls::listener::asked_to_stop;
 
@@ -88,6 +89,9 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
     tasks.spawn(every(app.clone(), stop.clone(), "uploads", UPLOADS, None, uploads));
     for _ in 0..app.config.build_workers {
         tasks.spawn(builds::worker(app.clone(), stop.clone()));
+    }
+    for export in &app.config.exports {
+        tasks.spawn(export::keep(app.clone(), export.clone(), stop.clone()));
     }
     tasks
 }
