@@ -11,3 +11,9 @@ pub mod v1;
 
 #[cfg(feature = "client")]
 pub mod client;
+
+/// Bytes as they go into a JSON text.
+pub fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}

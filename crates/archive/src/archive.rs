@@ -227,12 +227,10 @@ impl Archive {
         let packages = added.iter().map(|entry| StoredPackage::from_entry(entry)).collect();
         let provenance = (*provenance).clone();
         let record = Record::Include { at: now, provenance, packages, rolling: rolling.clone() };
-        inner.journal.append(&record)?;
-        inner.state.catalogue_all(&added);
-        // Applying the record would make all of it again.
-        inner.damage = inner.state.roll(content, rolling).err();
-        inner.whole()?;
-        activate(&mut inner, Suite::Rolling, prepared)?;
+        self.commit_rolling(&mut inner, &record, prepared, |state| {
+            state.catalogue_all(&added);
+            state.roll(content, rolling)
+        })?;
         Ok(Included { added, known, rolling: digest })
     }
 
@@ -395,6 +393,26 @@ impl Archive {
         inner.apply(record)
     }
 
+    /// Writes a record that changes rolling, makes its change, which the caller has worked out
+    /// already, and publishes.
+    pub(crate) fn commit_rolling(
+        &self,
+        inner: &mut Inner,
+        record: &Record,
+        prepared: PreparedSuite,
+        change: impl FnOnce(&mut State) -> Result<(), String>,
+    ) -> Result<(), Error> {
+        inner.journal.append(record)?;
+        inner.damage = change(&mut inner.state).err();
+        inner.whole()?;
+        activate(inner, Suite::Rolling, prepared)
+    }
+
+    /// Where files are on their way in.
+    pub(crate) fn incoming_dir(&self) -> PathBuf {
+        self.dir.join("incoming")
+    }
+
     /// Splits candidates into those that are new and those that are there already.
     fn admit(
         &self,
@@ -445,7 +463,7 @@ impl Archive {
     }
 
     /// Flushes the files of packages that were stored.
-    fn flush(&self, entries: &[Arc<PackageEntry>]) -> Result<(), Error> {
+    pub(crate) fn flush(&self, entries: &[Arc<PackageEntry>]) -> Result<(), Error> {
         let pool = self.publisher.public.join("pool");
         if entries.len() > FLUSH_EACH {
             let folder = File::open(&pool).map_err(FileError::at("flush", &pool))?;

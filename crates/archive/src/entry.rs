@@ -106,7 +106,7 @@ pub(crate) fn source_folder(dsc: &Digest) -> String {
 
 /// Where an own package stands: debug symbols apart, the rest where the first part of its section
 /// says, if that is a component of this archive.
-fn component_of(control: &Paragraph, components: &[Component]) -> Component {
+pub(crate) fn component_of(control: &Paragraph, components: &[Component]) -> Component {
     if control.get("Auto-Built-Package") == Some("debug-symbols") {
         return Component::debug();
     }
@@ -119,7 +119,7 @@ fn component_of(control: &Paragraph, components: &[Component]) -> Component {
 }
 
 /// The paragraph of the Packages index for a package.
-fn stanza(control: &Paragraph, sha256: &Digest, size: u64) -> String {
+pub(crate) fn stanza(control: &Paragraph, sha256: &Digest, size: u64) -> String {
     let mut paragraph = Paragraph::new();
     // apt reads any order, but people look for the name first.
     for (name, value) in control.fields().filter(|(name, _)| name.eq_ignore_ascii_case("Package")) {

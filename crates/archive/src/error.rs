@@ -10,6 +10,7 @@ use volary_model::{Architecture, Digest, InvalidName, ReleaseName, Suite};
 
 use crate::pick::PickRefusal;
 use crate::rotation::KeyRefusal;
+use crate::upstream::UpstreamError;
 
 /// Why an operation on the archive did not happen. Unless the variant says otherwise, nothing
 /// has changed.
@@ -18,6 +19,9 @@ pub enum Error {
     /// A file or folder of the archive.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A foreign publication is not taken.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
     /// Another process works on the archive for too long.
     #[error(transparent)]
     Lock(#[from] LockError),

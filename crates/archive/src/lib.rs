@@ -63,7 +63,7 @@ pub use error::{Error, RefusalReason};
 pub use keyring::Signers;
 pub use mirror::{Mirror, MirrorOrigin};
 pub use pick::{Because, Pick, PickChange, PickRefusal, PickResult};
-pub use query::{Pin, ReleaseInfo, RevisionInfo};
+pub use query::{MirrorState, Pin, ReleaseInfo, RevisionInfo};
 pub use rotation::{KeyInfo, KeyRefusal, Keys, NewKey, Others, RetiredKey, fingerprints};
 pub use settings::Settings;
 pub use signer::SignerCommand;

@@ -19,6 +19,8 @@ pub struct MirrorOrigin {
     pub date: Option<Timestamp>,
     /// SHA-256 of that file.
     pub release: Digest,
+    /// Changes with what is wanted of it.
+    pub spec: Digest,
 }
 
 impl MirrorOrigin {

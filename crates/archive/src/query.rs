@@ -11,8 +11,9 @@ use crate::archive::Archive;
 use crate::diff::{self, PackageChange};
 use crate::entry::PackageEntry;
 use crate::error::Error;
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, MirrorOrigin};
 use crate::set::IndexKind;
+use crate::set::PackageSet;
 use crate::state::{self, State};
 
 /// A release.
@@ -57,6 +58,19 @@ pub struct Pin {
     pub indexes: BTreeMap<IndexName, Digest>,
 }
 
+/// A mirror and what rolling has of it.
+#[derive(Debug, Clone)]
+pub struct MirrorState {
+    /// Where it came from.
+    pub origin: MirrorOrigin,
+    /// When it came into rolling.
+    pub at: Timestamp,
+    /// How many binary packages there are.
+    pub packages: usize,
+    /// Bytes of all files, those of source packages included.
+    pub bytes: u64,
+}
+
 impl Archive {
     /// All releases by name.
     ///
@@ -90,6 +104,19 @@ impl Archive {
     pub fn sources(&self, suite: &Suite) -> Result<Vec<Arc<PackageEntry>>, Error> {
         let inner = self.look()?;
         Ok(inner.state.suite(suite)?.iter().filter(|entry| entry.is_source()).cloned().collect())
+    }
+
+    /// The last state of a mirror; `None` before its first sync.
+    ///
+    /// # Errors
+    /// What reading the journal may bring.
+    pub fn mirror(&self, name: &Component) -> Result<Option<MirrorState>, Error> {
+        let inner = self.look()?;
+        let Some(Mirror { origin, at }) = inner.state.mirrors.get(name).cloned() else { return Ok(None) };
+        let set = inner.state.rolling.component(name);
+        let sizes = set.into_iter().flat_map(PackageSet::iter).flat_map(|entry| entry.paths());
+        let bytes = sizes.map(|(_, _, size)| size).sum();
+        Ok(Some(MirrorState { origin, at, packages: set.map_or(0, PackageSet::binaries), bytes }))
     }
 
     /// The last state of each mirror.

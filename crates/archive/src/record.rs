@@ -24,7 +24,8 @@ pub(crate) enum Record {
     Mirror {
         at: Timestamp,
         mirror: Component,
-        origin: MirrorOrigin,
+        /// `None` when the mirror was given up.
+        origin: Option<MirrorOrigin>,
         /// Those that the archive did not have.
         packages: Vec<StoredPackage>,
         /// What the mirror has more than before, and what it has no more.

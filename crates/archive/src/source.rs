@@ -119,7 +119,7 @@ impl Intake<'_> {
 }
 
 /// The paragraph of the Sources index.
-fn stanza(dsc: &Paragraph, source: &str, files: &[SourceFile]) -> String {
+pub(crate) fn stanza(dsc: &Paragraph, source: &str, files: &[SourceFile]) -> String {
     let mut paragraph = Paragraph::new();
     paragraph.set("Package", source);
     let foreign = |name: &str| !OWN_FIELDS.iter().any(|own| own.eq_ignore_ascii_case(name));

@@ -10,7 +10,7 @@ use volary_model::{Architecture, Component, Digest, PackageName, ReleaseName, Re
 use crate::content::{Content, Edits, place_of};
 use crate::entry::PackageEntry;
 use crate::error::{Error, RefusalReason};
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, MirrorOrigin};
 use crate::record::{Placed, Record, RollingRecord};
 use crate::render::Blob;
 use crate::settings::Settings;
@@ -286,7 +286,7 @@ impl State {
                 self.roll(content, rolling)
             }
             Record::Mirror { at, mirror, origin, packages, add, remove, rolling } => {
-                let provenance = Arc::new(origin.provenance());
+                let provenance = Arc::new(origin.as_ref().map(MirrorOrigin::provenance).unwrap_or_default());
                 let entries = packages
                     .into_iter()
                     .map(|package| package.into_entry(&provenance, at).map(Arc::new))
@@ -294,7 +294,7 @@ impl State {
                     .map_err(|error| error.to_string())?;
                 self.catalogue_all(&entries);
                 let content = self.rolling.with(&self.edits(&mirror, &add, &remove)?);
-                self.mirrors.insert(mirror, Mirror { origin, at });
+                self.mirrored(mirror, origin, at);
                 self.roll(content, rolling)
             }
             Record::Cut { at, release, architectures, content } => {
@@ -335,6 +335,14 @@ impl State {
 
     fn known(&self, placed: &Placed) -> Result<&Arc<PackageEntry>, String> {
         self.placed(placed).ok_or_else(|| format!("a record names the unknown package {}", placed.sha256))
+    }
+
+    /// Notes where a mirror's state came from, or that there is no such mirror any more.
+    pub(crate) fn mirrored(&mut self, mirror: Component, origin: Option<MirrorOrigin>, at: Timestamp) {
+        match origin {
+            Some(origin) => self.mirrors.insert(mirror, Mirror { origin, at }),
+            None => self.mirrors.remove(&mirror),
+        };
     }
 
     /// The edits that bring and take packages of a mirror.

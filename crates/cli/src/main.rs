@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod failure;
 mod out;
+mod progress;
 mod workdir;
 
 use std::path::PathBuf;

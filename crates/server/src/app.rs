@@ -13,6 +13,7 @@ use crate::export::Keeper;
 use crate::facts::{Judge, Judged};
 use crate::fleet_view::FleetView;
 use crate::http::auth::Tokens;
+use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
 use crate::registry::Registry;
 use crate::tls::authority::{self, Authority};
@@ -31,6 +32,8 @@ pub(crate) struct App {
     pub(crate) store: Store,
     /// The archive.
     pub(crate) archive: Arc<Depot>,
+    /// The mirrors of foreign archives.
+    pub(crate) mirrors: Mirrors,
     /// The certificate authority.
     pub(crate) authority: Authority,
     /// The devices in memory.

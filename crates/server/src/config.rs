@@ -300,7 +300,7 @@ impl Config {
     fn parse(text: &str) -> Result<Self, String> {
         let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
         if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            return Err(format!("unknown key {key:?}; did you mean {:?}?", nearest(key)));
+            return Err(format!("unknown key {key:?}; did you mean {:?}?", nearest(key, &KEYS)));
         }
         match table.get("version").and_then(toml::Value::as_integer) {
             Some(version) if version == i64::from(VERSION) => {}
@@ -362,8 +362,8 @@ fn is_host(text: &str) -> bool {
 }
 
 /// The known key with the fewest letters to change.
-fn nearest(key: &str) -> &'static str {
-    KEYS.iter().copied().min_by_key(|known| distance(key, known)).expect("there are known keys")
+pub(crate) fn nearest<'a>(key: &str, known: &[&'a str]) -> &'a str {
+    known.iter().min_by_key(|known| distance(key, known)).expect("there are known keys")
 }
 
 /// How many letters must be put in, taken out or replaced (Levenshtein).

@@ -61,6 +61,11 @@ impl Layout {
         self.root.join("archive")
     }
 
+    /// The definitions of the mirrors, with their keyrings and reports.
+    pub fn archive_mirrors(&self) -> PathBuf {
+        self.root.join("archive-mirrors")
+    }
+
     /// The fleet repository.
     pub fn fleet(&self) -> PathBuf {
         self.root.join("git/fleet.git")

@@ -21,6 +21,7 @@ mod http;
 mod init;
 mod key_holders;
 mod layout;
+mod mirrors;
 mod nudge;
 mod promotion;
 mod reconcile;

@@ -23,6 +23,8 @@ pub(crate) struct Nudges {
     pub(crate) suites: Notify,
     /// The archive may have a new state to export.
     pub(crate) exports: Notify,
+    /// A mirror may be due.
+    pub(crate) mirrors: Notify,
     /// Devices may have changed their condition.
     pub(crate) devices: Notify,
 }

@@ -19,6 +19,7 @@ use crate::depot::Depot;
 use crate::export::Keeper;
 use crate::fleet_view::FleetView;
 use crate::http::auth::Tokens;
+use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
 use crate::registry::Registry;
 use crate::tls::authority::{self, Authority};
@@ -132,6 +133,7 @@ async fn start(
         running: RunningBuilds::default(),
         exports: Keeper::default(),
         packs: Semaphore::new(PACKS),
+        mirrors: Mirrors::new(layout.archive_mirrors()),
         store: store.clone(),
         layout,
         config,

@@ -9,6 +9,7 @@ pub mod device;
 pub mod export;
 pub mod fleet;
 pub mod keys;
+pub mod mirror;
 pub mod status;
 
 use serde::{Deserialize, Serialize};

@@ -101,6 +101,9 @@ pub enum UpstreamError {
         /// Its date.
         date: Timestamp,
     },
+    /// A mirror with the name of a component of own packages.
+    #[error("a mirror cannot be named {0}: own packages are there; choose another name")]
+    Name(volary_model::Component),
     /// The suite does not have what is asked for.
     #[error("{suite} has no {what} {name}; it has: {there}")]
     Lacks {

@@ -8,20 +8,27 @@
 mod download;
 mod error;
 mod fetch;
+mod import;
 mod index;
+mod item;
 mod keyring;
 mod offered;
 mod publication;
 mod select;
+mod sources;
 mod spec;
+mod sync;
+mod translation;
 mod unpack;
 
 pub use download::{Job, Patience, Staging, Step, Wanted, Watch};
 pub use error::UpstreamError;
 pub use fetch::{Fetch, FetchError, Folder, Opened};
+pub use import::{Import, Imported};
 pub use index::{Indexes, Scope};
 pub use keyring::{Keyring, Trust};
 pub use offered::{Offered, Priority};
 pub use publication::{Publication, Seen};
 pub use select::{Filter, NamePattern, Present, Reason, Selected, Selection, Unfulfilled, select};
 pub use spec::{Link, Spec};
+pub use sync::{Sync, Synced};

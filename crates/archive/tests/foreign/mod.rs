@@ -127,3 +127,85 @@ pub fn edit(path: &Path, from: &str, to: &str) {
 pub fn write(path: &Path, content: impl AsRef<[u8]>) {
     volary_host::write_atomic(path, content.as_ref(), 0o644).unwrap();
 }
+
+impl Foreign {
+    /// Makes a source package and its binary one; the paths of the `.dsc` and the `.deb`.
+    pub fn source(&self, lab: &crate::common::Lab, name: &str, version: &str) -> (PathBuf, PathBuf) {
+        let tree = self.dir.path().join(format!("{name}-{version}"));
+        fs::create_dir_all(tree.join("debian/source")).unwrap();
+        write(&tree.join("debian/source/format"), "3.0 (native)\n");
+        let control = format!(
+            "Source: {name}\nMaintainer: A B <a@example.com>\nSection: misc\nPriority: optional\n\n\
+             Package: {name}\nArchitecture: any\nDescription: test\n"
+        );
+        write(&tree.join("debian/control"), control);
+        let changelog = format!(
+            "{name} ({version}) stable; urgency=low\n\n  * New.\n\n -- A B <a@example.com>  Sun, 22 Nov 2026 10:00:00 +0000\n"
+        );
+        write(&tree.join("debian/changelog"), changelog);
+        Cmd::new("dpkg-source").arg("-b").arg(&tree).cwd(self.dir.path()).check().unwrap();
+        (self.dir.path().join(format!("{name}_{version}.dsc")), lab.deb(name, version, "amd64", ""))
+    }
+
+    /// Adds a source package to the reprepro repository.
+    pub fn reprepro_source(&self, dsc: &Path) -> PathBuf {
+        let root = self.dir.path().join("reprepro");
+        let fields = ["-S", "misc", "-P", "optional", "includedsc", "stable"];
+        self.tool("reprepro").arg("-b").arg(&root).args(fields).arg(dsc).check().unwrap();
+        root
+    }
+}
+
+/// What a real apt would install that knows one suite and nothing of the machine, as
+/// `name version` in order.
+pub fn simulate(uri: &str, suite: &str, components: &str, key: &str, packages: &[&str]) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    for below in [
+        "etc/sources.list.d",
+        "etc/preferences.d",
+        "etc/apt.conf.d",
+        "state/lists/partial",
+        "cache/archives/partial",
+    ] {
+        fs::create_dir_all(path.join(below)).unwrap();
+    }
+    write(&path.join("key.asc"), key);
+    write(&path.join("status"), "");
+    let shown = path.display();
+    let source = format!(
+        "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: {components}\nSigned-By: {shown}/key.asc\n"
+    );
+    write(&path.join("etc/sources.list.d/test.sources"), source);
+    let options = [
+        format!("Dir::Etc={shown}/etc"),
+        format!("Dir::State={shown}/state"),
+        format!("Dir::State::status={shown}/status"),
+        format!("Dir::Cache={shown}/cache"),
+        "Dir::Etc::Trusted=/nowhere".to_owned(),
+        "Dir::Etc::TrustedParts=/nowhere".to_owned(),
+        // The private folders are not readable for the user _apt.
+        "APT::Sandbox::User=root".to_owned(),
+        "APT::Architecture=amd64".to_owned(),
+        "APT::Architectures::=amd64".to_owned(),
+    ];
+    let apt = |args: &[&str]| {
+        let mut command = Cmd::new("apt-get").env("LC_ALL", "C.UTF-8");
+        for option in &options {
+            command = command.arg("-o").arg(option);
+        }
+        command.args(args).check().unwrap()
+    };
+    apt(&["update"]);
+    let text = apt(&[&["install", "--simulate", "--no-install-recommends"], packages].concat()).text();
+    let mut installed: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("Inst "))
+        .filter_map(|rest| {
+            let (name, rest) = rest.split_once(" (")?;
+            Some(format!("{name} {}", rest.split_whitespace().next()?))
+        })
+        .collect();
+    installed.sort();
+    installed
+}

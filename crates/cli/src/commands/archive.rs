@@ -36,6 +36,11 @@ pub enum ArchiveCommand {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Mirror other archives into components of rolling
+    #[command(subcommand)]
+    Mirror(super::archive_mirror::MirrorCommand),
+    /// Take the packages of what aptly, reprepro or others publish into rolling
+    Import(super::archive_import::ImportArgs),
     /// List the packages of a suite
     List {
         /// `rolling`, or a release revision such as v1.0/r2
@@ -66,6 +71,8 @@ pub fn run(command: ArchiveCommand, connection: &Connection, out: &Out) -> Resul
             include(&client, &files, &Include { allow_unsigned }, out)?;
         }
         ArchiveCommand::Upload { files } => include(&client, &files, &Include::default(), out)?,
+        ArchiveCommand::Mirror(command) => return super::archive_mirror::run(command, connection, out),
+        ArchiveCommand::Import(args) => return super::archive_import::run(args, connection, out),
         ArchiveCommand::List { suite } => {
             let packages: Vec<Package> =
                 client.get(&format!("/api/v1/packages?suite={}", encode(&suite.to_string())))?;

@@ -2,7 +2,9 @@
 
 pub mod archive;
 pub mod archive_export;
+pub mod archive_import;
 pub mod archive_keys;
+pub mod archive_mirror;
 pub mod artifact;
 pub mod build;
 mod bump_keys;

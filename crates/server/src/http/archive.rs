@@ -42,6 +42,7 @@ impl From<Error> for Refusal {
             Error::ReleaseExists(_) | Error::Frozen(_) | Error::Pick { .. } | Error::Keys(_) => {
                 Self::conflict(error)
             }
+            Error::Upstream(_) => Self::new(StatusCode::BAD_GATEWAY, error),
             Error::Lock(_) | Error::Signer { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, error),
             Error::File(_)
             | Error::NotAnArchive(_)

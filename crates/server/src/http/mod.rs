@@ -10,6 +10,7 @@ pub(crate) mod fleet;
 pub(crate) mod git;
 pub(crate) mod input;
 pub(crate) mod keys;
+pub(crate) mod mirror;
 pub(crate) mod page;
 pub(crate) mod quality;
 pub(crate) mod refusal;
@@ -51,6 +52,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/diff", get(archive::diff))
         .route("/api/v1/archive/keys", get(keys::keys).post(keys::add))
         .route("/api/v1/archive/keys/retire", post(keys::retire))
+        .route("/api/v1/mirrors", get(mirror::mirrors).post(mirror::add))
+        .route("/api/v1/mirrors/{name}", get(mirror::mirror).delete(mirror::remove))
+        .route("/api/v1/mirrors/{name}/packages", get(mirror::packages))
+        .route("/api/v1/mirrors/{name}/sync", post(mirror::sync))
+        .route("/api/v1/imports", post(mirror::import))
+        .route("/api/v1/imports/{id}", get(mirror::import_status))
         .route("/api/v1/sources", get(build::sources).post(build::add_source))
         .route("/api/v1/sources/{name}", delete(build::remove_source))
         .route("/api/v1/sources/{name}/poll", post(build::poll_source))

@@ -3,6 +3,7 @@
 
 mod builds;
 mod devices;
+mod mirrors;
 mod rebuilds;
 mod reproductions;
 mod sources;
@@ -32,6 +33,9 @@ const STAGES: Duration = Duration::from_secs(15);
 
 /// How often devices are judged without a report: silence makes no sound.
 const DEVICES: Duration = Duration::from_secs(30);
+
+/// How often the mirrors are looked at; each has an interval of its own.
+const MIRRORS: Duration = Duration::from_secs(10);
 
 /// How often packages that were built but not published are tried again.
 const PUBLISH: Duration = Duration::from_secs(30);
@@ -75,6 +79,15 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
         Some(|nudges| &nudges.devices),
         devices::devices,
     ));
+    tasks.spawn(every(
+        app.clone(),
+        stop.clone(),
+        "mirrors",
+        MIRRORS,
+        Some(|nudges| &nudges.mirrors),
+        mirrors::mirrors,
+    ));
+    tasks.spawn(mirrors::stopper(app.clone(), stop.clone()));
     tasks.spawn(every(app.clone(), stop.clone(), "publish", PUBLISH, None, builds::publish_all));
     if !app.config.status_hook.is_empty() {
         let bell: Option<Bell> = Some(|nudges| &nudges.statuses);

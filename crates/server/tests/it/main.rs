@@ -6,6 +6,7 @@ mod builds;
 mod devices;
 mod git;
 mod keys;
+mod mirrors;
 mod page;
 mod server;
 mod statuses;
