@@ -142,6 +142,7 @@ impl Archive {
             archive.republish(&inner.state, &suite, now)?;
         }
         archive.finish_keys(&inner, now)?;
+        archive.clear_dropped(&inner)?;
         if !archive.publisher.has_its_differences(&Suite::Rolling)? {
             archive.publish(&inner.state, &Suite::Rolling, now)?;
         }
@@ -259,6 +260,9 @@ impl Archive {
         let (_lock, mut inner) = self.begin_writing(now)?;
         if inner.state.releases.contains_key(name) {
             return Err(Error::ReleaseExists(name.clone()));
+        }
+        if inner.state.dropped.contains_key(name) {
+            return Err(Error::Dropped(name.clone()));
         }
         let suite = Suite::Release(ReleaseRef { name: name.clone(), revision: Revision::FIRST });
         let job = Job::of(&inner.state, &Suite::Rolling, now)?;

@@ -16,6 +16,9 @@ use crate::error::Error;
 use crate::publish::SET_FIELD;
 use crate::state::State;
 
+/// Files of packages by their paths, with what is in them.
+type Files = BTreeMap<String, (Digest, u64)>;
+
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckReport {
@@ -58,13 +61,52 @@ pub(crate) fn hash(path: &Path) -> io::Result<Digest> {
 }
 
 impl Archive {
-    /// Checks that each suite is signed by this archive, names the package set that the journal
-    /// leads to, and that all files it names are there with their sizes; with `deep` also that
-    /// every file has its hash. Changes nothing.
+    /// Checks that each suite is signed by all keys of this archive, names the content that the
+    /// journal leads to, and that all files it names are there with their sizes; with `deep` also
+    /// that every file has its hash. Changes nothing.
     ///
     /// # Errors
     /// What reading the journal may bring; all else is in the report.
     pub fn check(&self, deep: bool, now: Timestamp) -> Result<CheckReport, Error> {
+        let report = self.check_with(deep, now, &mut |_, _| true)?;
+        Ok(report.expect("it goes on to its end"))
+    }
+
+    /// As [`Archive::check`], and tells after each package how many bytes of how many were read.
+    /// Ends with `None` when the listener says false.
+    ///
+    /// # Errors
+    /// As [`Archive::check`].
+    pub fn check_with(
+        &self,
+        deep: bool,
+        now: Timestamp,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Option<CheckReport>, Error> {
+        let (mut report, packages) = self.check_all(deep, now)?;
+        if !deep {
+            return Ok(Some(report));
+        }
+        // Packages never change, so that reading all of them need not hold up those who publish.
+        let total = packages.values().map(|(_, size)| size).sum();
+        let mut done = 0;
+        for (path, (sha256, size)) in &packages {
+            if !progress(done, total) {
+                return Ok(None);
+            }
+            let path = self.public_dir().join(path);
+            // One that is not there, or has another size, was told; one that was there and is not
+            // any more was collected in the meantime.
+            if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == *size) {
+                report.file(&path, *size, sha256, true);
+            }
+            done += size;
+        }
+        Ok(progress(done, total).then_some(report))
+    }
+
+    /// All but the content of the packages, whose files it returns.
+    fn check_all(&self, deep: bool, now: Timestamp) -> Result<(CheckReport, Files), Error> {
         // No publish and no collection may come between.
         let (_lock, inner) = self.begin()?;
         let mut report = CheckReport::default();
@@ -80,10 +122,10 @@ impl Archive {
             add_files(&mut packages, entry);
         }
         for (path, (sha256, size)) in &packages {
-            report.file(&self.public_dir().join(path), *size, sha256, deep);
+            report.file(&self.public_dir().join(path), *size, sha256, false);
         }
         report.packages = packages.len();
-        Ok(report)
+        Ok((report, packages))
     }
 
     fn check_suite(
@@ -139,6 +181,6 @@ impl Archive {
 }
 
 /// Adds the files of a package by their paths.
-fn add_files(files: &mut BTreeMap<String, (Digest, u64)>, entry: &PackageEntry) {
+fn add_files(files: &mut Files, entry: &PackageEntry) {
     files.extend(entry.paths().into_iter().map(|(path, sha256, size)| (path, (sha256, size))));
 }

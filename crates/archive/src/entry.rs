@@ -81,6 +81,8 @@ pub struct PackageEntry {
 pub(crate) struct Relations {
     /// `Pre-Depends` and `Depends`.
     pub(crate) needs: Vec<Relation>,
+    /// `Breaks` and `Conflicts`.
+    pub(crate) against: Vec<Relation>,
     pub(crate) provides: Option<String>,
 }
 
@@ -211,7 +213,8 @@ impl PackageEntry {
             let paragraph = self.paragraph();
             let read = |field| relation::parse(paragraph.get(field).unwrap_or("")).unwrap_or_default();
             let needs = read("Pre-Depends").into_iter().chain(read("Depends")).collect();
-            Relations { needs, provides: paragraph.get("Provides").map(str::to_owned) }
+            let against = read("Breaks").into_iter().chain(read("Conflicts")).collect();
+            Relations { needs, against, provides: paragraph.get("Provides").map(str::to_owned) }
         })
     }
 }

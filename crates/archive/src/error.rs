@@ -8,6 +8,7 @@ use volary_debian::deb::DebError;
 use volary_host::{FileError, LockError};
 use volary_model::{Architecture, Digest, InvalidName, ReleaseName, Suite};
 
+use crate::lifecycle::Protection;
 use crate::pick::PickRefusal;
 use crate::rotation::KeyRefusal;
 use crate::upstream::UpstreamError;
@@ -86,6 +87,18 @@ pub enum Error {
     /// A release of that name is there already.
     #[error("there is a release {0} already; a release is cut once, and then takes picks")]
     ReleaseExists(ReleaseName),
+    /// A release of that name was dropped.
+    #[error("there was a release {0}, and lock files may still name it; take another name")]
+    Dropped(ReleaseName),
+    /// The release must not go.
+    #[error("release {release} is protected by {}{}; end that first with `volary release unprotect {release}`",
+        .protection.by, if .protection.reason.is_empty() { String::new() } else { format!(": {}", .protection.reason) })]
+    Protected {
+        /// The release.
+        release: ReleaseName,
+        /// Who said so, and why.
+        protection: Protection,
+    },
     /// The release takes no more picks.
     #[error("release {0} is frozen and takes no more picks; cut a new release")]
     Frozen(ReleaseName),

@@ -23,6 +23,7 @@
 
 mod archive;
 mod check;
+mod clash;
 mod collect;
 mod content;
 mod diff;
@@ -36,6 +37,7 @@ mod intake;
 mod journal;
 mod key;
 mod keyring;
+mod lifecycle;
 mod mirror;
 mod pdiff;
 mod pick;
@@ -61,6 +63,7 @@ pub use diff::PackageChange;
 pub use entry::{PackageEntry, Provenance, SourceFile};
 pub use error::{Error, RefusalReason};
 pub use keyring::Signers;
+pub use lifecycle::Protection;
 pub use mirror::{Mirror, MirrorOrigin};
 pub use pick::{Because, Pick, PickChange, PickRefusal, PickResult};
 pub use query::{MirrorState, Pin, ReleaseInfo, RevisionInfo};

@@ -10,6 +10,7 @@ use volary_debian::Version;
 use volary_debian::relation::{Offers, Relation};
 use volary_model::{Architecture, Component, Digest, InvalidName, PackageName, ReleaseRef};
 
+use crate::clash::{Clash, clash, new_clashes};
 use crate::content::{Content, Edits, Place, place_of};
 use crate::entry::PackageEntry;
 use crate::state::State;
@@ -58,6 +59,11 @@ pub enum Because {
     },
     /// It is built from the same source as this package, and would not fit its new version.
     SameSource {
+        /// That package.
+        with: PackageName,
+    },
+    /// What the release has of it does not go with this package, which comes in.
+    Avoids {
         /// That package.
         with: PackageName,
     },
@@ -161,6 +167,25 @@ pub enum PickRefusal {
         dependency: String,
         /// What there would be instead.
         there: String,
+    },
+    /// Two packages would not go together, and did before, or one of them was not there.
+    #[error(
+        "{package} {version} ({architecture}) breaks or conflicts with {says}, and the release would have \
+         {other} {other_version}; pick a version of {other} that fits, or cut a new release"
+    )]
+    Clash {
+        /// The package that says so.
+        package: PackageName,
+        /// Its version.
+        version: Version,
+        /// For which architecture.
+        architecture: Architecture,
+        /// What it says.
+        says: String,
+        /// The package that it does not go with.
+        other: PackageName,
+        /// Its version.
+        other_version: Version,
     },
 }
 
@@ -297,8 +322,14 @@ impl Planner<'_> {
             let content = self.base.with(&edits);
             let broken = self.broken(&content, &edits, &before);
             if broken.is_empty() {
-                self.bring_sources();
-                return Ok(());
+                let clashes = new_clashes(self.base, &content, &edits, self.architectures);
+                if clashes.is_empty() {
+                    self.bring_sources();
+                    return Ok(());
+                }
+                for clash in &clashes {
+                    self.part(clash)?;
+                }
             }
             for (entry, architecture, relation) in &broken {
                 self.mend(&content, entry, architecture, relation)?;
@@ -405,6 +436,29 @@ impl Planner<'_> {
                 architecture: architecture_name,
                 dependency,
                 there: there(),
+            })),
+        }
+    }
+
+    /// Lets a version come in that goes with what comes in, or says that there is none.
+    fn part(&mut self, found: &Clash) -> Result<(), Box<PickRefusal>> {
+        let comes = |entry: &PackageEntry| self.incoming.contains_key(&place_of(entry));
+        let (incoming, there) =
+            if comes(&found.by) { (&found.by, &found.with) } else { (&found.with, &found.by) };
+        let fits = |entry: &&Arc<PackageEntry>| entry.sha256 != there.sha256 && !clash(entry, incoming);
+        match self.state.rolling.at(there).filter(|_| !comes(there)).filter(fits) {
+            Some(newer) => {
+                let because = Because::Avoids { with: incoming.name.clone() };
+                self.bring(Arc::clone(newer), because);
+                Ok(())
+            }
+            None => Err(Box::new(PickRefusal::Clash {
+                package: found.by.name.clone(),
+                version: found.by.version.clone(),
+                architecture: found.architecture.clone(),
+                says: found.says.clone(),
+                other: found.with.name.clone(),
+                other_version: found.with.version.clone(),
             })),
         }
     }

@@ -11,6 +11,7 @@ use crate::archive::Archive;
 use crate::diff::{self, PackageChange};
 use crate::entry::PackageEntry;
 use crate::error::Error;
+use crate::lifecycle::Protection;
 use crate::mirror::{Mirror, MirrorOrigin};
 use crate::set::IndexKind;
 use crate::set::PackageSet;
@@ -25,6 +26,8 @@ pub struct ReleaseInfo {
     pub revisions: Vec<RevisionInfo>,
     /// When it was frozen; `None` while it takes picks.
     pub frozen_at: Option<Timestamp>,
+    /// Why it must not be dropped, if that is so.
+    pub protection: Option<Protection>,
 }
 
 impl ReleaseInfo {
@@ -197,5 +200,10 @@ pub(crate) fn info(state: &State, name: &ReleaseName) -> Result<ReleaseInfo, Err
         picks: revision.asked.clone(),
         packages: revision.content.len(),
     });
-    Ok(ReleaseInfo { name: name.clone(), revisions: revisions.collect(), frozen_at: release.frozen_at })
+    Ok(ReleaseInfo {
+        name: name.clone(),
+        revisions: revisions.collect(),
+        frozen_at: release.frozen_at,
+        protection: release.protection.clone(),
+    })
 }

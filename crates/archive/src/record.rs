@@ -9,6 +9,7 @@ use volary_debian::Version;
 use volary_model::{Architecture, Component, Digest, PackageName, ReleaseName};
 
 use crate::entry::{PackageEntry, Provenance, SourceFile};
+use crate::lifecycle::Protection;
 use crate::mirror::MirrorOrigin;
 use crate::render::Blob;
 use crate::settings::Settings;
@@ -51,6 +52,12 @@ pub(crate) enum Record {
     Remove { at: Timestamp, packages: Vec<Placed> },
     /// A release takes no more picks.
     Freeze { at: Timestamp, release: ReleaseName },
+    /// A release must not be dropped.
+    Protect { release: ReleaseName, protection: Protection },
+    /// A release may be dropped again.
+    Unprotect { at: Timestamp, release: ReleaseName },
+    /// A release is gone; its name stays taken.
+    Drop { at: Timestamp, release: ReleaseName },
     /// The settings of the archive changed.
     Configure { at: Timestamp, settings: Settings },
 }

@@ -10,6 +10,7 @@ use volary_model::{Architecture, Component, Digest, PackageName, ReleaseName, Re
 use crate::content::{Content, Edits, place_of};
 use crate::entry::PackageEntry;
 use crate::error::{Error, RefusalReason};
+use crate::lifecycle::Protection;
 use crate::mirror::{Mirror, MirrorOrigin};
 use crate::record::{Placed, Record, RollingRecord};
 use crate::render::Blob;
@@ -35,6 +36,8 @@ pub(crate) struct State {
     /// What rolling was before, oldest first.
     history: VecDeque<Generation>,
     pub(crate) releases: BTreeMap<ReleaseName, Release>,
+    /// Releases that were dropped, with the time.
+    pub(crate) dropped: BTreeMap<ReleaseName, Timestamp>,
     /// The last state of each mirror.
     pub(crate) mirrors: BTreeMap<Component, Mirror>,
 }
@@ -64,6 +67,7 @@ pub(crate) struct Past<'a> {
 pub(crate) struct Release {
     pub(crate) revisions: Vec<ReleaseRevision>,
     pub(crate) frozen_at: Option<Timestamp>,
+    pub(crate) protection: Option<Protection>,
     /// Those that the archive had when it was cut. One that comes later must not change what a
     /// lock file named.
     pub(crate) architectures: Vec<Architecture>,
@@ -105,6 +109,7 @@ impl State {
             rolling_indexes: BTreeMap::new(),
             history: VecDeque::new(),
             releases: BTreeMap::new(),
+            dropped: BTreeMap::new(),
             mirrors: BTreeMap::new(),
         }
     }
@@ -302,7 +307,8 @@ impl State {
                     ReleaseRevision { content: self.rolling.clone(), created: at, asked: Vec::new() };
                 same(revision.content.digest(), content)?;
                 let revisions = vec![revision];
-                self.releases.insert(release, Release { revisions, frozen_at: None, architectures });
+                self.releases
+                    .insert(release, Release { revisions, frozen_at: None, protection: None, architectures });
                 Ok(())
             }
             Record::Pick { at, release, asked, add, remove, content } => {
@@ -321,6 +327,23 @@ impl State {
                 Ok(())
             }
             Record::Remove { packages, at: _ } => packages.iter().try_for_each(|placed| self.remove(placed)),
+            Record::Protect { release, protection } => {
+                let release =
+                    self.releases.get_mut(&release).ok_or("a protection names an unknown release")?;
+                release.protection = Some(protection);
+                Ok(())
+            }
+            Record::Unprotect { release, at: _ } => {
+                let release =
+                    self.releases.get_mut(&release).ok_or("a protection names an unknown release")?;
+                release.protection = None;
+                Ok(())
+            }
+            Record::Drop { at, release } => {
+                self.releases.remove(&release).ok_or("a drop names an unknown release")?;
+                self.dropped.insert(release, at);
+                Ok(())
+            }
             Record::Freeze { at, release } => {
                 let release = self.releases.get_mut(&release).ok_or("a freeze names an unknown release")?;
                 release.frozen_at = Some(at);

@@ -249,6 +249,9 @@ impl Depot {
                 Because::Asked => None,
                 Because::Needed { by, .. } => Some(format!("{} (needed by {by})", change.package)),
                 Because::SameSource { with } => Some(format!("{} (same source as {with})", change.package)),
+                Because::Avoids { with } => {
+                    Some(format!("{} (what was there clashes with {with})", change.package))
+                }
                 Because::Superseded => Some(format!("{} (superseded)", change.package)),
             })
             .collect();

@@ -39,9 +39,12 @@ impl From<Error> for Refusal {
         match &error {
             Error::Refused { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
             Error::NoSuite(_) | Error::NoRelease(_) => Self::not_found(error),
-            Error::ReleaseExists(_) | Error::Frozen(_) | Error::Pick { .. } | Error::Keys(_) => {
-                Self::conflict(error)
-            }
+            Error::ReleaseExists(_)
+            | Error::Frozen(_)
+            | Error::Pick { .. }
+            | Error::Keys(_)
+            | Error::Dropped(_)
+            | Error::Protected { .. } => Self::conflict(error),
             Error::Upstream(_) => Self::new(StatusCode::BAD_GATEWAY, error),
             Error::Lock(_) | Error::Signer { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, error),
             Error::File(_)
