@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use volary_build::{Limits, LintianPolicy};
+use volary_model::SourceName;
 
 use crate::ServerError;
 use crate::export::ExportConfig;
@@ -33,6 +34,7 @@ const KEYS: &[&str] = &[
     "build_logs",
     "lintian",
     "lintian_refuse",
+    "rebuild_dependents",
     "status_hook",
     "build_cache",
     "archive_contents",
@@ -93,6 +95,9 @@ pub struct Config {
     /// The severities (`error`, `warning`, `info`) and tags of lintian that stop a package.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lintian_refuse: Vec<String>,
+    /// The sources after whose builds everything is built again that build-depends on them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rebuild_dependents: Vec<SourceName>,
     /// Where the build chroots are kept; default: a cache folder that all servers of this machine
     /// share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -218,6 +223,7 @@ impl Config {
             build_logs: default_build_logs(),
             lintian: false,
             lintian_refuse: Vec::new(),
+            rebuild_dependents: Vec::new(),
             build_cache: None,
             archive_contents: default_archive_contents(),
             archive_valid_days: None,

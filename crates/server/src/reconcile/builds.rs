@@ -275,7 +275,8 @@ async fn keep(app: &App, build: &Build, built: &Built) -> Result<(), Unbuilt> {
         app.store.keep_buildinfo(build.id, &digest).await.map_err(Unbuilt::machine)?;
     }
     let needs: Vec<String> = package_names(&built.build_depends).into_iter().collect();
-    app.store.build_needs(build.id, &needs, false).await.map_err(Unbuilt::machine)?;
+    let asks = app.config.rebuild_dependents.contains(&build.source);
+    app.store.build_needs(build.id, &needs, asks).await.map_err(Unbuilt::machine)?;
     app.store.build_built(build.id, &built.version, &packages).await.map_err(Unbuilt::machine)
 }
 
