@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test demo bench clean
+.PHONY: help setup build agent-deb check test demo bench bench-archive campaign-archive clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -49,6 +49,21 @@ demo: build agent-deb ## The whole chain on six devices; KEEP=0 ends instead of 
 
 bench: build agent-deb ## Measure; prints figures and makes docs/figures.md
 	@$(SUDO) $(TARGET)/debug/volary-xtask bench
+	@cargo xtask figures
+
+bench-archive: setup ## Measure the archive beside aptly and reprepro (root; some 20 minutes)
+	@cargo build --quiet --package volary-xtask
+	@cargo build --quiet --release --package volary-cli
+	@$(SUDO) $(TARGET)/debug/volary-xtask bench-archive
+	@cargo xtask figures
+
+# How long a campaign may take, in minutes. What does not fit is told, not left out silently.
+MINUTES ?= 40
+
+campaign-archive: setup ## Kill, race and crowd the archive for at most MINUTES=40 (root)
+	@cargo build --quiet --package volary-xtask
+	@cargo build --quiet --release --package volary-cli
+	@$(SUDO) $(TARGET)/debug/volary-xtask campaign-archive --minutes $(MINUTES)
 	@cargo xtask figures
 
 clean: ## Remove what was built, also cached roots and stale labs

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use volary_host::{Cmd, CmdError, Lock, LockError, create_dir, write_atomic};
 
-use crate::{Cache, Device, DeviceOptions, LabError, Process, Root, cgroup};
+use crate::{Cache, Device, DeviceOptions, LabError, Meter, Process, Root, cgroup};
 
 /// Where the locks of all labs of this machine are.
 const LOCKS: &str = "/run/volary-lab";
@@ -221,6 +221,14 @@ impl Lab {
         };
         let group = self.place.cgroup.join(format!("process-{number}"));
         Process::start(what, group, program, args, env, log)
+    }
+
+    /// Something to measure commands with; `name` is unique in the lab.
+    ///
+    /// # Errors
+    /// That the control group cannot be made.
+    pub fn meter(&self, name: &str) -> Result<Meter, LabError> {
+        Meter::new(self.place.cgroup.join(format!("meter-{name}")))
     }
 
     fn new_address(&self, name: &str) -> Result<Ipv4Addr, LabError> {

@@ -7,18 +7,26 @@
 
 #![warn(missing_docs)]
 
+mod apt;
 mod cache;
 mod cgroup;
 pub mod chain;
+mod cost;
+pub mod debs;
 mod device;
 mod error;
 mod lab;
 mod process;
+pub mod reader;
 pub mod roots;
+pub mod safety;
 mod sandbox;
 mod wait;
+pub mod wire;
 
+pub use apt::{AptClient, AptRun};
 pub use cache::Cache;
+pub use cost::{Cost, Meter};
 pub use device::{Device, DeviceOptions};
 pub use error::LabError;
 pub use lab::{Breaker, Lab};

@@ -67,6 +67,14 @@ impl Process {
         self.child.id()
     }
 
+    /// The processor time that it and all it started have used.
+    ///
+    /// # Errors
+    /// That the kernel does not tell.
+    pub fn cpu(&self) -> Result<Duration, LabError> {
+        crate::cost::cpu(&self.group)
+    }
+
     /// Fails if it ended on its own; for use while waiting for what it does.
     ///
     /// # Errors

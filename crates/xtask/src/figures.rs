@@ -1,8 +1,10 @@
 //! Figures: measured values with where and when they were measured, and the page made of them.
 //!
 //! Each stands in `target/figures/NAME.json`; `docs/figures.md` is made from those files, so that
-//! no number there is typed by hand.
+//! no number there is typed by hand. What another machine or run measured stays there until it is
+//! measured again.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -24,9 +26,12 @@ pub struct Value {
 /// A comparison that a figure should pass: `<=` or `>=`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    /// Not more than.
+    /// Ours is not more than so much, in its unit.
     #[serde(rename = "<=")]
     AtMost,
+    /// The peer's is at least so many times ours.
+    #[serde(rename = ">=")]
+    TimesLess,
 }
 
 /// What a figure should be.
@@ -34,7 +39,7 @@ pub enum Op {
 pub struct Goal {
     /// The comparison.
     pub op: Op,
-    /// With what, in the unit of ours.
+    /// With what.
     pub value: f64,
 }
 
@@ -87,27 +92,58 @@ impl Figure {
         })
     }
 
+    /// Beside what was measured on a peer in the same run.
+    #[must_use]
+    pub fn beside(mut self, peer: (f64, &str)) -> Self {
+        self.peer = Some(Value { value: peer.0, unit: peer.1.to_owned() });
+        self
+    }
+
+    /// The goal is another one: the peer needs at least so many times what ours needs.
+    #[must_use]
+    pub fn times_less(mut self, times: f64) -> Self {
+        self.goal = Goal { op: Op::TimesLess, value: times };
+        self
+    }
+
+    /// Measured by another command than `make bench`.
+    #[must_use]
+    pub fn by(mut self, command: &str) -> Self {
+        command.clone_into(&mut self.command);
+        self
+    }
+
+    /// How many times ours the peer's is.
+    fn ratio(&self) -> Option<f64> {
+        self.peer.as_ref().map(|peer| peer.value / self.ours.value)
+    }
+
     /// True if it is what it should be.
     pub fn holds(&self) -> bool {
         match self.goal.op {
             Op::AtMost => self.ours.value <= self.goal.value,
+            Op::TimesLess => self.ratio().is_some_and(|ratio| ratio >= self.goal.value),
+        }
+    }
+
+    fn goal(&self) -> String {
+        match self.goal.op {
+            Op::AtMost => format!("<= {}", self.goal.value),
+            Op::TimesLess => format!(">= {}", self.goal.value),
         }
     }
 
     /// The line that every benchmark prints.
     pub fn line(&self) -> String {
-        let (peer, ratio) = match &self.peer {
-            Some(peer) => {
-                (format!("{:.2} {}", peer.value, peer.unit), format!("{:.2}", self.ours.value / peer.value))
-            }
-            None => ("- -".to_owned(), "-".to_owned()),
-        };
+        let peer = self.peer.as_ref();
+        let peer = peer.map_or("- -".to_owned(), |peer| format!("{:.2} {}", peer.value, peer.unit));
+        let ratio = self.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
         format!(
-            "figure {} ours {:.2} {} peer {peer} ratio {ratio} goal <= {} holds {}",
+            "figure {} ours {:.2} {} peer {peer} ratio {ratio} goal {} holds {}",
             self.name,
             self.ours.value,
             self.ours.unit,
-            self.goal.value,
+            self.goal(),
             if self.holds() { "yes" } else { "no" }
         )
     }
@@ -136,8 +172,15 @@ pub fn write_page(workspace: &Workspace) -> anyhow::Result<()> {
         }
     }
     ensure!(!figures.is_empty(), "{} has no figures: run make bench", folder.display());
-    figures.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(write_atomic(&workspace.path("docs/figures.md"), page(&figures).as_bytes(), 0o644)?)
+    let path = workspace.path("docs/figures.md");
+    let before = volary_host::read_to_string(&path).unwrap_or_default();
+    Ok(write_atomic(&path, page(&figures, &before).as_bytes(), 0o644)?)
+}
+
+/// The lines of a page, by the name of their figure.
+fn lines<'a>(page: &'a str, start: &str) -> BTreeMap<&'a str, &'a str> {
+    let lines = page.lines().filter_map(|line| Some((line.strip_prefix(start)?.split('`').next()?, line)));
+    lines.collect()
 }
 
 fn read(path: &Path) -> anyhow::Result<Figure> {
@@ -146,36 +189,44 @@ fn read(path: &Path) -> anyhow::Result<Figure> {
         .with_context(|| format!("{} is not a figure: run make bench again", path.display()))
 }
 
-fn page(figures: &[Figure]) -> String {
+/// The page of these figures. Those of `before` that were not measured now stay as they are.
+fn page(figures: &[Figure], before: &str) -> String {
     let mut page = String::from(
-        "# Figures\n\nMade by `cargo xtask figures` from what `make bench` measured; do not edit.\n\n\
-         | figure | ours | peer | goal | holds | what it is |\n|---|---|---|---|---|---|\n",
+        "# Figures\n\nMade by `cargo xtask figures` from what the `make bench` targets and the campaigns \
+         measured; do not edit. The ratio says how many times ours the peer's is; a goal with × is about \
+         the ratio, one without is about ours.\n\n\
+         | figure | ours | peer | ratio | goal | holds | what it is |\n|---|---|---|---|---|---|---|\n",
     );
-    for figure in figures {
-        let peer =
-            figure.peer.as_ref().map_or("–".to_owned(), |peer| format!("{:.2} {}", peer.value, peer.unit));
-        writeln!(
-            page,
-            "| `{}` | {:.2} {} | {peer} | ≤ {} | {} | {} |",
-            figure.name,
-            figure.ours.value,
-            figure.ours.unit,
-            figure.goal.value,
-            if figure.holds() { "yes" } else { "**no**" },
-            figure.meaning
-        )
+    let list = |start, line: fn(&Figure) -> String| {
+        let mut all: BTreeMap<&str, String> =
+            lines(before, start).into_iter().map(|(name, line)| (name, line.to_owned())).collect();
+        all.extend(figures.iter().map(|figure| (figure.name.as_str(), line(figure))));
+        all.into_values().collect::<Vec<_>>().join("\n")
+    };
+    writeln!(page, "{}\n\nMeasured:\n\n{}", list("| `", row), list("- `", origin))
         .expect("a String takes any write");
-    }
-    page.push_str("\nMeasured:\n\n");
-    for figure in figures {
-        writeln!(
-            page,
-            "- `{}`: {} UTC, {}, `{}`, {}",
-            figure.name, figure.date, figure.commit, figure.command, figure.machine
-        )
-        .expect("a String takes any write");
-    }
     page
+}
+
+fn row(figure: &Figure) -> String {
+    let peer =
+        figure.peer.as_ref().map_or("–".to_owned(), |peer| format!("{:.2} {}", peer.value, peer.unit));
+    let ratio = figure.ratio().map_or("–".to_owned(), |ratio| format!("{ratio:.1}"));
+    let goal = match figure.goal.op {
+        Op::AtMost => format!("≤ {}", figure.goal.value),
+        Op::TimesLess => format!("≥ {} ×", figure.goal.value),
+    };
+    let holds = if figure.holds() { "yes" } else { "**no**" };
+    let Figure { name, ours, meaning, .. } = figure;
+    format!(
+        "| `{name}` | {:.2} {} | {peer} | {ratio} | {goal} | {holds} | {meaning} |",
+        ours.value, ours.unit
+    )
+}
+
+fn origin(figure: &Figure) -> String {
+    let Figure { name, date, commit, command, machine, .. } = figure;
+    format!("- `{name}`: {date} UTC, {commit}, `{command}`, {machine}")
 }
 
 fn commit(workspace: &Workspace) -> anyhow::Result<String> {
@@ -224,10 +275,33 @@ mod tests {
     }
 
     #[test]
+    fn a_goal_against_a_peer_is_about_the_ratio() {
+        let figure = figure(0.5).beside((26.0, "MiB"));
+        let line = figure.clone().times_less(50.0).line();
+        assert_eq!(line, "figure agent-size ours 0.50 MiB peer 26.00 MiB ratio 52.00 goal >= 50 holds yes");
+        assert!(!figure.times_less(53.0).holds());
+    }
+
+    #[test]
     fn the_page_has_every_figure() {
-        let page = page(&[figure(5.5)]);
-        assert!(page.contains("| `agent-size` | 5.50 MiB | – | ≤ 6 | yes | size of the agent |"), "{page}");
+        let page = page(&[figure(5.5)], "");
+        assert!(
+            page.contains("| `agent-size` | 5.50 MiB | – | – | ≤ 6 | yes | size of the agent |"),
+            "{page}"
+        );
         let text = serde_json::to_string(&figure(5.5)).unwrap();
         assert_eq!(serde_json::from_str::<Figure>(&text).unwrap(), figure(5.5));
+    }
+
+    #[test]
+    fn what_was_measured_elsewhere_stays_on_the_page() {
+        let other = Figure { name: "agent-idle".into(), ..figure(3.0) };
+        let before = page(&[figure(7.0), other], "");
+        let after = page(&[figure(5.5)], &before);
+        assert!(after.contains("| `agent-size` | 5.50 MiB |") && !after.contains("7.00"), "{after}");
+        assert!(
+            after.contains("| `agent-idle` | 3.00 MiB |") && after.contains("- `agent-idle`: "),
+            "{after}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The project's own tools: `cargo xtask tidy|agent-deb|demo|bench|figures|clean`.
+//! The project's own tools: `cargo xtask tidy|agent-deb|demo|bench|bench-archive|campaign-archive|
+//! figures|clean`.
 //!
 //! What a person types stands in the Makefile; this is what it calls. Not here: installing
 //! packages (`scripts/setup`, which runs before there is a cargo).
@@ -7,6 +8,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod bench_archive;
+mod campaign_archive;
 mod deb;
 mod demo;
 mod figures;
@@ -38,6 +41,10 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Measure what the agent weighs; prints figures
     Bench,
+    /// Measure the archive beside aptly and reprepro; prints figures
+    BenchArchive(bench_archive::BenchArchiveArgs),
+    /// Kill, race and crowd the archive, within a time budget; prints figures
+    CampaignArchive(campaign_archive::CampaignArchiveArgs),
     /// Make docs/figures.md from what was measured
     Figures,
     /// Take down stale labs and remove cached roots
@@ -73,6 +80,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Demo(args) => demo::run(&args),
         Command::Bench => bench::run(),
+        Command::BenchArchive(args) => bench_archive::run(&args),
+        Command::CampaignArchive(args) => campaign_archive::run(&args),
         Command::Figures => figures::write_page(&Workspace::find()?),
         Command::Clean => Ok(volary_testkit::Cache::open()?.clear()?),
     }

@@ -158,6 +158,17 @@ impl Chain {
         }
     }
 
+    /// The processor time that the running server and all it started have used.
+    ///
+    /// # Errors
+    /// That it does not run, or that the kernel does not tell.
+    pub fn server_cpu(&self) -> Result<Duration, LabError> {
+        match self.server().as_ref() {
+            Some(process) => process.cpu(),
+            None => Err(LabError::NotRunning("volary serve".to_owned())),
+        }
+    }
+
     /// Runs `volary` as the operator, which must succeed, and gives what it printed.
     ///
     /// # Errors

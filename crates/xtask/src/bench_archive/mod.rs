@@ -1,0 +1,347 @@
+//! `make bench-archive`: what the archive costs, beside aptly and reprepro in the same run.
+//!
+//! Ours is a real `volary serve`, used through the real command line; its processor time is that
+//! of its control group. The peers are those of Debian 12, with the settings that make them
+//! cheapest. Each does the same work on the same packages in turn, and what is printed is the
+//! median. Not here: whether anything is lost (`campaign_archive`).
+
+mod ours;
+mod peers;
+mod updates;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::ensure;
+use clap::Args;
+use volary_testkit::chain::Tools;
+use volary_testkit::debs::{self, Deb};
+use volary_testkit::{Cache, Cost};
+
+use crate::figures::Figure;
+use crate::workspace::Workspace;
+use ours::Ours;
+use peers::{Aptly, Peer, Reprepro};
+
+/// What `make bench-archive` says of itself in the figures.
+const COMMAND: &str = "make bench-archive";
+
+/// How a benchmark of the archive runs.
+#[derive(Args)]
+pub struct BenchArchiveArgs {
+    /// Packages in the archives that are compared
+    #[arg(long, default_value_t = 10_000)]
+    packages: usize,
+    /// Packages in the large archive, ours alone; 0 leaves it out
+    #[arg(long, default_value_t = 100_000)]
+    large: usize,
+    /// How often all is imported; each import begins anew
+    #[arg(long, default_value_t = 3)]
+    imports: usize,
+    /// How often each other operation is done
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Leave the updates of real apt out
+    #[arg(long)]
+    no_updates: bool,
+}
+
+/// Everything that a run needs.
+struct Bench<'a> {
+    workspace: &'a Workspace,
+    tools: Tools,
+    cache: Cache,
+    /// On a real disk, removed at the end.
+    folder: tempfile::TempDir,
+}
+
+/// Measures and writes the figures.
+pub fn run(args: &BenchArchiveArgs) -> anyhow::Result<()> {
+    let workspace = Workspace::find()?;
+    let tools = release_tools(&workspace)?;
+    volary_host::create_dir(&workspace.target)?;
+    let folder = tempfile::Builder::new().prefix("bench-archive-").tempdir_in(&workspace.target)?;
+    let bench = Bench { workspace: &workspace, tools, cache: Cache::open()?, folder };
+    let set = Set::make(&workspace, args.packages)?;
+
+    let (ours, mut peers) = bench.imports(args.imports, &set)?;
+    let publishes = bench.publishes(&ours, &mut peers, &set, args.rounds)?;
+    bench.releases(&ours, &mut peers, &set, args.rounds)?;
+    if !args.no_updates {
+        updates::measure(&bench, &ours, &mut peers, &set)?;
+    }
+    drop((ours, peers));
+    if args.large > 0 {
+        bench.growth(&publishes, args)?;
+    }
+    Ok(())
+}
+
+/// The server as it is shipped: optimised.
+pub(crate) fn release_tools(workspace: &Workspace) -> anyhow::Result<Tools> {
+    let volary = match std::env::var_os("VOLARY_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            volary_host::Cmd::new("cargo")
+                .args(["build", "--quiet", "--release", "--package", "volary-cli"])
+                .cwd(&workspace.root)
+                .timeout(Duration::from_secs(3600))
+                .check()?;
+            workspace.target.join("release/volary")
+        }
+    };
+    ensure!(volary.is_file(), "{} is not there", volary.display());
+    Ok(Tools { volary, checkout: workspace.root.clone(), target: workspace.target.clone() })
+}
+
+/// The packages that all are filled with.
+struct Set {
+    count: usize,
+    dir: PathBuf,
+    files: Vec<PathBuf>,
+}
+
+impl Set {
+    fn make(workspace: &Workspace, count: usize) -> anyhow::Result<Self> {
+        let dir = workspace.target.join(format!("debs/{count}"));
+        let files = debs::write_set(&dir, count)?;
+        Ok(Self { count, dir, files })
+    }
+
+    /// `rounds` new packages that nobody has yet; `turn` tells the operations apart.
+    fn newer(&self, folder: &Path, turn: u64, rounds: usize) -> anyhow::Result<Vec<(Deb, PathBuf)>> {
+        let dir = folder.join(format!("new-{}-{turn}", self.count));
+        volary_host::create_dir(&dir)?;
+        let chosen = debs::newer(self.count, turn).take(rounds);
+        chosen.map(|deb| Ok((deb, deb.write(&dir)?))).collect()
+    }
+}
+
+/// What several rounds of one operation cost.
+#[derive(Default, Clone)]
+struct Costs {
+    cpu: Vec<f64>,
+    wall: Vec<f64>,
+}
+
+impl Costs {
+    fn add(&mut self, cost: Cost) {
+        self.cpu.push(cost.cpu.as_secs_f64());
+        self.wall.push(cost.wall.as_secs_f64());
+    }
+
+    fn cpu(&self) -> f64 {
+        median(&self.cpu)
+    }
+
+    fn wall(&self) -> f64 {
+        median(&self.wall)
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => sorted[length / 2],
+        length => f64::midpoint(sorted[length / 2 - 1], sorted[length / 2]),
+    }
+}
+
+const MS: f64 = 1000.0;
+
+/// What a release may cost the server, however many packages are in it.
+const RELEASE_MS: f64 = 50.0;
+
+/// The peers of a run.
+struct Peers {
+    aptly: Aptly,
+    reprepro: Reprepro,
+}
+
+impl Bench<'_> {
+    /// A figure of which ours may be so much at most.
+    fn figure(&self, name: &str, meaning: &str, ours: (f64, &str), at_most: f64) -> anyhow::Result<Figure> {
+        Ok(Figure::new(self.workspace, name, meaning, ours, at_most)?.by(COMMAND))
+    }
+
+    /// A figure whose goal is a ratio to a peer.
+    fn against(
+        &self,
+        name: &str,
+        meaning: &str,
+        (ours, peer, unit): (f64, f64, &str),
+        times: f64,
+    ) -> anyhow::Result<()> {
+        let figure = self.figure(name, meaning, (ours, unit), peer / times)?;
+        figure.beside((peer, unit)).times_less(times).publish(self.workspace)
+    }
+
+    /// Fills everybody anew, in turn; the last ones stay.
+    fn imports(&self, times: usize, set: &Set) -> anyhow::Result<(Ours, Peers)> {
+        let (mut server, mut client) = (Costs::default(), Costs::default());
+        let (mut aptly, mut reprepro) = (Costs::default(), Costs::default());
+        let mut last = None;
+        for _ in 0..times.max(1) {
+            // What is measured next must not share the disk with what is removed.
+            drop(last.take());
+            let ours = Ours::open(self, "ours")?;
+            let work = ours.import(&set.files)?;
+            server.add(work.server);
+            client.add(work.client);
+            let mut peers = Peers {
+                aptly: Aptly::open(self.folder.path(), ours.meter())?,
+                reprepro: Reprepro::open(self.folder.path(), ours.meter())?,
+            };
+            aptly.add(peers.aptly.import(set)?);
+            reprepro.add(peers.reprepro.import(set)?);
+            last = Some((ours, peers));
+        }
+        let both = server.cpu() + client.cpu();
+        let count = set.count;
+        self.against(
+            "archive-import",
+            &format!(
+                "CPU of importing {count} packages and the first full publish; ours is the server and the \
+                 uploading client together, the peer aptly 1.5.0 without Contents and bzip2"
+            ),
+            (both, aptly.cpu(), "s"),
+            4.0,
+        )?;
+        self.against(
+            "archive-import-reprepro",
+            &format!("the same against reprepro; the server alone needs {:.2} s", server.cpu()),
+            (both, reprepro.cpu(), "s"),
+            1.0,
+        )?;
+        Ok(last.expect("there was at least one import"))
+    }
+
+    /// One new package into rolling, again and again.
+    fn publishes(&self, ours: &Ours, peers: &mut Peers, set: &Set, rounds: usize) -> anyhow::Result<Costs> {
+        let (mut server, mut client) = (Costs::default(), Costs::default());
+        let (mut aptly, mut reprepro) = (Costs::default(), Costs::default());
+        for (_, file) in set.newer(self.folder.path(), 1, rounds)? {
+            let work = ours.include(&file)?;
+            server.add(work.server);
+            client.add(work.client);
+            aptly.add(peers.aptly.publish(&file)?);
+            reprepro.add(peers.reprepro.publish(&file)?);
+        }
+        let what = format!("one new package into {} of amd64 and arm64", set.count);
+        self.against(
+            "archive-publish",
+            &format!(
+                "CPU of the running server for {what}: gz, zst, PDiffs, by-hash, signed, flushed; the peer \
+                 is aptly 1.5.0 without Contents, bzip2 and PDiffs"
+            ),
+            (server.cpu() * MS, aptly.cpu() * MS, "ms"),
+            50.0,
+        )?;
+        self.against(
+            "archive-publish-reprepro",
+            "the same against reprepro, which has no by-hash and only gz",
+            (server.cpu() * MS, reprepro.cpu() * MS, "ms"),
+            8.0,
+        )?;
+        let (faster, name) = if aptly.wall() < reprepro.wall() {
+            (aptly.wall(), "aptly")
+        } else {
+            (reprepro.wall(), "reprepro")
+        };
+        self.against(
+            "archive-publish-wall",
+            &format!("time on the clock of the whole upload and publish; the faster peer is {name}"),
+            (client.wall() * MS, faster * MS, "ms"),
+            1.0,
+        )?;
+        self.against(
+            "archive-publish-with-client",
+            &format!("CPU of server and uploading client together (the client {:.1} ms)", client.cpu() * MS),
+            ((server.cpu() + client.cpu()) * MS, reprepro.cpu() * MS, "ms"),
+            1.0,
+        )?;
+        Ok(server)
+    }
+
+    /// Cuts, picks, and back to an earlier set, which is what promotion and rollback need of the
+    /// archive.
+    fn releases(&self, ours: &Ours, peers: &mut Peers, set: &Set, rounds: usize) -> anyhow::Result<()> {
+        let mut cut = [Costs::default(), Costs::default(), Costs::default()];
+        let mut switch = [Costs::default(), Costs::default(), Costs::default()];
+        let mut back = Costs::default();
+        let newer = set.newer(self.folder.path(), 2, rounds)?;
+        for (round, (deb, file)) in newer.into_iter().enumerate() {
+            let release = format!("v{round}");
+            cut[0].add(ours.cut(&release)?.server);
+            cut[1].add(peers.aptly.cut(&release)?);
+            cut[2].add(peers.reprepro.cut(&release)?);
+            let before = ours.version(&deb.name())?;
+            ours.include(&file)?;
+            peers.aptly.add_unpublished(&file)?;
+            peers.reprepro.publish(&file)?;
+            switch[0].add(ours.pick(&release, &deb.name())?.server);
+            switch[1].add(peers.aptly.switch(&release)?);
+            switch[2].add(peers.reprepro.switch(&release)?);
+            back.add(ours.pick(&release, &format!("{}={before}", deb.name()))?.server);
+        }
+        let count = set.count;
+        let publish = |name: &str, meaning: &str, ours: &Costs, peer: &Costs| {
+            let figure = self.figure(name, meaning, (ours.cpu() * MS, "ms"), RELEASE_MS)?;
+            figure.beside((peer.cpu() * MS, "ms")).publish(self.workspace)
+        };
+        let meaning =
+            format!("CPU of cutting a release of {count} packages; aptly makes and publishes a snapshot");
+        publish("archive-cut", &meaning, &cut[0], &cut[1])?;
+        publish("archive-cut-reprepro", "the same; reprepro copies the packages", &cut[0], &cut[2])?;
+        let meaning =
+            "CPU of a release's next revision, with one newer package; aptly switches to a snapshot";
+        publish("archive-promote", meaning, &switch[0], &switch[1])?;
+        publish(
+            "archive-promote-reprepro",
+            "the same; reprepro copies the packages",
+            &switch[0],
+            &switch[2],
+        )?;
+        let meaning = "CPU of a revision with the earlier set again; aptly switches to a snapshot";
+        publish("archive-rollback", meaning, &back, &switch[1])
+    }
+
+    /// How the cost of a publish grows with the archive.
+    fn growth(&self, small: &Costs, args: &BenchArchiveArgs) -> anyhow::Result<()> {
+        let set = Set::make(self.workspace, args.large)?;
+        let ours = Ours::open(self, "large")?;
+        ours.import(&set.files)?;
+        let mut server = Costs::default();
+        let mut client = Costs::default();
+        for (_, file) in set.newer(self.folder.path(), 1, args.rounds)? {
+            let work = ours.include(&file)?;
+            server.add(work.server);
+            client.add(work.client);
+        }
+        let meaning = format!(
+            "CPU of one publish into {} packages ({:.1} ms, {:.0} ms on the clock) over that into {} ({:.1} ms); the \
+             peers grow in step with the number",
+            args.large,
+            server.cpu() * MS,
+            client.wall() * MS,
+            args.packages,
+            small.cpu() * MS,
+        );
+        let growth = (server.cpu() / small.cpu(), "×");
+        self.figure("archive-publish-growth", &meaning, growth, 3.0)?.publish(self.workspace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_lies_in_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(&[]).is_nan());
+    }
+}
