@@ -63,7 +63,7 @@ pub struct Target {
 impl Target {
     /// True if the architecture restriction lets it count for `architecture`.
     pub fn counts_for(&self, architecture: &str) -> bool {
-        let named = |wanted: &str| wanted == architecture || wanted == "any" || wanted == "linux-any";
+        let named = |pattern: &str| matches_architecture(pattern, architecture);
         match self.architectures.first() {
             None => true,
             Some(first) if first.starts_with('!') => {
@@ -74,6 +74,37 @@ impl Target {
     }
 }
 
+/// True if an architecture fulfils a pattern such as `amd64`, `any`, `linux-any`, `any-arm` or
+/// `gnu-any-any` (Debian policy 11.1.1).
+fn matches_architecture(pattern: &str, architecture: &str) -> bool {
+    if !pattern.split('-').any(|part| part == "any") {
+        return pattern == architecture;
+    }
+    let parts: Vec<&str> = pattern.split('-').collect();
+    // What a pattern leaves out on its left is any; so is the whole of "any".
+    parts.len() <= 4
+        && tuple(architecture)
+            .iter()
+            .rev()
+            .zip(parts.iter().rev())
+            .all(|(have, want)| *want == "any" || want == have)
+}
+
+/// The ABI, C library, kernel and processor of an architecture, as in dpkg's tupletable.
+fn tuple(architecture: &str) -> [&str; 4] {
+    let parts: Vec<&str> = architecture.rsplit('-').collect();
+    let kernel = parts.get(1).copied().unwrap_or("linux");
+    let libc = parts.get(2).copied().unwrap_or("gnu");
+    let (abi, processor) = match parts[0] {
+        "armel" => ("eabi", "arm"),
+        "armhf" => ("eabihf", "arm"),
+        "x32" => ("x32", "amd64"),
+        "mips64" | "mips64el" | "mips64r6" | "mips64r6el" => ("abi64", parts[0]),
+        other => ("base", other),
+    };
+    [abi, libc, kernel, processor]
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
@@ -82,6 +113,9 @@ impl fmt::Display for Target {
         }
         if let Some((operator, version)) = &self.version {
             write!(f, " ({operator} {version})")?;
+        }
+        if !self.architectures.is_empty() {
+            write!(f, " [{}]", self.architectures.join(" "))?;
         }
         Ok(())
     }
@@ -132,9 +166,10 @@ pub fn parse(field: &str) -> Result<Vec<Relation>, RelationError> {
 
 fn parse_target(text: &str) -> Result<Target, RelationError> {
     let shown = || text.chars().take(120).collect::<String>();
-    let is_name = |c: char| c.is_ascii_alphanumeric() || "+-._${}".contains(c);
+    // As dpkg: policy has no upper case and no underscore, but there are such packages.
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "+-._".contains(c);
     let end = text.find(|c| !is_name(c)).unwrap_or(text.len());
-    if end == 0 {
+    if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         return Err(RelationError::Name(shown()));
     }
     let (name, mut rest) = text.split_at(end);
@@ -142,9 +177,14 @@ fn parse_target(text: &str) -> Result<Target, RelationError> {
         Target { name: name.to_owned(), qualifier: None, version: None, architectures: Vec::new() };
     if let Some(after) = rest.strip_prefix(':') {
         let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(after.len());
+        if !after.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            return Err(RelationError::Condition(shown()));
+        }
         target.qualifier = Some(after[..end].to_owned());
         rest = &after[end..];
     }
+    // Each kind of condition stands once and in this order; only profiles may be several.
+    let mut last = ' ';
     loop {
         rest = rest.trim_start();
         let close = match rest.bytes().next() {
@@ -154,6 +194,15 @@ fn parse_target(text: &str) -> Result<Target, RelationError> {
             Some(b'<') => '>',
             Some(_) => return Err(RelationError::Condition(shown())),
         };
+        let may_follow = match close {
+            ')' => last == ' ',
+            ']' => last == ' ' || last == ')',
+            _ => true,
+        };
+        if !may_follow {
+            return Err(RelationError::Condition(shown()));
+        }
+        last = close;
         // A version condition may hold < and >, but no bracket of its own kind.
         let (inside, after) = rest[1..].split_once(close).ok_or_else(|| RelationError::Condition(shown()))?;
         match close {
@@ -161,7 +210,18 @@ fn parse_target(text: &str) -> Result<Target, RelationError> {
                 target.version =
                     Some(parse_version(inside).ok_or_else(|| RelationError::Condition(shown()))??)
             }
-            ']' => target.architectures = inside.split_whitespace().map(str::to_owned).collect(),
+            ']' => {
+                let is_pattern = |word: &str| {
+                    let word = word.strip_prefix('!').unwrap_or(word);
+                    word.starts_with(|c: char| c.is_ascii_alphanumeric())
+                        && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+                };
+                target.architectures = inside.split_whitespace().map(str::to_owned).collect();
+                let words = &target.architectures;
+                if words.is_empty() || !words.iter().all(|word| is_pattern(word)) {
+                    return Err(RelationError::Condition(shown()));
+                }
+            }
             // Build profiles restrict build dependencies only; a built package never has them.
             _ => {}
         }
@@ -276,11 +336,32 @@ mod tests {
         let counts = |index: usize, architecture| relations[index].alternatives[0].counts_for(architecture);
         assert!(!counts(0, "amd64") && counts(0, "armhf") && counts(1, "arm64"));
         assert!(counts(2, "armhf") && !counts(2, "amd64"));
+        let relations =
+            parse("a [any-amd64 any-arm], b [!hurd-any !kfreebsd-any], c [musl-any-any]").unwrap();
+        let counts = |index: usize, architecture| relations[index].alternatives[0].counts_for(architecture);
+        assert!(
+            counts(0, "amd64") && counts(0, "armhf") && !counts(0, "arm64") && counts(0, "kfreebsd-amd64")
+        );
+        assert!(counts(1, "amd64") && !counts(1, "hurd-i386"));
+        assert!(counts(2, "musl-linux-amd64") && !counts(2, "amd64"));
     }
 
     #[test]
     fn wrong_fields_are_refused() {
-        for field in ["(>= 1)", "a (>= 1", "a (~ 1)", "a (>= )", "a b", "| a", "a [", "a <x"] {
+        for field in [
+            "(>= 1)",
+            "a (>= 1",
+            "a (~ 1)",
+            "a (>= )",
+            "a b",
+            "| a",
+            "a [",
+            "a <x",
+            "a []",
+            "a [x] (>= 1)",
+            "a: b",
+            "${a}",
+        ] {
             assert!(parse(field).is_err(), "{field}");
         }
     }

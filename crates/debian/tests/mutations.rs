@@ -1,20 +1,13 @@
 //! Every text parser against texts that were good and then damaged at random: errors are fine,
 //! panics, hangs and outgrown results are not.
 
+mod common;
+
+use common::Random;
 use volary_debian::control::Paragraphs;
 use volary_debian::{Version, changelog, changes::Changes, clearsign, packages, relation, release};
 
-/// A small generator of numbers with a fixed seed, so that a failure comes again.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-
     /// Replaces, removes, doubles or inserts pieces; what is not UTF-8 after that is replaced.
     fn damage(&mut self, text: &str) -> String {
         const PIECES: [&str; 20] = [

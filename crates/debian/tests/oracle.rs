@@ -1,23 +1,16 @@
 //! dpkg itself as the judge: version order, and packages made by dpkg-deb.
 
+mod common;
+
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use common::Random;
 use volary_debian::{Version, deb};
 use volary_host::Cmd;
 
-/// A small generator of numbers with a fixed seed, so that a failure comes again.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-
     fn version(&mut self) -> String {
         let mut text = ["", "", "", "0:", "1:", "2:"][self.below(6)].to_owned();
         let parts = [
