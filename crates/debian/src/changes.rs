@@ -1,6 +1,8 @@
 //! Upload descriptions: `.changes` (deb-changes(5)) and source packages' `.dsc` (dsc(5)). Not
 //! here: reading the files that they name, or checking signatures.
 
+use std::collections::HashSet;
+
 use crate::clearsign::{self, ClearsignError};
 use crate::control::{ControlError, Paragraph};
 use crate::version::{InvalidVersion, Version};
@@ -81,9 +83,10 @@ impl Changes {
         let version = paragraph.require("Version")?.parse()?;
         paragraph.require("Checksums-Sha256")?;
         let files = listed(&paragraph, "Checksums-Sha256")?;
+        let names: HashSet<&str> = files.iter().map(|file| file.name.as_str()).collect();
         for line in paragraph.lines("Files") {
             let name = line.split_whitespace().last().unwrap_or("");
-            if !files.iter().any(|file| file.name == name) {
+            if !names.contains(name) {
                 return Err(ChangesError::NoSha256(shown(name)));
             }
         }
@@ -94,6 +97,7 @@ impl Changes {
 /// Reads the lines `hash size name` of a field.
 fn listed(paragraph: &Paragraph, field: &'static str) -> Result<Vec<ListedFile>, ChangesError> {
     let mut files: Vec<ListedFile> = Vec::new();
+    let mut names = HashSet::new();
     for line in paragraph.lines(field) {
         let wrong = || ChangesError::FileLine(shown(line), field);
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -105,7 +109,7 @@ fn listed(paragraph: &Paragraph, field: &'static str) -> Result<Vec<ListedFile>,
         if !crate::is_file_name(name) {
             return Err(ChangesError::FileName(shown(name)));
         }
-        if files.iter().any(|file| file.name == name) {
+        if !names.insert(name) {
             return Err(ChangesError::Twice(shown(name)));
         }
         files.push(ListedFile { name: name.to_owned(), size, sha256: hash.to_ascii_lowercase() });
@@ -130,6 +134,15 @@ mod tests {
             Changes::parse(&text("Files:\n 0123 10 misc optional hello_2.0-1_amd64.deb\n")).unwrap();
         assert_eq!((changes.source.as_str(), changes.version.as_str()), ("hello", "1:2.0-1"));
         assert_eq!((changes.files.len(), changes.files[0].size, changes.signed), (1, 10, false));
+    }
+
+    /// With a search through the list for each line, this many would take minutes.
+    #[test]
+    fn long_lists_take_no_longer_for_each_line() {
+        let hash = "a".repeat(64);
+        let list: String = (0..25_000).map(|n| format!(" {hash} 1 file{n}_1.0_all.deb\n")).collect();
+        let files = format!("Files:\n{}", " 0 1 - - hello_2.0-1_amd64.deb\n".repeat(60_000));
+        assert_eq!(Changes::parse(&text(&(list + &files))).unwrap().files.len(), 25_001);
     }
 
     #[test]

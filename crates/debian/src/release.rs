@@ -39,6 +39,9 @@ pub enum ReleaseError {
     /// A line of the SHA-256 list.
     #[error("the line {0:?} of SHA256 is not a hash, a size and a path")]
     FileLine(String),
+    /// A path that stands there twice, with other content each time: readers would not agree.
+    #[error("{0} stands in SHA256 twice, and not with the same hash and size")]
+    Twice(String),
     /// A date that cannot be read.
     #[error("the field {0} is not a date: {1:?}")]
     Date(&'static str, String),
@@ -65,7 +68,10 @@ impl Release {
                 return Err(wrong());
             }
             let size = size.parse().map_err(|_| wrong())?;
-            files.insert(path.to_owned(), IndexFile { size, sha256: sha256.to_ascii_lowercase() });
+            let file = IndexFile { size, sha256: sha256.to_ascii_lowercase() };
+            if files.insert(path.to_owned(), file.clone()).is_some_and(|before| before != file) {
+                return Err(ReleaseError::Twice(path.chars().take(120).collect()));
+            }
         }
         fields.remove("SHA256");
         OLD_LISTS.iter().for_each(|name| fields.remove(name));
@@ -154,5 +160,8 @@ mod tests {
         for line in ["abc 1 x", &format!("{} 1 ../x", "a".repeat(64)), &format!("{} x", "a".repeat(64))] {
             assert!(Release::parse(&format!("SHA256:\n {line}\n")).is_err(), "{line}");
         }
+        let line = |byte: &str| format!(" {} 1 x\n", byte.repeat(64));
+        assert!(Release::parse(&format!("SHA256:\n{}{}", line("a"), line("b"))).is_err());
+        assert!(Release::parse(&format!("SHA256:\n{}{}", line("a"), line("a"))).is_ok());
     }
 }
