@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use volary_model::{CommitId, Digest, SourceName};
 
 use crate::db::{ms, parse, parse_opt, time};
@@ -11,6 +11,13 @@ use crate::{Store, StoreError};
 
 /// A build that takes the server down with it (memory, disk) must not do so for ever.
 const MAX_CUT_OFF: i64 = 5;
+
+/// How long a build waits after the machine's trouble put it back: this long after the first
+/// time, twice as long after each further one.
+const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(30);
+
+/// The longest such wait: whoever mends a machine should not wait longer for it to be noticed.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(15);
 
 /// Where a build stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,35 +246,56 @@ impl Store {
     }
 
     /// Puts a running build back into the queue since the machine, not its commit, is in trouble;
-    /// this is no attempt that counts. The problem stays with it until it is taken again.
+    /// this is no attempt that counts. It waits for a while, longer each time, so that it does not
+    /// hold up what may work. The problem stays with it until it is taken again.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn build_postponed(&self, id: i64, problem: &str) -> Result<(), StoreError> {
+    pub async fn build_postponed(&self, id: i64, problem: &str, now: Timestamp) -> Result<(), StoreError> {
+        // 1 << n is two to the power of n; above 10 it is the longest wait anyway.
         sqlx::query(
             "UPDATE builds SET state = 'queued', reason = $2, started_at = NULL, version = NULL,
-                 attempts = MAX(attempts - 1, 0)
+                 attempts = MAX(attempts - 1, 0), setbacks = setbacks + 1,
+                 not_before = $3 + MIN($4 * (1 << MIN(setbacks, 10)), $5)
              WHERE id = $1 AND state = 'running'",
         )
         .bind(id)
         .bind(problem)
+        .bind(ms(now))
+        .bind(i64::try_from(FIRST_WAIT.as_millis()).expect("it is seconds"))
+        .bind(i64::try_from(LONGEST_WAIT.as_millis()).expect("it is minutes"))
         .execute(&self.writer)
         .await?;
         Ok(())
     }
 
+    /// Lets every build that waits after trouble of the machine be tried at once: the server was
+    /// started anew, most likely by somebody who mended it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_waits(&self) -> Result<(), StoreError> {
+        sqlx::query("UPDATE builds SET not_before = NULL WHERE state = 'queued' AND not_before IS NOT NULL")
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
     /// Takes the oldest build that waits, if its source has none running already: builds of one
     /// source go in order, so that rolling never sees an older commit after a newer one. One that
-    /// waits for others is taken when they are over, however they ended.
+    /// waits after trouble of the machine holds up its own source only. One that waits for others
+    /// is taken when they are over, however they ended.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn claim_build(&self, now: Timestamp) -> Result<Option<Build>, StoreError> {
         let row: Option<Row> = sqlx::query_as(
             "UPDATE builds SET state = 'running', started_at = $1, ended_at = NULL, reason = NULL,
-                 attempts = attempts + 1
-             WHERE id = (SELECT id FROM builds AS b WHERE state = 'queued' AND NOT EXISTS
-                 (SELECT 1 FROM builds AS o WHERE o.source = b.source AND o.state IN ('running', 'built'))
+                 attempts = attempts + 1, not_before = NULL
+             WHERE id = (SELECT id FROM builds AS b WHERE state = 'queued' AND COALESCE(not_before, 0) <= $1
+                 AND NOT EXISTS (SELECT 1 FROM builds AS o WHERE o.source = b.source
+                     AND (o.state IN ('running', 'built')
+                         OR (o.state = 'queued' AND o.id < b.id AND o.not_before > $1)))
                  AND NOT EXISTS (SELECT 1 FROM builds AS w, json_each(b.waits_for) AS j
                      WHERE w.id = j.value AND w.state IN ('queued', 'running', 'built'))
                  ORDER BY id LIMIT 1)
@@ -420,15 +448,19 @@ impl Store {
         row.map(Build::try_from).transpose()
     }
 
-    /// Queues a failed or cancelled build again. Returns `None` if it is neither.
+    /// Queues a failed or cancelled build again; one that waits after trouble of the machine need
+    /// not wait any longer. Returns `None` if it is none of these.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn retry_build(&self, id: i64, now: Timestamp) -> Result<Option<Build>, StoreError> {
         let row: Option<Row> = sqlx::query_as(
-            "UPDATE builds SET state = 'queued', queued_at = $2, started_at = NULL, ended_at = NULL,
-                 reason = NULL, version = NULL, packages = '[]'
-             WHERE id = $1 AND state IN ('failed', 'cancelled') RETURNING *",
+            "UPDATE builds SET queued_at = CASE state WHEN 'queued' THEN queued_at ELSE $2 END,
+                 state = 'queued', started_at = NULL, ended_at = NULL,
+                 reason = NULL, version = NULL, packages = '[]', not_before = NULL
+             WHERE id = $1
+             AND (state IN ('failed', 'cancelled') OR (state = 'queued' AND not_before IS NOT NULL))
+             RETURNING *",
         )
         .bind(id)
         .bind(ms(now))

@@ -128,6 +128,37 @@ fn the_queue_survives_a_kill_and_keeps_the_order_of_a_source() {
 }
 
 #[test]
+fn a_build_that_the_machine_cannot_do_does_not_starve_the_others() {
+    with_store(|store, _| async move {
+        let other = "other".parse().unwrap();
+        for name in [&source(), &other] {
+            store.add_source(name, None, "master", at(0)).await.unwrap();
+        }
+        let commits = [new_build('a'), new_build('b')];
+        store.advance_source(&source(), None, &commit('b'), &commits, at(1)).await.unwrap();
+        store.advance_source(&other, None, &commit('c'), &[new_build('c')], at(1)).await.unwrap();
+        let claim = async |second| store.claim_build(at(second)).await.unwrap().map(|build| build.id);
+        assert_eq!(claim(2).await, Some(1));
+        store.build_postponed(1, "no chroot", at(2)).await.unwrap();
+        assert_eq!(claim(2).await, Some(3), "the newer commit of the same source keeps its place behind");
+        assert_eq!((claim(31).await, claim(32).await), (None, Some(1)));
+        // Twice as long each time, but not for ever: when it is taken again tells how long.
+        for wait in [60, 120, 240, 480, 900, 900] {
+            store.build_postponed(1, "no chroot", at(1000)).await.unwrap();
+            assert_eq!(claim(1000 + wait - 1).await, None, "{wait}");
+            assert_eq!(claim(1000 + wait).await, Some(1), "{wait}");
+        }
+        store.build_postponed(1, "no chroot", at(1000)).await.unwrap();
+        store.retry_build(1, at(1000)).await.unwrap().unwrap();
+        assert_eq!(claim(1000).await, Some(1), "somebody asked for it");
+        store.build_postponed(1, "no chroot", at(1000)).await.unwrap();
+        store.forget_waits().await.unwrap();
+        let again = store.claim_build(at(1000)).await.unwrap().unwrap();
+        assert_eq!((again.id, again.attempts), (1, 1), "these were no attempts that count");
+    });
+}
+
+#[test]
 fn a_build_that_takes_the_server_down_each_time_ends() {
     with_store(|store, _| async move {
         store.add_source(&source(), None, "master", at(0)).await.unwrap();

@@ -26,11 +26,12 @@ use crate::tls::listener::asked_to_stop;
 /// How long a worker waits before it looks at the queue without being rung for.
 const LOOK: Duration = Duration::from_secs(15);
 
-/// How long it waits after the machine, not the commit, was at fault.
+/// How long it waits after the records could not be read.
 const AFTER_TROUBLE: Duration = Duration::from_secs(30);
 
 /// Puts back what a killed server was building. Before any worker starts.
 pub(crate) async fn recover(app: &App) -> Result<(), volary_store::StoreError> {
+    app.store.forget_waits().await?;
     app.store.requeue_reproductions().await?;
     for build in app.store.requeue_running(volary_host::now()).await? {
         match build.state {
@@ -73,15 +74,9 @@ pub(super) async fn worker(app: Arc<App>, mut stop: watch::Receiver<bool>) {
                     }
                 };
                 // Kept apart from the queue's own problems: an idle worker must not clear it.
-                app.outcomes.keep("builder", trouble.clone());
-                if trouble.is_none() {
-                    continue;
-                }
-                // New commits do not mend the machine, so no bell ends this.
-                tokio::select! {
-                    () = asked_to_stop(&mut stop) => return,
-                    () = tokio::time::sleep(AFTER_TROUBLE) => continue,
-                }
+                app.outcomes.keep("builder", trouble);
+                // The build itself waits for its next try; those of other sources need not.
+                continue;
             }
             // What people wait for comes first.
             Ok(None) => match app.store.claim_reproduction(volary_host::now()).await {
@@ -158,7 +153,7 @@ async fn one(app: Arc<App>, build: Build) -> Option<String> {
         Err(Unbuilt::Commit(reason)) => failed(&app, &build, &reason).await,
         Err(Unbuilt::Machine(problem)) => {
             let line = problem.lines().next().unwrap_or_default();
-            if let Err(error) = app.store.build_postponed(build.id, line).await {
+            if let Err(error) = app.store.build_postponed(build.id, line, volary_host::now()).await {
                 tracing::error!(build = build.id, %error, "cannot put a build back into the queue");
             }
             return Some(line.to_owned());
