@@ -1,5 +1,13 @@
-# Finishes a new chroot, whose folder is $1: mmdebstrap runs this as its last hook.
+# Finishes a new chroot, whose folder is $1: mmdebstrap runs this as its last hook. $cross is the
+# architecture that it compiles for, if that is another one.
 set -eu
+if [ -n "$cross" ]; then
+    # C++ programs are linked with the other architecture's own library; which one goes with the
+    # compiler has its version in its name.
+    compiler=$(chroot "$1" dpkg-architecture -a "$cross" -q DEB_HOST_GNU_TYPE)-g++
+    version=$(chroot "$1" "$compiler" -dumpversion)
+    chroot "$1" apt-get install -q -y "libstdc++-$version-dev:$cross"
+fi
 chroot "$1" groupadd --gid 1000 builder
 chroot "$1" useradd --uid 1000 --gid 1000 --home-dir /build --no-create-home --shell /bin/sh builder
 mkdir -m 755 "$1/build"

@@ -5,23 +5,27 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use volary_host::{Cmd, Stop, remove_if_exists, write_atomic};
-use volary_model::{CommitId, SourceName};
+use volary_model::{Architecture, BuildMethod, BuildScope, CommitId, SourceName};
 
-use crate::base::{self, Renewal};
+use crate::base::{self, Kind, Renewal};
 use crate::cache::{Cache, Place, default_cache};
 use crate::changelog::{Changelog, NewEntry};
 use crate::circumstances::Circumstances;
 use crate::collect::{Collected, collect, collect_source, read_bounded};
 use crate::depends::{self, Wanted};
 use crate::diagnose::diagnose;
+use crate::emulate::{can_emulate, emulated};
 use crate::error::{BuildError, SetupError};
 use crate::isolation::{Bind, Ended, Isolation, Network, Run, RunAs};
 use crate::limits::{Broken, Limits, Watch};
 use crate::lintian::{self, Finding, LintianPolicy};
 use crate::log::Log;
+use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::repository::{CommitInfo, Repository, at};
 use crate::source_package;
 use crate::sources::AptSource;
+use crate::submodule::{self, Origin};
+use crate::target::{Target, methods};
 use crate::version::version_for;
 
 /// How builds are done on this machine.
@@ -38,7 +42,7 @@ pub struct BuilderConfig {
     pub renew_after: Duration,
     /// How rights are had.
     pub isolation: Isolation,
-    /// The architecture to build on and for. Empty for the machine's own.
+    /// The architecture to build on. Empty for the machine's own.
     pub architecture: String,
     /// How many processes a build may run at a time.
     pub jobs: usize,
@@ -67,13 +71,21 @@ pub struct BuildRequest {
     pub repository: PathBuf,
     /// The commit to build.
     pub commit: CommitId,
+    /// The address of the repository, for submodules that are named relative to it.
+    pub url: String,
+    /// What submodules may come from.
+    pub origins: Vec<Origin>,
     /// The number of this build of this source; it must rise with every commit.
     pub number: u64,
+    /// The architecture to build for; `None` for the machine's own.
+    pub architecture: Option<Architecture>,
+    /// Which of its packages to make.
+    pub scope: BuildScope,
     /// The folder for the packages; it is made if need be.
     pub output: PathBuf,
     /// The file for the whole log, which can be read while it grows.
     pub log: PathBuf,
-    /// How long it may take, without the time to make a chroot.
+    /// How long it may take, without the time to make a chroot; under emulation four times that.
     pub timeout: Duration,
     /// What else bounds it.
     pub limits: Limits,
@@ -101,7 +113,9 @@ pub struct Built {
     /// The commit.
     pub commit: CommitInfo,
     /// The architecture that was built.
-    pub architecture: String,
+    pub architecture: Architecture,
+    /// How.
+    pub method: BuildMethod,
     /// All files: .deb, .buildinfo, .changes, and those of the source package.
     pub files: Vec<PathBuf>,
     /// The .changes among them, which does not name the source package.
@@ -192,6 +206,12 @@ pub struct Builder {
     cache: Cache,
 }
 
+/// What is read of a source's recipe, in bytes.
+const RECIPE_LIMIT: u64 = 64 << 10;
+
+/// Emulated programs run 4 to 20 times slower, and a build is not only programs.
+const EMULATED_TIMES: u32 = 4;
+
 /// The programs of this machine that builds need, and the Debian packages that have them.
 const PROGRAMS: [(&str, &str); 10] = [
     ("git", "git"),
@@ -205,6 +225,15 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("dpkg", "dpkg"),
     ("sync", "coreutils"),
 ];
+
+/// The architecture of this machine's programs.
+///
+/// # Errors
+/// [`SetupError::Run`] if this is no Debian.
+pub fn native_architecture() -> Result<Architecture, SetupError> {
+    let said = Cmd::new("dpkg").arg("--print-architecture").check()?.text();
+    Ok(said.trim().parse().expect("dpkg names architectures as Debian does"))
+}
 
 impl Builder {
     /// Checks what this machine has, and removes what a killed builder left.
@@ -221,8 +250,7 @@ impl Builder {
             check_subordinate_ids()?;
         }
         if config.architecture.is_empty() {
-            config.architecture =
-                Cmd::new("dpkg").arg("--print-architecture").check()?.text().trim().to_owned();
+            config.architecture = native_architecture()?.to_string();
         }
         let cache = Cache::open(&config.cache, config.isolation)?;
         Ok(Self { config, cache })
@@ -242,7 +270,14 @@ impl Builder {
         let place = self.cache.place("chroot")?;
         let mut log = Log::create(&place.dir().join("log"), on_event)?;
         log.phase(Phase::Base);
-        base::ensure(&self.cache, &self.config, renewal, &place, &mut log).map(drop)
+        let native = self.native();
+        let kind = Kind { config: &self.config, architecture: &native, method: BuildMethod::Native };
+        base::ensure(&self.cache, &kind, renewal, &place, &mut log).map(drop)
+    }
+
+    /// The architecture of this machine.
+    pub fn native(&self) -> Architecture {
+        self.config.architecture.parse().expect("dpkg names architectures as Debian does")
     }
 
     /// Builds one commit. Several may run at a time, in threads or in processes.
@@ -279,13 +314,46 @@ impl Builder {
 
     fn logged(&self, request: &BuildRequest, log: &mut Log<'_>) -> Result<Built, BuildError> {
         self.cache.check_space()?;
+        let recipe = recipe(request)?;
+        let native = self.native();
+        let architecture = request.architecture.as_ref().unwrap_or(&native);
+        if *architecture != native && !can_emulate(architecture) {
+            return Err(BuildError::Architecture { architecture: architecture.clone(), known: emulated() });
+        }
+        let ways = methods(architecture, &self.config.architecture, request.scope, recipe.cross);
+        let (last, before) = ways.split_last().expect("there is a way");
+        let target = |method| Target { architecture, scope: request.scope, method };
+        for method in before {
+            match self.attempt(request, &target(*method), log) {
+                Err(error) if error.is_of_the_source() => {
+                    log.line(&format!("==> {method} failed: {error}"));
+                    log.line(&format!("==> trying {last}; {RECIPE_FILE} can say so at once: `cross: never`"));
+                }
+                other => return other,
+            }
+        }
+        self.attempt(request, &target(*last), log)
+    }
+
+    /// Builds in one way, in a place of its own.
+    fn attempt(
+        &self,
+        request: &BuildRequest,
+        target: &Target<'_>,
+        log: &mut Log<'_>,
+    ) -> Result<Built, BuildError> {
         let started = Instant::now();
         let mut clock = Clock { phases: Vec::new() };
         let name = format!("{}-{}-{}", request.source, request.number, request.commit.short());
         let place = self.cache.place(&name)?.stoppable(&request.stop);
-        let base = clock
-            .time(Phase::Base, || base::ensure(&self.cache, &self.config, Renewal::WhenOld, &place, log))?;
-        let deadline = Instant::now() + request.timeout;
+        let kind = Kind { config: &self.config, architecture: target.architecture, method: target.method };
+        let base =
+            clock.time(Phase::Base, || base::ensure(&self.cache, &kind, Renewal::WhenOld, &place, log))?;
+        let limit = match target.method {
+            BuildMethod::Native | BuildMethod::Cross => request.timeout,
+            BuildMethod::Emulated => request.timeout * EMULATED_TIMES,
+        };
+        let deadline = Instant::now() + limit;
 
         log.phase(Phase::Unpack);
         let usual = Circumstances::usual(self.config.jobs);
@@ -294,6 +362,7 @@ impl Builder {
         let varied = if request.again { circumstances.differences(&usual) } else { Vec::new() };
         let source = clock.time(Phase::Unpack, || unpack(request, &place, &circumstances))?;
         log.line(&format!("{} {} from {}", source.package, source.version, request.commit));
+        log.line(&format!("for {} ({})", target.architecture, target.method));
         if let Some(because) = &request.because {
             log.line(because);
         }
@@ -308,22 +377,20 @@ impl Builder {
             place: &place,
             tree: &source.tree,
             extra: &request.extra_sources,
+            target,
             deadline,
-            limit: request.timeout,
+            limit,
         };
         let lower = clock.time(Phase::Dependencies, || depends::ensure(&wanted, log))?;
 
         let mut sources = None;
         if request.source_package {
             log.phase(Phase::Source);
-            let rootfs = base.rootfs();
-            sources = clock.time(Phase::Source, || {
-                self.source_package(request, &source, &place, &rootfs, deadline, log)
-            })?;
+            sources = clock.time(Phase::Source, || self.source_package(request, &source, &wanted, log))?;
         }
 
         log.phase(Phase::Build);
-        let step = Compile { request, source: &source, place: &place, lower: &lower, deadline };
+        let step = Compile { request, source: &source, wanted: &wanted, lower: &lower };
         clock.time(Phase::Build, || self.compile(&step, &circumstances, log))?;
 
         log.phase(Phase::Collect);
@@ -345,13 +412,14 @@ impl Builder {
         }
         if request.lintian.run {
             log.phase(Phase::Lintian);
-            clock.time(Phase::Lintian, || self.lintian(request, &base, deadline, log))?;
+            clock.time(Phase::Lintian, || self.lintian(request, &wanted, log))?;
         }
         Ok(Built {
             package: source.package,
             version: source.version,
             commit: source.commit,
-            architecture: self.config.architecture.clone(),
+            architecture: target.architecture.clone(),
+            method: target.method,
             files,
             changes,
             source_package,
@@ -367,23 +435,23 @@ impl Builder {
         &self,
         request: &BuildRequest,
         source: &Source,
-        place: &Place,
-        rootfs: &Path,
-        deadline: Instant,
+        build: &Wanted<'_>,
         log: &mut Log<'_>,
     ) -> Result<Option<PathBuf>, BuildError> {
-        let tree = place.dir().join("build/upper");
-        let made = place.dir().join("source");
+        let tree = build.place.dir().join("build/upper");
+        let made = build.place.dir().join("source");
+        let rootfs = build.base.rootfs();
         let repository = Repository::new(&request.repository);
         let fallback = source.commit.committed.as_second();
         let wanted = source_package::Wanted {
             isolation: self.config.isolation,
-            lower: &[&tree, rootfs],
+            lower: &[&tree, &rootfs],
             place: &made,
+            emulator: build.base.emulator.as_ref(),
             package: &source.package,
             version: &source.version,
             upstream_time: source_package::upstream_time(&repository, &request.commit).unwrap_or(fallback),
-            deadline,
+            deadline: build.deadline,
             watch: Watch { limits: &request.limits, stop: &request.stop },
         };
         Ok(match source_package::make(&wanted, log)? {
@@ -398,10 +466,16 @@ impl Builder {
     fn lintian(
         &self,
         request: &BuildRequest,
-        base: &base::Base,
-        deadline: Instant,
+        build: &Wanted<'_>,
         log: &mut Log<'_>,
     ) -> Result<(), BuildError> {
+        let (base, deadline) = (build.base, build.deadline);
+        // lintian runs where the build ran, as a program of that chroot's own architecture.
+        let method = match build.target.method {
+            BuildMethod::Native | BuildMethod::Cross => BuildMethod::Native,
+            BuildMethod::Emulated => BuildMethod::Emulated,
+        };
+        let target = Target { scope: BuildScope::Full, method, ..*build.target };
         let place = self.cache.place("lintian")?.stoppable(&request.stop);
         let tree = place.dir().join("wanted");
         lintian::write_source(&tree)?;
@@ -411,8 +485,9 @@ impl Builder {
             place: &place,
             tree: &tree,
             extra: &[],
+            target: &target,
             deadline,
-            limit: request.timeout,
+            limit: build.limit,
         };
         let lower = depends::ensure(&wanted, log).map_err(|error| match error {
             BuildError::Failed { reason, tail, .. } => {
@@ -428,6 +503,7 @@ impl Builder {
             &Run {
                 lower: &lower,
                 place: &place.dir().join("run"),
+                emulator: base.emulator.as_ref(),
                 network: Network::Off,
                 run_as: RunAs::Builder,
                 binds: &[packages],
@@ -441,7 +517,7 @@ impl Builder {
             log,
         )?;
         if ended != Ended::Well {
-            return Err(ended_badly(ended, Phase::Lintian, request, before, log));
+            return Err(ended_badly(ended, Phase::Lintian, (request, build.limit), before, log));
         }
         let findings = lintian::findings(&log.since(before));
         for finding in &findings {
@@ -465,20 +541,22 @@ impl Builder {
         let before = log.lines();
         let lower: Vec<&Path> = step.lower.iter().map(PathBuf::as_path).collect();
         let mut environment = circumstances.environment.clone();
-        environment.push(("DEB_BUILD_OPTIONS", format!("parallel={}", circumstances.jobs)));
+        environment.extend(step.wanted.target.environment(circumstances.jobs));
         let on =
             circumstances.processor.map_or(String::new(), |number| format!("taskset --cpu-list {number} "));
+        let command = step.wanted.target.buildpackage();
         let ended = self.config.isolation.run(
             &Run {
                 lower: &lower,
-                place: &step.place.dir().join("build"),
+                place: &step.wanted.place.dir().join("build"),
+                emulator: step.wanted.base.emulator.as_ref(),
                 network: Network::Off,
                 run_as: RunAs::Builder,
                 binds: &[],
                 environment: &environment,
                 dir: &format!("/{}/{}", circumstances.folder, step.source.package),
-                command: &format!("umask {} && {on}dpkg-buildpackage -b -us -uc", circumstances.umask),
-                timeout: step.deadline.saturating_duration_since(Instant::now()),
+                command: &format!("umask {} && {on}{command}", circumstances.umask),
+                timeout: step.wanted.deadline.saturating_duration_since(Instant::now()),
                 watch: Watch { limits: &request.limits, stop: &request.stop },
                 host: circumstances.host,
             },
@@ -486,7 +564,7 @@ impl Builder {
         )?;
         match ended {
             Ended::Well => Ok(()),
-            ended => Err(ended_badly(ended, Phase::Build, request, before, log)),
+            ended => Err(ended_badly(ended, Phase::Build, (step.request, step.wanted.limit), before, log)),
         }
     }
 }
@@ -495,16 +573,15 @@ impl Builder {
 struct Compile<'a> {
     request: &'a BuildRequest,
     source: &'a Source,
-    place: &'a Place,
+    wanted: &'a Wanted<'a>,
     lower: &'a [PathBuf],
-    deadline: Instant,
 }
 
 /// Why a command of the build did not end well; its words begin at line `before` of the log.
 fn ended_badly(
     ended: Ended,
     phase: Phase,
-    request: &BuildRequest,
+    (request, limit): (&BuildRequest, Duration),
     before: usize,
     log: &Log<'_>,
 ) -> BuildError {
@@ -519,7 +596,7 @@ fn ended_badly(
             BuildError::DiskLimit { phase, limit: request.limits.disk.unwrap_or_default(), tail }
         }
         Ended::OutOfMemory => BuildError::OutOfMemory { phase, reason: reason(), tail },
-        Ended::TimedOut => BuildError::TimedOut { phase, limit: request.timeout, last, tail },
+        Ended::TimedOut => BuildError::TimedOut { phase, limit, last, tail },
         Ended::Well | Ended::Badly(_) => BuildError::Failed { phase, reason: reason(), tail },
     }
 }
@@ -533,6 +610,20 @@ struct Source {
     build_depends: String,
 }
 
+/// What the source says about how it is built.
+fn recipe(request: &BuildRequest) -> Result<Recipe, BuildError> {
+    let repository = Repository::new(&request.repository);
+    // One that is not there is complained of where the commit is unpacked.
+    if !repository.has(&request.commit)? {
+        return Ok(Recipe::default());
+    }
+    let Some(text) = repository.file(&request.commit, RECIPE_FILE, RECIPE_LIMIT)? else {
+        return Ok(Recipe::default());
+    };
+    Recipe::parse(&text)
+        .map_err(|source| BuildError::Recipe { commit: request.commit.short().to_owned(), source })
+}
+
 fn unpack(
     request: &BuildRequest,
     place: &Place,
@@ -542,7 +633,7 @@ fn unpack(
     let commit = repository.commit_info(&request.commit)?;
     let inside = place.dir().join("build/upper").join(circumstances.folder);
     let unpacked = inside.join("source");
-    repository.export(&request.commit, &unpacked)?;
+    submodule::export(&repository, &request.commit, &request.url, &request.origins, &unpacked)?;
     let short = request.commit.short().to_owned();
     for missing in ["debian/control", "debian/changelog", "debian/rules"] {
         if within(&unpacked, missing).is_none() {

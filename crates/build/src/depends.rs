@@ -22,6 +22,7 @@ use crate::layers::{LISTS_FRESH, Layers};
 use crate::limits::{Limits, Watch};
 use crate::log::Log;
 use crate::sources::{self, AptSource};
+use crate::target::Target;
 
 /// A place inside where only apt looks: the source read-only, local archives.
 const INSIDE: &str = "/volary";
@@ -66,6 +67,8 @@ pub(crate) struct Wanted<'a> {
     /// The unpacked source.
     pub tree: &'a Path,
     pub extra: &'a [AptSource],
+    /// Which of them are needed.
+    pub target: &'a Target<'a>,
     /// When the whole build must be over.
     pub deadline: Instant,
     /// How long the whole build may take, for the message.
@@ -158,6 +161,7 @@ fn question(wanted: &Wanted<'_>) -> Result<Option<String>, SetupError> {
     let control = volary_host::read(&wanted.tree.join("debian/control"))?;
     let mut hasher = Sha256::new();
     hasher.update(archives);
+    hasher.update(wanted.target.build_dep());
     // The first paragraph, which is that of the source.
     for line in control.split_inclusive(|&byte| byte == b'\n').skip_while(|line| line.trim_ascii().is_empty())
     {
@@ -178,11 +182,11 @@ const NOT_FETCHED: i32 = 42;
 
 /// What installs. Downloaded packages come from the shared folder by hard link and go back in the
 /// same way, since apt locks the folder that it works in. It checks the hash of each before use.
-fn install(own: &str) -> String {
+fn install(own: &str, which: &str) -> String {
     let find =
         |from: &str, to: &str| format!("find {from} -maxdepth 1 -name '*.deb' -exec ln -f -t {to} {{}} +");
     let (shared, own) = (format!("{INSIDE}/archives"), format!("{INSIDE}/archives/{own}"));
-    let apt = format!("apt-get build-dep {OPTIONS} -o Dir::Cache::archives={own}/ {INSIDE}/source");
+    let apt = format!("apt-get build-dep {OPTIONS} {which} -o Dir::Cache::archives={own}/ {INSIDE}/source");
     format!(
         "{} && {{ {apt} --download-only || exit {NOT_FETCHED}; }} && {} && {apt} && \
          rm -rf /etc/apt/sources.list.d/volary-* /etc/apt/apt.conf.d/90volary-*",
@@ -208,16 +212,18 @@ fn apt(wanted: &Wanted<'_>, place: &Path, step: &Step, log: &mut Log<'_>) -> Res
             let update = update.command();
             format!(
                 "{{ {update} || exit {NOT_FETCHED}; }} && \
-                 apt-get build-dep --simulate {OPTIONS} {INSIDE}/source"
+                 apt-get build-dep --simulate {OPTIONS} {} {INSIDE}/source",
+                wanted.target.build_dep()
             )
         }
-        Step::Install => install(&name_of(&own)),
+        Step::Install => install(&name_of(&own), &wanted.target.build_dep()),
     };
     let rootfs = wanted.base.rootfs();
     let ended = wanted.cache.isolation().run(
         &Run {
             lower: &[&rootfs],
             place,
+            emulator: wanted.base.emulator.as_ref(),
             network: Network::On,
             run_as: RunAs::Root,
             binds: &binds,

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use volary_host::{CmdError, FileError, LockError};
-use volary_model::CommitId;
+use volary_model::{Architecture, CommitId};
 
 use crate::builder::Phase;
 use crate::changelog::ChangelogError;
+use crate::recipe::RecipeError;
 
 /// Why a source repository could not be asked or copied.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,16 @@ pub enum GitError {
         /// The repository that was asked.
         repository: PathBuf,
     },
+    /// A submodule of the commit is not at hand.
+    #[error("the submodule {path} (commit {}) cannot be had: {why}", .commit.short())]
+    Submodule {
+        /// Its folder in the source.
+        path: String,
+        /// Its commit.
+        commit: CommitId,
+        /// Why, and what to do.
+        why: String,
+    },
     /// git answered with something else than it should.
     #[error("git gave an answer that cannot be read: {0:?}")]
     Answer(String),
@@ -68,6 +79,20 @@ pub enum SetupError {
         /// The Debian package that has it.
         package: &'static str,
     },
+    /// No emulator for an architecture is installed.
+    #[error("{program} is not installed; run `apt-get install qemu-user-static`")]
+    MissingEmulator {
+        /// The emulator.
+        program: String,
+    },
+    /// There is no emulator for an architecture.
+    #[error("there is no emulator for {architecture}; there are some for {known}")]
+    NoEmulator {
+        /// The architecture to build for.
+        architecture: Architecture,
+        /// Those that can be built for.
+        known: String,
+    },
     /// There are no subordinate user ids for a builder that is not root.
     #[error(
         "user id {uid} has no subordinate ids in /etc/subuid and /etc/subgid; \
@@ -91,10 +116,10 @@ pub enum SetupError {
         needed_mib: u64,
     },
     /// The chroot could not be made.
-    #[error("cannot make the {suite} chroot with mmdebstrap: {reason}")]
+    #[error("cannot make the {name} chroot with mmdebstrap: {reason}")]
     Base {
-        /// The Debian suite.
-        suite: String,
+        /// Which: the Debian suite and what it is for, `bookworm-amd64`.
+        name: String,
         /// The line of the log that says why.
         reason: String,
         /// The end of the log.
@@ -153,6 +178,22 @@ pub enum BuildError {
         missing: &'static str,
         /// The short commit.
         commit: String,
+    },
+    /// Nothing here can build for that architecture.
+    #[error("nothing can build for {architecture}; there are emulators for {known}")]
+    Architecture {
+        /// The architecture that was asked for.
+        architecture: Architecture,
+        /// Those that can be built for, beside the machine's own.
+        known: String,
+    },
+    /// What the source says about how it is built cannot be used.
+    #[error("{source} (in commit {commit})")]
+    Recipe {
+        /// The short commit.
+        commit: String,
+        /// What is wrong in it.
+        source: RecipeError,
     },
     /// The changelog cannot be used.
     #[error("debian/changelog of {commit} cannot be read: {source}")]
@@ -272,11 +313,18 @@ impl BuildError {
             ) => tail,
             Self::Unpack(_)
             | Self::NoPackaging { .. }
+            | Self::Architecture { .. }
+            | Self::Recipe { .. }
             | Self::Changelog { .. }
             | Self::LongChangelog { .. }
             | Self::Cancelled
             | Self::Setup(_) => "",
         }
+    }
+
+    /// True if the source itself failed in the chroot, so that another kind of chroot may do.
+    pub(crate) fn is_of_the_source(&self) -> bool {
+        matches!(self, Self::Failed { .. } | Self::NothingBuilt { .. })
     }
 
     /// True if the machine is to blame rather than the commit: the same build may succeed later.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use volary_host::{Cmd, CmdError};
 
 use crate::control::Group;
+use crate::emulate::Emulator;
 use crate::error::SetupError;
 use crate::limits::{Broken, Watch};
 use crate::log::Log;
@@ -17,7 +18,13 @@ use crate::repository::at;
 /// The script that mounts the view and runs the command in it.
 const ENTER: &str = include_str!("enter.sh");
 
-/// What the script answers when the view could not be made.
+/// The script that makes a user namespace with all ids.
+const IDENTITY: &str = include_str!("identity.sh");
+
+/// The script that registers an emulator in a user namespace.
+const EMULATE: &str = include_str!("emulate.sh");
+
+/// What the scripts answer when the view could not be made.
 const NOT_ENTERED: i32 = 125;
 
 /// How the rights to mount and to own files of several users are had.
@@ -65,6 +72,8 @@ pub(crate) struct Run<'a> {
     pub lower: &'a [&'a Path],
     /// A folder of ours: `upper` in it takes what is written, `root` is the mount point.
     pub place: &'a Path,
+    /// What runs the programs inside, if this machine cannot.
+    pub emulator: Option<&'a Emulator>,
     pub network: Network,
     pub run_as: RunAs,
     pub binds: &'a [Bind],
@@ -128,11 +137,30 @@ impl Isolation {
         Cmd::new("setpriv").args(["--pdeathsig", "KILL", "unshare"]).args(user).args(more).arg("--")
     }
 
-    fn overlay_options(self) -> &'static str {
-        match self {
+    /// As [`Isolation::unshare`] with a user namespace in any case, in which the emulator runs
+    /// the programs that it knows. `at` is an empty folder, which gets a mount in the namespace;
+    /// `more` must ask for a mount namespace.
+    pub(crate) fn unshare_with(self, emulator: &Emulator, at: &Path, more: &[&str]) -> Cmd {
+        let outer = Cmd::new("setpriv").args(["--pdeathsig", "KILL"]);
+        let entered = match self {
+            // The rights that the second program gains in its namespace take the signal from it.
+            Self::Root => outer
+                .args(["/bin/sh", "-c", IDENTITY, "identity", "setpriv", "--pdeathsig", "KILL", "unshare"])
+                .args(more),
+            Self::User => outer.args(["unshare", "--user", "--map-root-user", "--map-auto"]).args(more),
+        };
+        entered
+            .args(["--", "/bin/sh", "-c", EMULATE, "emulate"])
+            .env("EMULATE", &emulator.registration)
+            .env("EMULATE_NAME", &emulator.name)
+            .env("EMULATE_AT", at)
+    }
+
+    fn overlay_options(self, emulated: bool) -> &'static str {
+        match (self, emulated) {
             // Nothing here must survive a power cut: no flush ever reaches the disk.
-            Self::Root => "volatile",
-            Self::User => "volatile,userxattr",
+            (Self::Root, false) => "volatile",
+            (Self::Root, true) | (Self::User, _) => "volatile,userxattr",
         }
     }
 
@@ -154,15 +182,21 @@ impl Isolation {
             }
         };
         let bounds = Bounds::of(run, log);
+        let entered = match run.emulator {
+            None => self.unshare(&spaces),
+            // The view is mounted over it.
+            Some(emulator) => self.unshare_with(emulator, &root, &spaces),
+        };
+        let emulated = run.emulator.is_some();
         let command = bounds
-            .enter(self.unshare(&spaces))
+            .enter(entered)
             .args(["/bin/sh", "-c", ENTER])
             .env("LOWER", lower.join(":"))
             .env("UPPER", &upper)
             .env("SCRATCH", &scratch)
             .env("ROOT", &root)
-            .env("OPTIONS", self.overlay_options())
-            .env("LOCKED", self.locked_flags())
+            .env("OPTIONS", self.overlay_options(emulated))
+            .env("LOCKED", self.locked_flags(emulated))
             .env("NETWORK", network)
             .env("RUN_AS", if run.run_as == RunAs::Builder { "builder" } else { "root" })
             .env("BINDS", run.binds.iter().map(bind_line).collect::<String>())
@@ -200,10 +234,10 @@ impl Isolation {
         }
     }
 
-    fn locked_flags(self) -> &'static str {
-        match self {
-            Self::Root => "nosuid,nodev",
-            Self::User => "nosuid,nodev,relatime",
+    fn locked_flags(self, emulated: bool) -> &'static str {
+        match (self, emulated) {
+            (Self::Root, false) => "nosuid,nodev",
+            (Self::Root, true) | (Self::User, _) => "nosuid,nodev,relatime",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A git repository on this machine, asked through git itself: tips, history, one commit, its tree.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use volary_host::{Cmd, CmdError, FileError, create_dir, remove_if_exists};
 use volary_model::CommitId;
 
 use crate::error::GitError;
+use crate::submodule::{Submodule, resolve};
 
 /// Writing out a very large tree takes this long at most.
 const EXPORT_LIMIT: Duration = Duration::from_secs(600);
@@ -137,6 +139,57 @@ impl Repository {
             committer_email: committer_email.to_owned(),
             committed: Timestamp::from_second(seconds).map_err(|_| answer())?,
         })
+    }
+
+    /// The text of a small file of a commit; `None` if there is no ordinary file of that name, or
+    /// one above `limit` bytes.
+    ///
+    /// # Errors
+    /// Only if git cannot be run.
+    pub fn file(&self, commit: &CommitId, path: &str, limit: u64) -> Result<Option<String>, GitError> {
+        let listed =
+            self.git().args(["ls-tree", "--long", "-z", commit.as_str(), "--", path]).check()?.text();
+        // mode, type, id, size, tab, name.
+        let fields: Vec<&str> = listed.split_whitespace().collect();
+        let [mode, "blob", id, size, ..] = fields[..] else { return Ok(None) };
+        let fits = size.parse::<u64>().is_ok_and(|size| size <= limit);
+        if !mode.starts_with("100") || !fits {
+            return Ok(None);
+        }
+        Ok(Some(self.git().args(["cat-file", "blob", id]).check()?.text()))
+    }
+
+    /// The submodules of a commit; `url` is the address of this repository.
+    ///
+    /// # Errors
+    /// Only if git cannot be run, or answers what it never does.
+    pub(crate) fn submodules(&self, commit: &CommitId, url: &str) -> Result<Vec<Submodule>, GitError> {
+        let listed = self.git().args(["ls-tree", "-r", "-z", commit.as_str()]).check()?.text();
+        let links: Vec<(&str, &str)> = listed
+            .split('\0')
+            .filter_map(|line| line.strip_prefix("160000 commit ")?.split_once('\t'))
+            .collect();
+        if links.is_empty() {
+            return Ok(Vec::new());
+        }
+        let blob = format!("{commit}:.gitmodules");
+        // It fails if there is no such file, which leaves every submodule without an address.
+        let settings =
+            self.git().args(["config", "--blob", &blob, "-z", "--get-regexp", r"^submodule\."]).run()?.text();
+        let settings: BTreeMap<&str, &str> =
+            settings.split('\0').filter_map(|setting| setting.split_once('\n')).collect();
+        let address = |path: &str| {
+            let name = settings
+                .iter()
+                .find_map(|(key, value)| key.strip_suffix(".path").filter(|_| *value == path))?;
+            settings.get(format!("{name}.url").as_str()).map(|given| resolve(url, given))
+        };
+        links
+            .into_iter()
+            .map(|(id, path)| {
+                Ok(Submodule { path: path.to_owned(), commit: commit_id(id)?, url: address(path) })
+            })
+            .collect()
     }
 
     /// Writes the files of a commit into the folder `into`, which is made; without `.git`.

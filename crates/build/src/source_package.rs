@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use volary_model::CommitId;
 
 use crate::collect::read_bounded;
+use crate::emulate::Emulator;
 use crate::error::{BuildError, SetupError};
 use crate::isolation::{Ended, Isolation, Network, Run, RunAs};
 use crate::limits::Watch;
@@ -20,6 +21,7 @@ pub(crate) struct Wanted<'a> {
     pub lower: &'a [&'a Path],
     /// A folder for the new files, which come to `upper/build` in it.
     pub place: &'a Path,
+    pub emulator: Option<&'a Emulator>,
     pub package: &'a str,
     pub version: &'a str,
     /// Seconds since 1970 for the files of an upstream tarball.
@@ -47,6 +49,7 @@ pub(crate) fn make(wanted: &Wanted<'_>, log: &mut Log<'_>) -> Result<Option<Stri
         &Run {
             lower: wanted.lower,
             place: wanted.place,
+            emulator: wanted.emulator,
             network: Network::Off,
             run_as: RunAs::Builder,
             binds: &[],

@@ -6,10 +6,12 @@
 
 #![warn(missing_docs)]
 
+mod build;
 mod digest;
 mod name;
 mod release;
 
+pub use build::{BuildMethod, BuildScope};
 pub use digest::Digest;
 pub use name::{
     Architecture, CommitId, Component, DeviceName, IndexName, InvalidName, PackageName, SourceName, StageName,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use volary_build::{Limits, LintianPolicy};
-use volary_model::SourceName;
+use volary_model::{Architecture, SourceName};
 
 use crate::ServerError;
 use crate::export::ExportConfig;
@@ -26,6 +26,8 @@ const KEYS: &[&str] = &[
     "public_url",
     "poll_sources",
     "build_workers",
+    "build_jobs",
+    "build_architectures",
     "build_timeout",
     "build_silence",
     "build_memory",
@@ -37,6 +39,7 @@ const KEYS: &[&str] = &[
     "rebuild_dependents",
     "status_hook",
     "build_cache",
+    "archive_architectures",
     "archive_contents",
     "archive_valid_days",
     "connections",
@@ -71,7 +74,15 @@ pub struct Config {
     /// How many builds run at once.
     #[serde(default = "default_build_workers")]
     pub build_workers: u32,
-    /// Seconds after which a build is stopped.
+    /// How many processes one build starts beside each other (`DEB_BUILD_OPTIONS=parallel=N`);
+    /// default: the processors of the machine, divided among the builds that run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build_jobs: Option<u32>,
+    /// The architectures to build for, where neither a source nor its registration says; default:
+    /// the machine's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub build_architectures: Vec<Architecture>,
+    /// Seconds after which a build is stopped; one under emulation after four times that.
     #[serde(default = "default_build_timeout")]
     pub build_timeout: u64,
     /// Seconds after which a build that says nothing is stopped; 0 for never.
@@ -102,6 +113,10 @@ pub struct Config {
     /// share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build_cache: Option<PathBuf>,
+    /// Architectures that the archive has beside amd64, arm64 and armhf. One that it has stays: it
+    /// cannot be taken from devices that use it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub archive_architectures: Vec<Architecture>,
     /// Whether suites have `Contents`, for `apt-file`.
     #[serde(default = "default_archive_contents")]
     pub archive_contents: bool,
@@ -215,6 +230,8 @@ impl Config {
             public_url: None,
             poll_sources: default_poll_sources(),
             build_workers: default_build_workers(),
+            build_jobs: None,
+            build_architectures: Vec::new(),
             build_timeout: default_build_timeout(),
             build_silence: default_build_silence(),
             build_memory: 0,
@@ -225,6 +242,7 @@ impl Config {
             lintian_refuse: Vec::new(),
             rebuild_dependents: Vec::new(),
             build_cache: None,
+            archive_architectures: Vec::new(),
             archive_contents: default_archive_contents(),
             archive_valid_days: None,
             connections: default_connections(),
@@ -267,6 +285,16 @@ impl Config {
         let host = self.hosts.first().map_or("localhost", String::as_str);
         let host = if host.parse::<Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() };
         if port == 443 { format!("https://{host}") } else { format!("https://{host}:{port}") }
+    }
+
+    /// How many processes one build starts beside each other.
+    pub fn jobs(&self) -> usize {
+        let share = || {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            let workers = usize::try_from(self.build_workers).unwrap_or(usize::MAX);
+            (processors / workers.max(1)).max(1)
+        };
+        self.build_jobs.map_or_else(share, |jobs| usize::try_from(jobs).unwrap_or(usize::MAX))
     }
 
     /// Between two looks at sources that are hosted elsewhere.
@@ -333,6 +361,17 @@ impl Config {
             return Err("fleet must be a name of 1 to 64 characters".into());
         }
         ExportConfig::check_all(&self.exports)?;
+        if !self.archive_architectures.is_empty() {
+            volary_build::check_architectures(&self.archive_architectures)
+                .map_err(|problem| format!("archive_architectures: {problem}"))?;
+        }
+        if !self.build_architectures.is_empty() {
+            volary_build::check_architectures(&self.build_architectures)
+                .map_err(|problem| format!("build_architectures: {problem}"))?;
+        }
+        if self.build_jobs == Some(0) {
+            return Err("build_jobs must be at least 1".into());
+        }
         if self.build_workers == 0 || self.connections == 0 {
             return Err("build_workers and connections must be at least 1".into());
         }
@@ -419,6 +458,9 @@ mod tests {
         check(&GOOD.replace("\"h\"", ""), "hosts is empty");
         check(&GOOD.replace("\"h\"", "\"a b\""), "neither a host name nor an address");
         check(&format!("{GOOD}build_workers = 0\n"), "at least 1");
+        check(&format!("{GOOD}build_jobs = 0\n"), "at least 1");
+        check(&format!("{GOOD}archive_architectures = [\"x\", \"x\"]\n"), "named twice");
+        check(&format!("{GOOD}build_architectures = [\"all\"]\n"), "build_architectures: ");
         check("port = ", "port");
         check(&format!("{GOOD}[signers.card]\ncommand = []\n"), "signers.card: command names no program");
         check(&format!("{GOOD}[signers.card]\ncommand = [\"x\"]\ntimeout = 0\n"), "1 to 100 seconds");
@@ -429,6 +471,15 @@ mod tests {
         check(&format!("{GOOD}{}", export.replace("rolling", "v1/x")), "v1/x");
         check(&format!("{GOOD}{export}{export}"), "two exports cdn");
         check(&format!("{GOOD}{export}{}", export.replace("cdn", "other")), "two exports go to s3://b");
+    }
+
+    #[test]
+    fn builds_share_the_processors() {
+        let mut config = Config::new("x".into(), vec!["h".into()], 1);
+        config.build_workers = u32::MAX;
+        assert_eq!(config.jobs(), 1, "each build may have one process at least");
+        config.build_jobs = Some(7);
+        assert_eq!(config.jobs(), 7);
     }
 
     #[test]

@@ -77,6 +77,10 @@ impl Depot {
     pub(crate) fn configure(&self, url: &str, config: &Config) -> Result<(), Error> {
         let change = |settings: &mut Settings| {
             settings.url = Some(format!("{url}/archive"));
+            let further = config.archive_architectures.iter();
+            let new: Vec<_> =
+                further.filter(|name| !settings.architectures.contains(name)).cloned().collect();
+            settings.architectures.extend(new);
             settings.contents = config.archive_contents;
             settings.valid_days = config.archive_valid_days;
         };
@@ -86,6 +90,11 @@ impl Depot {
     /// Makes what of the suites is made without hurry.
     pub(crate) fn keep_up(&self) -> Result<UpkeepReport, Error> {
         self.archive.upkeep(volary_host::now())
+    }
+
+    /// The architectures that have an index.
+    pub(crate) fn architectures(&self) -> Result<Vec<Architecture>, Error> {
+        Ok(self.archive.settings()?.architectures)
     }
 
     /// Takes files into rolling.
@@ -122,14 +131,14 @@ impl Depot {
         Ok(self.archive.suite_digest(&Suite::Rolling)?.hex())
     }
 
-    /// One version of a package, for the first architecture that has it.
-    pub(crate) fn package(
+    /// One version of a package, for each architecture that has it.
+    pub(crate) fn with_version(
         &self,
         name: &PackageName,
         version: &Version,
-    ) -> Result<Option<api::Package>, Error> {
+    ) -> Result<Vec<api::Package>, Error> {
         let versions = self.archive.versions(name)?;
-        Ok(versions.iter().find(|entry| entry.version == *version).map(|entry| package(entry)))
+        Ok(versions.iter().filter(|entry| entry.version == *version).map(|entry| package(entry)).collect())
     }
 
     /// All versions of a package, as text.

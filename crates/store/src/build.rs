@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::{SignedDuration, Timestamp};
-use volary_model::{CommitId, Digest, SourceName};
+use volary_model::{Architecture, BuildMethod, BuildScope, CommitId, Digest, SourceName};
 
 use crate::db::{ms, parse, parse_opt, time};
 use crate::{Store, StoreError};
@@ -77,6 +77,8 @@ pub struct NewBuild {
     pub author: String,
     /// When it was committed.
     pub committed_at: Timestamp,
+    /// The builds that it needs, at least one; the others wait for the first.
+    pub targets: Vec<(Architecture, BuildScope)>,
 }
 
 /// One build of one commit.
@@ -96,6 +98,14 @@ pub struct Build {
     pub author: String,
     /// When the commit was made.
     pub committed_at: Timestamp,
+    /// The architecture that is built for.
+    pub architecture: Architecture,
+    /// Which packages it makes.
+    pub scope: BuildScope,
+    /// True for the first build of its commit, for which the others wait.
+    pub leads: bool,
+    /// How they are made, once that is known.
+    pub method: Option<BuildMethod>,
     /// Where it stands.
     pub state: BuildState,
     /// The version it made.
@@ -120,6 +130,8 @@ pub struct Build {
     pub because: Option<String>,
     /// The build of which it is a consequence.
     pub caused_by: Option<i64>,
+    /// Until when it waits after trouble of the machine.
+    pub not_before: Option<Timestamp>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -131,6 +143,10 @@ pub(crate) struct Row {
     subject: String,
     author: String,
     committed_at: i64,
+    architecture: String,
+    scope: String,
+    leads: i64,
+    method: Option<String>,
     state: String,
     version: Option<String>,
     packages: String,
@@ -143,6 +159,7 @@ pub(crate) struct Row {
     lintian: String,
     because: Option<String>,
     caused_by: Option<i64>,
+    not_before: Option<i64>,
 }
 
 impl TryFrom<Row> for Build {
@@ -160,6 +177,10 @@ impl TryFrom<Row> for Build {
             subject: row.subject,
             author: row.author,
             committed_at: time(row.committed_at),
+            architecture: parse("architecture", &row.architecture)?,
+            scope: parse("scope of a build", &row.scope)?,
+            leads: row.leads != 0,
+            method: parse_opt("build method", row.method.as_deref())?,
             state: parse("build state", &row.state)?,
             version: row.version,
             packages,
@@ -172,6 +193,7 @@ impl TryFrom<Row> for Build {
             lintian: row.lintian,
             because: row.because,
             caused_by: row.caused_by,
+            not_before: row.not_before.map(time),
         })
     }
 }
@@ -281,10 +303,10 @@ impl Store {
         Ok(())
     }
 
-    /// Takes the oldest build that waits, if its source has none running already: builds of one
-    /// source go in order, so that rolling never sees an older commit after a newer one. One that
-    /// waits after trouble of the machine holds up its own source only. One that waits for others
-    /// is taken when they are over, however they ended.
+    /// Takes the oldest build whose turn it is. Builds of one source for one architecture go in
+    /// order, so that rolling never sees an older commit after a newer one; one that waits after
+    /// trouble of the machine holds up only those. A commit's first build ends before its others
+    /// begin. One that waits for others is taken when they are over, however they ended.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -293,9 +315,13 @@ impl Store {
             "UPDATE builds SET state = 'running', started_at = $1, ended_at = NULL, reason = NULL,
                  attempts = attempts + 1, not_before = NULL
              WHERE id = (SELECT id FROM builds AS b WHERE state = 'queued' AND COALESCE(not_before, 0) <= $1
-                 AND NOT EXISTS (SELECT 1 FROM builds AS o WHERE o.source = b.source
+                 AND NOT EXISTS (SELECT 1 FROM builds AS o
+                     WHERE o.source = b.source AND o.architecture = b.architecture
                      AND (o.state IN ('running', 'built')
                          OR (o.state = 'queued' AND o.id < b.id AND o.not_before > $1)))
+                 AND NOT EXISTS (SELECT 1 FROM builds AS first
+                     WHERE first.source = b.source AND first.number = b.number AND first.leads = 1
+                     AND first.id != b.id AND first.state IN ('queued', 'running', 'built'))
                  AND NOT EXISTS (SELECT 1 FROM builds AS w, json_each(b.waits_for) AS j
                      WHERE w.id = j.value AND w.state IN ('queued', 'running', 'built'))
                  ORDER BY id LIMIT 1)
@@ -318,31 +344,25 @@ impl Store {
         rows.into_iter().map(Build::try_from).collect()
     }
 
-    /// Notes the version of a running build as soon as it is known.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn build_versioned(&self, id: i64, version: &str) -> Result<(), StoreError> {
-        sqlx::query("UPDATE builds SET version = $2 WHERE id = $1 AND state = 'running'")
-            .bind(id)
-            .bind(version)
-            .execute(&self.writer)
-            .await?;
-        Ok(())
-    }
-
     /// Notes that a running build's packages are on disk.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn build_built(&self, id: i64, version: &str, packages: &[String]) -> Result<(), StoreError> {
+    pub async fn build_built(
+        &self,
+        id: i64,
+        version: &str,
+        method: BuildMethod,
+        packages: &[String],
+    ) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE builds SET state = 'built', version = $2, packages = $3
+            "UPDATE builds SET state = 'built', version = $2, packages = $3, method = $4
              WHERE id = $1 AND state = 'running'",
         )
         .bind(id)
         .bind(version)
         .bind(serde_json::to_string(packages).expect("a list of texts is JSON"))
+        .bind(method.as_str())
         .execute(&self.writer)
         .await?;
         Ok(())
@@ -408,11 +428,18 @@ impl Store {
         Ok(())
     }
 
-    /// Notes that a build failed, with the reason in one line.
+    /// Notes that a build failed, with the reason in one line. If it was the first of its commit,
+    /// the others fail with it, and are returned.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn build_failed(&self, id: i64, reason: &str, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn build_failed(
+        &self,
+        id: i64,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Build>, StoreError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query(
             "UPDATE builds SET state = 'failed', reason = $2, ended_at = $3
              WHERE id = $1 AND state IN ('running', 'built')",
@@ -420,13 +447,16 @@ impl Store {
         .bind(id)
         .bind(reason)
         .bind(ms(now))
-        .execute(&self.writer)
+        .execute(&mut *tx)
         .await?;
-        Ok(())
+        let ended = end_with(&mut tx, id, now).await?;
+        tx.commit().await?;
+        Ok(ended)
     }
 
-    /// Ends a build that waits or runs, with the reason in one line. Returns it as it is then, or
-    /// `None` if it was neither: what ended already, or is being published, is not undone.
+    /// Ends a build that waits or runs, with the reason in one line, and with it those that wait
+    /// for it. Returns it as it is then, or `None` if it was neither: what ended already, or is
+    /// being published, is not undone.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -436,6 +466,7 @@ impl Store {
         reason: &str,
         now: Timestamp,
     ) -> Result<Option<Build>, StoreError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let row: Option<Row> = sqlx::query_as(
             "UPDATE builds SET state = 'cancelled', reason = $2, ended_at = $3
              WHERE id = $1 AND state IN ('queued', 'running') RETURNING *",
@@ -443,29 +474,67 @@ impl Store {
         .bind(id)
         .bind(reason)
         .bind(ms(now))
-        .fetch_optional(&self.writer)
+        .fetch_optional(&mut *tx)
         .await?;
+        end_with(&mut tx, id, now).await?;
+        tx.commit().await?;
         row.map(Build::try_from).transpose()
     }
 
-    /// Queues a failed or cancelled build again; one that waits after trouble of the machine need
-    /// not wait any longer. Returns `None` if it is none of these.
+    /// Queues a failed or cancelled build again, and those that ended because of it without being
+    /// tried. One that waits after trouble of the machine need not wait any longer. Returns `None`
+    /// if it is in none of these states.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn retry_build(&self, id: i64, now: Timestamp) -> Result<Option<Build>, StoreError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let row: Option<Row> = sqlx::query_as(
             "UPDATE builds SET queued_at = CASE state WHEN 'queued' THEN queued_at ELSE $2 END,
                  state = 'queued', started_at = NULL, ended_at = NULL,
-                 reason = NULL, version = NULL, packages = '[]', not_before = NULL
+                 reason = NULL, version = NULL, method = NULL, packages = '[]', not_before = NULL
              WHERE id = $1
              AND (state IN ('failed', 'cancelled') OR (state = 'queued' AND not_before IS NOT NULL))
              RETURNING *",
         )
         .bind(id)
         .bind(ms(now))
-        .fetch_optional(&self.writer)
+        .fetch_optional(&mut *tx)
         .await?;
+        sqlx::query(
+            "UPDATE builds SET state = 'queued', queued_at = $2, ended_at = NULL, reason = NULL
+             FROM (SELECT * FROM builds WHERE id = $1 AND leads = 1 AND state = 'queued') AS first
+             WHERE builds.source = first.source AND builds.number = first.number
+             AND builds.state IN ('failed', 'cancelled') AND builds.attempts = 0",
+        )
+        .bind(id)
+        .bind(ms(now))
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
         row.map(Build::try_from).transpose()
     }
+}
+
+/// Ends the builds that wait for this one, if it is the first of its commit and ended without
+/// packages.
+async fn end_with(
+    tx: &mut sqlx::SqliteConnection,
+    id: i64,
+    now: Timestamp,
+) -> Result<Vec<Build>, StoreError> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "UPDATE builds SET state = first.state, ended_at = $2, not_before = NULL,
+             reason = 'build ' || first.id || ' of the same commit for ' || first.architecture
+                 || CASE first.state WHEN 'failed' THEN ' failed' ELSE ' was cancelled' END
+         FROM (SELECT * FROM builds WHERE id = $1 AND leads = 1 AND state IN ('failed', 'cancelled'))
+             AS first
+         WHERE builds.source = first.source AND builds.number = first.number
+         AND builds.state = 'queued' RETURNING *",
+    )
+    .bind(id)
+    .bind(ms(now))
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(Build::try_from).collect()
 }

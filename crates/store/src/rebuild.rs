@@ -40,10 +40,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn build_needs(&self, id: i64, needs: &[String], asks: bool) -> Result<(), StoreError> {
-        // What is itself a consequence has none: its plan was made as a whole.
+        // What is itself a consequence has none: its plan was made as a whole. Those of a commit are
+        // planned once, for all architectures.
         sqlx::query(
             "UPDATE builds SET needs = $2, asks = $3,
-                 planned = CASE WHEN $3 = 1 AND caused_by IS NULL THEN 0 ELSE 1 END
+                 planned = CASE WHEN $3 = 1 AND caused_by IS NULL AND leads = 1 THEN 0 ELSE 1 END
              WHERE id = $1",
         )
         .bind(id)
@@ -74,7 +75,7 @@ impl Store {
         let rows: Vec<(String, String, String, i64)> = sqlx::query_as(
             "SELECT source, needs, packages, asks FROM builds WHERE id IN
                  (SELECT MAX(b.id) FROM builds AS b JOIN sources AS s ON s.name = b.source
-                  WHERE b.state = 'succeeded' AND s.removed_at IS NULL GROUP BY b.source)
+                  WHERE b.state = 'succeeded' AND b.leads = 1 AND s.removed_at IS NULL GROUP BY b.source)
              ORDER BY source",
         )
         .fetch_all(&self.reader)
@@ -110,41 +111,60 @@ impl Store {
             .await?;
         let mut queued: Vec<(SourceName, Build)> = Vec::new();
         for rebuild in rebuilds.iter().filter(|_| planned.rows_affected() > 0) {
-            let waits: Option<i64> =
-                sqlx::query_scalar("SELECT id FROM builds WHERE source = $1 AND state = 'queued' LIMIT 1")
-                    .bind(rebuild.source.as_str())
-                    .fetch_optional(&mut *tx)
-                    .await?;
+            let waits: Option<i64> = sqlx::query_scalar(
+                "SELECT id FROM builds WHERE source = $1 AND state = 'queued' AND leads = 1 LIMIT 1",
+            )
+            .bind(rebuild.source.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
             if waits.is_some() {
                 continue;
             }
-            let after: Vec<i64> = queued
-                .iter()
-                .filter(|(source, _)| rebuild.after.contains(source))
-                .map(|(_, build)| build.id)
-                .collect();
             let number: i64 = sqlx::query_scalar(
                 "UPDATE sources SET counter = counter + 1 WHERE name = $1 RETURNING counter",
             )
             .bind(rebuild.source.as_str())
             .fetch_one(&mut *tx)
             .await?;
-            let row: Option<crate::build::Row> = sqlx::query_as(
-                "INSERT INTO builds (source, commit_id, number, subject, author, committed_at, state,
-                     queued_at, because, caused_by, waits_for)
-                 SELECT source, commit_id, $2, subject, author, committed_at, 'queued', $3, $4, $5, $6
-                 FROM builds WHERE source = $1 AND state = 'succeeded' ORDER BY id DESC LIMIT 1
-                 RETURNING *",
+            // All builds of that commit again; each waits for those of its own architecture.
+            let before: Vec<(i64, String)> = sqlx::query_as(
+                "SELECT id, architecture FROM builds WHERE source = $1 AND number =
+                     (SELECT number FROM builds WHERE source = $1 AND leads = 1 AND state = 'succeeded'
+                      ORDER BY id DESC LIMIT 1)
+                 ORDER BY id",
             )
             .bind(rebuild.source.as_str())
-            .bind(number)
-            .bind(ms(now))
-            .bind(&rebuild.because)
-            .bind(cause)
-            .bind(serde_json::to_string(&after).expect("a list of numbers is JSON"))
-            .fetch_optional(&mut *tx)
+            .fetch_all(&mut *tx)
             .await?;
-            if let Some(row) = row {
+            for (id, architecture) in before {
+                let siblings: Vec<i64> = sqlx::query_scalar(
+                    "SELECT o.id FROM builds AS o JOIN builds AS c ON c.id = $1
+                     WHERE o.source = c.source AND o.number = c.number AND o.id != c.id
+                     AND o.architecture = $2",
+                )
+                .bind(cause)
+                .bind(&architecture)
+                .fetch_all(&mut *tx)
+                .await?;
+                let planned = queued.iter().filter(|(source, build)| {
+                    rebuild.after.contains(source) && build.architecture.as_str() == architecture
+                });
+                let after: Vec<i64> = planned.map(|(_, build)| build.id).chain(siblings).collect();
+                let row: crate::build::Row = sqlx::query_as(
+                    "INSERT INTO builds (source, commit_id, number, subject, author, committed_at,
+                         architecture, scope, leads, state, queued_at, because, caused_by, waits_for)
+                     SELECT source, commit_id, $2, subject, author, committed_at,
+                         architecture, scope, leads, 'queued', $3, $4, $5, $6
+                     FROM builds WHERE id = $1 RETURNING *",
+                )
+                .bind(id)
+                .bind(number)
+                .bind(ms(now))
+                .bind(&rebuild.because)
+                .bind(cause)
+                .bind(serde_json::to_string(&after).expect("a list of numbers is JSON"))
+                .fetch_one(&mut *tx)
+                .await?;
                 queued.push((rebuild.source.clone(), row.try_into()?));
             }
         }

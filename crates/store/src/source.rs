@@ -1,7 +1,7 @@
 //! Registered source repositories.
 
 use jiff::Timestamp;
-use volary_model::{CommitId, SourceName};
+use volary_model::{Architecture, CommitId, SourceName};
 
 use crate::db::{ms, parse, parse_opt, time};
 use crate::{NewBuild, Store, StoreError};
@@ -15,6 +15,9 @@ pub struct Source {
     pub url: Option<String>,
     /// The branch whose commits are built.
     pub branch: String,
+    /// The architectures to build for, where the source itself does not say; empty for the
+    /// server's usual ones.
+    pub architectures: Vec<Architecture>,
     /// The newest commit for which builds were queued.
     pub tip: Option<CommitId>,
     /// When it was looked at last.
@@ -28,6 +31,7 @@ struct Row {
     name: String,
     url: Option<String>,
     branch: String,
+    architectures: String,
     tip: Option<String>,
     polled_at: Option<i64>,
     problem: Option<String>,
@@ -37,7 +41,11 @@ impl TryFrom<Row> for Source {
     type Error = StoreError;
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
+        let Ok(architectures) = serde_json::from_str(&row.architectures) else {
+            return Err(StoreError::Corrupt { what: "list of architectures", text: row.architectures });
+        };
         Ok(Self {
+            architectures,
             name: parse("source name", &row.name)?,
             url: row.url,
             branch: row.branch,
@@ -55,7 +63,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn sources(&self) -> Result<Vec<Source>, StoreError> {
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT name, url, branch, tip, polled_at, problem FROM sources
+            "SELECT name, url, branch, architectures, tip, polled_at, problem FROM sources
              WHERE removed_at IS NULL ORDER BY name",
         )
         .fetch_all(&self.reader)
@@ -73,18 +81,20 @@ impl Store {
         name: &SourceName,
         url: Option<&str>,
         branch: &str,
+        architectures: &[Architecture],
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "INSERT INTO sources (name, url, branch, created_at) VALUES ($1, $2, $3, $4)
+            "INSERT INTO sources (name, url, branch, created_at, architectures) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (name) DO UPDATE SET url = excluded.url, branch = excluded.branch,
-                 tip = NULL, polled_at = NULL, problem = NULL, removed_at = NULL
+                 architectures = excluded.architectures, tip = NULL, polled_at = NULL, problem = NULL, removed_at = NULL
              WHERE sources.removed_at IS NOT NULL",
         )
         .bind(name.as_str())
         .bind(url)
         .bind(branch)
         .bind(ms(now))
+        .bind(serde_json::to_string(architectures).expect("a list of names is JSON"))
         .execute(&self.writer)
         .await?;
         Ok(done.rows_affected() > 0)
@@ -133,7 +143,7 @@ impl Store {
         Ok(())
     }
 
-    /// Moves a source's tip and queues builds for the commits that came, oldest first, in one
+    /// Moves a source's tip and queues the builds for the commits that came, oldest first, in one
     /// step: after a crash there are both or neither. Does nothing and returns no build if the
     /// tip is not `seen` any more, since then somebody else did it.
     ///
@@ -166,20 +176,26 @@ impl Store {
                 .bind(name.as_str())
                 .fetch_one(&mut *tx)
                 .await?;
-                let id: i64 = sqlx::query_scalar(
-                    "INSERT INTO builds (source, commit_id, number, subject, author, committed_at, state, queued_at)
-                     VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7) RETURNING id",
-                )
-                .bind(name.as_str())
-                .bind(commit.commit.as_str())
-                .bind(number)
-                .bind(&commit.subject)
-                .bind(&commit.author)
-                .bind(ms(commit.committed_at))
-                .bind(ms(now))
-                .fetch_one(&mut *tx)
-                .await?;
-                ids.push(id);
+                for (index, (architecture, scope)) in commit.targets.iter().enumerate() {
+                    let id: i64 = sqlx::query_scalar(
+                        "INSERT INTO builds (source, commit_id, number, subject, author, committed_at,
+                             architecture, scope, leads, state, queued_at)
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'queued', $10) RETURNING id",
+                    )
+                    .bind(name.as_str())
+                    .bind(commit.commit.as_str())
+                    .bind(number)
+                    .bind(&commit.subject)
+                    .bind(&commit.author)
+                    .bind(ms(commit.committed_at))
+                    .bind(architecture.as_str())
+                    .bind(scope.as_str())
+                    .bind(i64::from(index == 0))
+                    .bind(ms(now))
+                    .fetch_one(&mut *tx)
+                    .await?;
+                    ids.push(id);
+                }
             }
         }
         tx.commit().await?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use volary_model::{CommitId, DeviceName, Digest, SourceName};
+use volary_model::{BuildMethod, BuildScope, CommitId, DeviceName, Digest, SourceName};
 use volary_store::{
     BuildState, DeviceState, Enrolling, Enrolment, JoinRefusal, NewBuild, NewRebuild, NewReport,
     ReproductionState, Store,
@@ -41,7 +41,15 @@ fn new_build(digit: char) -> NewBuild {
         subject: format!("commit {digit}"),
         author: "A <a@example.com>".into(),
         committed_at: at(0),
+        targets: vec![("amd64".parse().unwrap(), BuildScope::Full)],
     }
+}
+
+/// As [`new_build`], for arm64 too.
+fn new_builds(digit: char) -> NewBuild {
+    let mut build = new_build(digit);
+    build.targets.push(("arm64".parse().unwrap(), BuildScope::Any));
+    build
 }
 
 fn enrolling(name: &str, key: u8, secret: Option<u8>) -> Enrolling {
@@ -75,8 +83,8 @@ fn report(id: &str, good: char, packages: &[(&str, &str)]) -> NewReport {
 #[test]
 fn builds_of_a_source_are_queued_once_and_numbers_only_rise() {
     with_store(|store, _| async move {
-        assert!(store.add_source(&source(), None, "master", at(0)).await.unwrap());
-        assert!(!store.add_source(&source(), None, "other", at(0)).await.unwrap());
+        assert!(store.add_source(&source(), None, "master", &[], at(0)).await.unwrap());
+        assert!(!store.add_source(&source(), None, "other", &[], at(0)).await.unwrap());
         let first =
             store.advance_source(&source(), None, &commit('a'), &[new_build('a')], at(1)).await.unwrap();
         assert_eq!(first.len(), 1);
@@ -85,7 +93,12 @@ fn builds_of_a_source_are_queued_once_and_numbers_only_rise() {
         assert!(again.is_empty(), "somebody else moved the tip already");
         assert!(store.remove_source(&source(), at(2)).await.unwrap());
         assert!(store.sources().await.unwrap().is_empty());
-        assert!(store.add_source(&source(), Some("https://x"), "main", at(3)).await.unwrap());
+        assert!(
+            store
+                .add_source(&source(), Some("https://x"), "main", &["arm64".parse().unwrap()], at(3))
+                .await
+                .unwrap()
+        );
         store.advance_source(&source(), None, &commit('b'), &[new_build('b')], at(4)).await.unwrap();
         let numbers: Vec<u64> =
             store.builds(Some(&source()), 10).await.unwrap().iter().map(|build| build.number).collect();
@@ -96,7 +109,7 @@ fn builds_of_a_source_are_queued_once_and_numbers_only_rise() {
 #[test]
 fn the_queue_survives_a_kill_and_keeps_the_order_of_a_source() {
     with_store(|store, path| async move {
-        store.add_source(&source(), None, "master", at(0)).await.unwrap();
+        store.add_source(&source(), None, "master", &[], at(0)).await.unwrap();
         let commits = [new_build('a'), new_build('b')];
         store.advance_source(&source(), None, &commit('b'), &commits, at(1)).await.unwrap();
         let first = store.claim_build(at(2)).await.unwrap().unwrap();
@@ -109,7 +122,10 @@ fn the_queue_survives_a_kill_and_keeps_the_order_of_a_source() {
         let again = store.claim_build(at(4)).await.unwrap().unwrap();
         assert_eq!((again.id, again.number, again.attempts), (first.id, first.number, 2));
 
-        store.build_built(again.id, "1.0+git1", &["pulse=1.0+git1".into()]).await.unwrap();
+        store
+            .build_built(again.id, "1.0+git1", BuildMethod::Native, &["pulse=1.0+git1".into()])
+            .await
+            .unwrap();
         assert!(store.requeue_running(at(5)).await.unwrap().is_empty());
         assert_eq!(
             store.claim_build(at(5)).await.unwrap(),
@@ -128,11 +144,39 @@ fn the_queue_survives_a_kill_and_keeps_the_order_of_a_source() {
 }
 
 #[test]
+fn the_first_build_of_a_commit_goes_before_its_others_and_takes_them_along() {
+    with_store(|store, _| async move {
+        store.add_source(&source(), None, "master", &[], at(0)).await.unwrap();
+        let commits = [new_builds('a'), new_builds('b')];
+        let ids = store.advance_source(&source(), None, &commit('b'), &commits, at(1)).await.unwrap();
+        assert_eq!(ids, [1, 2, 3, 4]);
+        let finish = async |id| {
+            store.build_built(id, "1", BuildMethod::Native, &[]).await.unwrap();
+            store.build_succeeded(id, &[], at(3)).await.unwrap();
+        };
+        let claim = async || store.claim_build(at(2)).await.unwrap().map(|build| build.id);
+        assert_eq!((claim().await, claim().await), (Some(1), None), "arm64 waits for amd64");
+        finish(1).await;
+        assert_eq!((claim().await, claim().await, claim().await), (Some(2), Some(3), None));
+        finish(2).await;
+        let gone = store.build_failed(3, "no", at(4)).await.unwrap();
+        assert_eq!((gone.len(), gone[0].id, gone[0].state), (1, 4, BuildState::Failed));
+        assert_eq!(gone[0].reason.as_deref(), Some("build 3 of the same commit for amd64 failed"));
+        assert_eq!(claim().await, None);
+        store.retry_build(3, at(5)).await.unwrap().unwrap();
+        assert_eq!(store.build(4).await.unwrap().unwrap().state, BuildState::Queued);
+        assert_eq!((claim().await, claim().await), (Some(3), None));
+        finish(3).await;
+        assert_eq!(claim().await, Some(4));
+    });
+}
+
+#[test]
 fn a_build_that_the_machine_cannot_do_does_not_starve_the_others() {
     with_store(|store, _| async move {
         let other = "other".parse().unwrap();
         for name in [&source(), &other] {
-            store.add_source(name, None, "master", at(0)).await.unwrap();
+            store.add_source(name, None, "master", &[], at(0)).await.unwrap();
         }
         let commits = [new_build('a'), new_build('b')];
         store.advance_source(&source(), None, &commit('b'), &commits, at(1)).await.unwrap();
@@ -161,7 +205,7 @@ fn a_build_that_the_machine_cannot_do_does_not_starve_the_others() {
 #[test]
 fn a_build_that_takes_the_server_down_each_time_ends() {
     with_store(|store, _| async move {
-        store.add_source(&source(), None, "master", at(0)).await.unwrap();
+        store.add_source(&source(), None, "master", &[], at(0)).await.unwrap();
         store.advance_source(&source(), None, &commit('a'), &[new_build('a')], at(1)).await.unwrap();
         for _ in 0..5 {
             store.claim_build(at(2)).await.unwrap().unwrap();
@@ -299,7 +343,7 @@ fn tokens_settings_branches_and_events_come_back() {
 #[test]
 fn a_build_is_cancelled_while_it_waits_or_runs() {
     with_store(|store, _| async move {
-        store.add_source(&source(), None, "master", at(0)).await.unwrap();
+        store.add_source(&source(), None, "master", &[], at(0)).await.unwrap();
         let commits = [new_build('a'), new_build('b')];
         let ids = store.advance_source(&source(), None, &commit('b'), &commits, at(1)).await.unwrap();
         let running = store.claim_build(at(2)).await.unwrap().unwrap();
@@ -322,7 +366,7 @@ fn a_build_is_cancelled_while_it_waits_or_runs() {
 /// A build that ended well.
 async fn built(store: &Store, name: &str, needs: &[&str], asks: bool) -> i64 {
     let name: SourceName = name.parse().unwrap();
-    store.add_source(&name, None, "master", at(0)).await.unwrap();
+    store.add_source(&name, None, "master", &[], at(0)).await.unwrap();
     let known = store.sources().await.unwrap().into_iter().find(|source| source.name == name).unwrap();
     let next = if known.tip.is_some() { 'b' } else { 'a' };
     let ids = store
@@ -332,7 +376,7 @@ async fn built(store: &Store, name: &str, needs: &[&str], asks: bool) -> i64 {
     store.claim_build(at(2)).await.unwrap().unwrap();
     let needs: Vec<String> = needs.iter().map(|name| (*name).to_owned()).collect();
     store.build_needs(ids[0], &needs, asks).await.unwrap();
-    store.build_built(ids[0], "1", &[format!("{name}=1")]).await.unwrap();
+    store.build_built(ids[0], "1", BuildMethod::Native, &[format!("{name}=1")]).await.unwrap();
     store.build_succeeded(ids[0], &[format!("{name}=1")], at(3)).await.unwrap();
     ids[0]
 }

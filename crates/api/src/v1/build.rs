@@ -18,7 +18,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use volary_model::{CommitId, Digest, SourceName};
+use volary_model::{Architecture, BuildMethod, BuildScope, CommitId, Digest, SourceName};
 
 /// A registered source repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct Source {
     pub hosted: bool,
     /// The branch whose commits are built.
     pub branch: String,
+    /// The architectures to build for, where the source itself does not say.
+    #[serde(default)]
+    pub architectures: Vec<Architecture>,
     /// The newest commit seen.
     pub tip: Option<CommitId>,
     /// When it was looked at last.
@@ -48,6 +51,9 @@ pub struct AddSource {
     pub url: Option<String>,
     /// The branch whose commits are built; `master` if absent.
     pub branch: Option<String>,
+    /// The architectures to build for; the server's usual ones if empty.
+    #[serde(default)]
+    pub architectures: Vec<Architecture>,
 }
 
 /// Where a build stands.
@@ -79,6 +85,12 @@ pub struct Build {
     pub subject: String,
     /// The commit's author, as git writes it.
     pub author: String,
+    /// The architecture that is built for.
+    pub architecture: Architecture,
+    /// Which packages it makes: those of that architecture, those for all, or both.
+    pub scope: BuildScope,
+    /// How they were made, once it is known.
+    pub method: Option<BuildMethod>,
     /// Where it stands.
     pub state: BuildState,
     /// The version it made, once known.
@@ -95,6 +107,9 @@ pub struct Build {
     pub ended_at: Option<Timestamp>,
     /// How often it was tried.
     pub attempts: u32,
+    /// Until when it waits because the machine was in trouble; `reason` says in which.
+    #[serde(default)]
+    pub waits_until: Option<Timestamp>,
     /// SHA-256 of its `.buildinfo`, if there is one to fetch.
     #[serde(default)]
     pub buildinfo: Option<Digest>,

@@ -112,6 +112,9 @@ pub struct Device {
 pub struct Trace {
     /// The package.
     pub package: Package,
+    /// All architectures that have this version of it.
+    #[serde(default)]
+    pub architectures: Vec<Architecture>,
     /// The build that made it, if our builder did.
     pub build: Option<Build>,
     /// The suites that hold it.

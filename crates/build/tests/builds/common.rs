@@ -8,6 +8,7 @@ use volary_build::{
     BuildError, BuildRequest, Builder, BuilderConfig, Built, Event, Finding, Limits, LintianPolicy, Renewal,
 };
 use volary_host::{Cmd, Stop};
+use volary_model::BuildScope;
 
 use crate::source::Source;
 
@@ -64,7 +65,11 @@ impl Attempt {
             source: "test".parse().unwrap(),
             repository: source.path().to_owned(),
             commit: source.commit("Say something\n\nAnd why."),
+            url: String::new(),
+            origins: Vec::new(),
             number: 7,
+            architecture: None,
+            scope: BuildScope::Full,
             output: dir.path().join("out"),
             log: dir.path().join("log"),
             timeout: Duration::from_secs(300),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use volary_build::BuildError;
+use volary_build::{BuildError, Origin};
 
 use crate::common::{Attempt, builder, package};
 use crate::source::Source;
@@ -167,3 +167,36 @@ fn other_failures_are_explained_too() {
 
 const CHANGELOG: &str =
     "broken (1.0) unstable; urgency=low\n\n  * x\n\n -- T <t@example.org>  Mon, 02 Nov 2026 09:00:00 +0000\n";
+
+#[test]
+fn submodules_come_from_registered_sources_only() {
+    let library = Source::new();
+    library.write("part.txt", "from the submodule\n");
+    let commit = library.commit("A part");
+    let source = package("whole", DEBHELPER, "cat lib/part.txt");
+    source.write(".gitmodules", "[submodule \"lib\"]\n\tpath = lib\n\turl = ../part.git\n");
+    let link = format!("160000,{commit},lib");
+    // As `git submodule add` leaves it, without a clone in the work tree.
+    source.git(&["update-index", "--add", "--cacheinfo", &link]);
+    source.git(&["add", "debian", "Makefile", ".gitmodules"]);
+    source.git(&["commit", "--quiet", "-m", "With a submodule"]);
+    let head: volary_model::CommitId = source.git(&["rev-parse", "HEAD"]).parse().unwrap();
+    let attempt = |url: &str, registered: &str| {
+        Attempt::of(&builder(), &Source::new(), |request| {
+            request.repository = source.path().to_owned();
+            request.commit = head.clone();
+            request.url = url.to_owned();
+            request.origins =
+                vec![Origin { url: registered.to_owned(), copies: vec![library.path().to_owned()] }];
+        })
+    };
+    let good = attempt("https://h.example/team/whole", "https://h.example/team/part");
+    good.built();
+    assert!(good.log().contains("\nfrom the submodule\n"), "{}", good.log());
+    let reason = attempt("https://h.example/team/whole", "https://h.example/other/part").reason();
+    assert!(
+        reason.starts_with("the submodule lib (commit ")
+            && reason.contains("register it: volary source add NAME https://h.example/team/part.git"),
+        "{reason}"
+    );
+}

@@ -6,6 +6,7 @@ mod debian;
 mod depends;
 mod diagnoses;
 mod failures;
+mod foreign;
 mod limits;
 mod pulse;
 mod quality;

@@ -89,7 +89,10 @@ fn a_suite_that_does_not_exist_is_said_by_its_reason() {
     let builder = Builder::open(config).unwrap();
     let error = builder.prepare(volary_build::Renewal::WhenOld, &mut |_| {}).unwrap_err();
     assert!(matches!(error, SetupError::Base { .. }), "{error:?}");
-    assert!(error.to_string().starts_with("cannot make the nosuch chroot with mmdebstrap: "), "{error}");
+    assert!(
+        error.to_string().starts_with("cannot make the nosuch-amd64 chroot with mmdebstrap: "),
+        "{error}"
+    );
     let left = fs::read_dir(dir.path().join("build/work")).unwrap().count();
     assert_eq!(left, 0, "a chroot that was not made leaves nothing");
 }

@@ -6,6 +6,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use volary_api::client::Client;
 use volary_api::v1::build::{Build, BuildState, BuildStatus, Reproduce, Reproduction, ReproductionState};
+use volary_model::BuildScope;
 use volary_plan::text;
 
 use super::encode;
@@ -147,6 +148,7 @@ pub fn list(builds: &[Build], out: &Out) {
                 build.id.to_string(),
                 build.source.to_string(),
                 build.commit.short().to_owned(),
+                architecture(build),
                 state(build.state, out),
                 took(build),
                 ago(build.ended_at.or(build.started_at).unwrap_or(build.queued_at)),
@@ -159,10 +161,19 @@ pub fn list(builds: &[Build], out: &Out) {
         })
         .collect();
     out.table(
-        &["BUILD", "SOURCE", "COMMIT", "STATE", "TOOK", "WHEN", "VERSION OR REASON"],
+        &["BUILD", "SOURCE", "COMMIT", "ARCH", "STATE", "TOOK", "WHEN", "VERSION OR REASON"],
         rows,
         "no builds yet; they begin with a commit on a source: volary source add NAME URL",
     );
+}
+
+/// What a build makes packages for: a word of dpkg.
+pub fn architecture(build: &Build) -> String {
+    match build.scope {
+        BuildScope::All => "all".to_owned(),
+        BuildScope::Any => build.architecture.to_string(),
+        BuildScope::Full => format!("{}+all", build.architecture),
+    }
 }
 
 fn took(build: &Build) -> String {
@@ -190,6 +201,8 @@ fn show(shown: &Shown, log: &str, out: &Out) {
     row("source", build.source.as_str());
     row("commit", &format!("{} {}", build.commit.short(), build.subject));
     row("author", &build.author);
+    let method = build.method.map_or(String::new(), |method| format!(" ({method})"));
+    row("for", &format!("{}{method}", architecture(build)));
     row("state", &state(build.state, out));
     row("tries", &build.attempts.to_string());
     row("took", &took(build));
@@ -203,6 +216,9 @@ fn show(shown: &Shown, log: &str, out: &Out) {
     }
     for package in &build.packages {
         row("package", package);
+    }
+    if let Some(until) = build.waits_until {
+        row("waits", &format!("until {until:.0}; the machine is in trouble"));
     }
     if let Some(digest) = &build.buildinfo {
         row("buildinfo", &format!("{}, volary build buildinfo {}", digest.short(), build.id));

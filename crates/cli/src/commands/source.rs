@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use volary_api::v1::build::{AddSource, Source};
-use volary_model::SourceName;
+use volary_model::{Architecture, SourceName};
 
 use super::encode;
 use crate::config::Connection;
@@ -21,6 +21,10 @@ pub enum SourceCommand {
         /// The branch whose commits are built
         #[arg(long, default_value = "master")]
         branch: String,
+        /// The architectures to build for, such as amd64,arm64, where debian/volary.yml in the
+        /// source does not say; default: the server's usual ones
+        #[arg(long, value_delimiter = ',', value_name = "ARCH,…")]
+        architectures: Vec<Architecture>,
     },
     /// List the sources
     List,
@@ -40,8 +44,8 @@ pub enum SourceCommand {
 pub fn run(command: SourceCommand, connection: &Connection, out: &Out) -> Result<(), Failure> {
     let client = connection.client()?;
     match command {
-        SourceCommand::Add { name, url, branch } => {
-            let request = AddSource { name, url, branch: Some(branch) };
+        SourceCommand::Add { name, url, branch, architectures } => {
+            let request = AddSource { name, url, branch: Some(branch), architectures };
             let source: Source = client.post("/api/v1/sources", &request)?;
             out.show(&source, |source| {
                 let verb = if source.hosted { "push to" } else { "polled at" };
@@ -71,6 +75,7 @@ fn list(sources: &[Source], out: &Out) {
             vec![
                 source.name.to_string(),
                 source.branch.clone(),
+                architectures(source),
                 source.tip.as_ref().map_or("–".into(), |tip| tip.short().to_owned()),
                 ago_or_dash(source.polled_at),
                 source.problem.clone().unwrap_or_else(|| source.url.clone()),
@@ -78,8 +83,16 @@ fn list(sources: &[Source], out: &Out) {
         })
         .collect();
     out.table(
-        &["SOURCE", "BRANCH", "TIP", "LOOKED AT", "WHERE"],
+        &["SOURCE", "BRANCH", "ARCH", "TIP", "LOOKED AT", "WHERE"],
         rows,
         "no sources yet; add one with: volary source add NAME URL",
     );
+}
+
+/// A dash stands for the server's own architecture.
+fn architectures(source: &Source) -> String {
+    match &source.architectures[..] {
+        [] => "–".to_owned(),
+        some => some.iter().map(Architecture::as_str).collect::<Vec<_>>().join(","),
+    }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use volary_api::v1::status::{Condition, Device, Event, Stage, Status, Trace};
-use volary_model::StageName;
+use volary_model::{Architecture, StageName};
 use volary_plan::text;
 
 use super::{build, encode, release};
@@ -27,6 +27,9 @@ pub struct TraceArgs {
     /// The package and its version
     #[arg(value_name = "PACKAGE=VERSION")]
     package: String,
+    /// That of this architecture; default: the first that has it
+    #[arg(long)]
+    architecture: Option<Architecture>,
 }
 
 /// Options of `volary events`.
@@ -138,7 +141,9 @@ pub fn trace(args: &TraceArgs, connection: &Connection, out: &Out) -> Result<(),
             "write PACKAGE=VERSION; the versions are in: volary archive list",
         )
     })?;
-    let path = format!("/api/v1/trace?package={}&version={}", encode(package), encode(version));
+    let which = args.architecture.as_ref();
+    let which = which.map_or(String::new(), |name| format!("&architecture={}", encode(name.as_str())));
+    let path = format!("/api/v1/trace?package={}&version={}{which}", encode(package), encode(version));
     let trace: Trace = connection.client()?.get(&path)?;
     out.show(&trace, |trace| journey(trace, out));
     Ok(())
@@ -149,6 +154,10 @@ fn journey(trace: &Trace, out: &Out) {
         |name: &str, text: String| out.line(format!("{}{text}", out.tone(Tone::Dim, format!("{name:<10}"))));
     let package = &trace.package;
     step("package", format!("{} {} ({})", package.name, package.version, package.architecture));
+    if let [_, _, ..] = &trace.architectures[..] {
+        let names: Vec<_> = trace.architectures.iter().map(Architecture::as_str).collect();
+        step("built for", format!("{}; see the others with --architecture", names.join(", ")));
+    }
     match &trace.build {
         Some(build) => {
             step(
@@ -161,7 +170,12 @@ fn journey(trace: &Trace, out: &Out) {
                     build.source
                 ),
             );
-            step("build", format!("{} ended {}", build.id, ago_or_dash(build.ended_at)));
+            let method = build.method.map_or(String::new(), |method| format!(" ({method})"));
+            let architecture = build::architecture(build);
+            step(
+                "build",
+                format!("{} for {architecture}{method} ended {}", build.id, ago_or_dash(build.ended_at)),
+            );
             if let Some(because) = &build.because {
                 let by = build.caused_by.map_or(String::new(), |id| format!(" (build {id})"));
                 step("because", format!("{because}{by}"));

@@ -36,6 +36,11 @@ pub(crate) fn api_source(app: &App, source: volary_store::Source) -> Source {
         url: source.url.unwrap_or_else(|| format!("{}/git/{}.git", app.url, source.name)),
         name: source.name,
         branch: source.branch,
+        architectures: if source.architectures.is_empty() {
+            app.config.build_architectures.clone()
+        } else {
+            source.architectures
+        },
         tip: source.tip,
         polled_at: source.polled_at,
         problem: source.problem,
@@ -57,6 +62,9 @@ pub(crate) async fn add_source(
     if url.as_ref().is_some_and(|url| url.starts_with('-') || url.chars().any(char::is_control)) {
         return Err(Refusal::invalid("the address is not one that git takes"));
     }
+    if !request.architectures.is_empty() {
+        volary_build::check_architectures(&request.architectures).map_err(Refusal::invalid)?;
+    }
     let (source, hosted) = (app.layout.source(&request.name), url.is_none());
     let hosted_branch = branch.clone();
     blocking(move || {
@@ -66,7 +74,11 @@ pub(crate) async fn add_source(
         if hosted { repository::create(&source, &hosted_branch).map_err(Refusal::broken) } else { Ok(()) }
     })
     .await??;
-    if !app.store.add_source(&request.name, url.as_deref(), &branch, volary_host::now()).await? {
+    if !app
+        .store
+        .add_source(&request.name, url.as_deref(), &branch, &request.architectures, volary_host::now())
+        .await?
+    {
         return Err(Refusal::conflict(format!("a source {} is registered already", request.name))
             .help(format!("remove it first with: volary source remove {}", request.name)));
     }
@@ -156,6 +168,9 @@ pub(crate) fn api_build(build: volary_store::Build) -> Build {
         commit: build.commit,
         subject: build.subject,
         author: build.author,
+        architecture: build.architecture,
+        scope: build.scope,
+        method: build.method,
         state: match build.state {
             volary_store::BuildState::Queued => BuildState::Queued,
             // Its packages are not in rolling yet, which is what people wait for.
@@ -176,6 +191,7 @@ pub(crate) fn api_build(build: volary_store::Build) -> Build {
         lintian: serde_json::from_str(&build.lintian).unwrap_or_default(),
         because: build.because,
         caused_by: build.caused_by,
+        waits_until: build.not_before,
     }
 }
 
@@ -241,9 +257,11 @@ pub(crate) async fn retry(
 ) -> Result<Json<Build>, Refusal> {
     let build = find_build(&app, &id).await?;
     let newer = app.store.builds(Some(&build.source), 1000).await?;
-    let overtaken = newer
-        .iter()
-        .find(|other| other.number > build.number && other.state == volary_store::BuildState::Succeeded);
+    let overtaken = newer.iter().find(|other| {
+        other.number > build.number
+            && other.architecture == build.architecture
+            && other.state == volary_store::BuildState::Succeeded
+    });
     if let Some(newer) = overtaken {
         return Err(Refusal::conflict(format!(
             "build {id} was overtaken: build {} of a newer commit is in rolling",

@@ -7,7 +7,7 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 use volary_api::v1::status::{Device, Event, Stage, Status, Trace, TracedDevice, TracedStage};
 use volary_debian::Version;
-use volary_model::{PackageName, StageName};
+use volary_model::{Architecture, PackageName, StageName};
 use volary_plan::condition::Condition;
 
 use crate::app::App;
@@ -89,6 +89,7 @@ fn of_stage(devices: &[Judged], stage: &StageName) -> Vec<Device> {
 pub(crate) struct TraceQuery {
     package: String,
     version: String,
+    architecture: Option<String>,
 }
 
 /// `GET /api/v1/trace`.
@@ -107,8 +108,9 @@ pub(crate) async fn journey(app: &Arc<App>, query: &TraceQuery) -> Result<Trace,
         Refusal::invalid(format!("{:?} is not the version of a Debian package", query.version))
     })?;
     let depot = app.archive.clone();
+    let architecture: Option<Architecture> = query.architecture.as_deref().map(name).transpose()?;
     let (found, suites, versions) = blocking(move || {
-        let found = depot.package(&package, &version)?;
+        let found = depot.with_version(&package, &version)?;
         Ok::<_, volary_archive::Error>((
             found,
             depot.suites_with(&package, &version)?,
@@ -116,7 +118,10 @@ pub(crate) async fn journey(app: &Arc<App>, query: &TraceQuery) -> Result<Trace,
         ))
     })
     .await??;
-    let found = found.ok_or_else(|| {
+    let architectures: Vec<Architecture> = found.iter().map(|each| each.architecture.clone()).collect();
+    let mut meant =
+        found.into_iter().filter(|each| architecture.as_ref().is_none_or(|name| each.architecture == *name));
+    let found = meant.next().ok_or_else(|| {
         let refusal = Refusal::not_found(format!("the archive has no {} {}", query.package, query.version));
         match versions.last() {
             Some(_) => refusal.help(format!("it has: {}", versions.join(", "))),
@@ -152,6 +157,7 @@ pub(crate) async fn journey(app: &Arc<App>, query: &TraceQuery) -> Result<Trace,
     }
     Ok(Trace {
         package: found,
+        architectures,
         build,
         suites: suites.iter().map(ToString::to_string).collect(),
         stages,

@@ -12,12 +12,12 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use volary_archive::{Error, Provenance, UploadPolicy};
 use volary_build::{
-    AptLocation, AptSource, BuildError, BuildRequest, Builder, BuilderConfig, Built, Event, Finding,
+    AptLocation, AptSource, BuildError, BuildRequest, Builder, BuilderConfig, Built, Event, Finding, Origin,
 };
 use volary_host::Stop;
-use volary_model::{Digest, Suite};
+use volary_model::{Architecture, BuildScope, Digest, SourceName, Suite};
 use volary_plan::rebuild::package_names;
-use volary_store::{Build, BuildState};
+use volary_store::{Build, BuildState, Source};
 
 use super::reproductions;
 use crate::app::App;
@@ -130,9 +130,11 @@ async fn one(app: Arc<App>, build: Build) -> Option<String> {
         return None;
     }
     app.nudges.statuses.notify_one();
+    let sources = app.store.sources().await;
     let ended = tokio::task::spawn_blocking(move || {
         let mut findings = Vec::new();
-        (run(&worker, &record, stop, &mut findings), findings)
+        let sources = sources.map_err(Unbuilt::machine);
+        (sources.and_then(|sources| run(&worker, &record, stop, sources, &mut findings)), findings)
     })
     .await;
     app.running.end(build.id);
@@ -170,12 +172,28 @@ async fn note_findings(app: &App, id: i64, findings: &[Finding]) {
     }
 }
 
-fn run(app: &App, build: &Build, stop: Stop, findings: &mut Vec<Finding>) -> Result<Built, Unbuilt> {
+fn run(
+    app: &App,
+    build: &Build,
+    stop: Stop,
+    sources: Vec<Source>,
+    findings: &mut Vec<Finding>,
+) -> Result<Built, Unbuilt> {
+    let served = app.archive.architectures().map_err(Unbuilt::machine)?;
+    if build.scope != BuildScope::All && !served.contains(&build.architecture) {
+        let served: Vec<_> = served.iter().map(Architecture::as_str).collect();
+        return Err(Unbuilt::Commit(format!(
+            "the archive has no {}, so its packages could not be published; it has {} \
+             (add one with archive_architectures in server.toml)",
+            build.architecture,
+            served.join(", ")
+        )));
+    }
     // What an earlier attempt left must not be taken for this one's.
     let output = app.layout.build_output(build.id);
     remove_output(&output)?;
     volary_host::create_dir(&app.layout.build(build.id)).map_err(Unbuilt::machine)?;
-    let request = request(app, build, stop, output, app.layout.build_log(build.id))?;
+    let request = request(app, build, (stop, sources), output, app.layout.build_log(build.id))?;
     let builder = Builder::open(builder_config(app)).map_err(Unbuilt::machine)?;
     let mut hear = |event: Event<'_>| {
         if let Event::Finding(finding) = event {
@@ -186,7 +204,7 @@ fn run(app: &App, build: &Build, stop: Stop, findings: &mut Vec<Finding>) -> Res
 }
 
 pub(super) fn builder_config(app: &App) -> BuilderConfig {
-    let mut config = BuilderConfig::default();
+    let mut config = BuilderConfig { jobs: app.config.jobs(), ..BuilderConfig::default() };
     if let Some(cache) = &app.config.build_cache {
         config.cache.clone_from(cache);
     }
@@ -206,7 +224,7 @@ pub(super) fn remove_output(output: &Path) -> Result<(), Unbuilt> {
 pub(super) fn request(
     app: &App,
     build: &Build,
-    stop: Stop,
+    (stop, sources): (Stop, Vec<Source>),
     output: PathBuf,
     log: PathBuf,
 ) -> Result<BuildRequest, Unbuilt> {
@@ -220,11 +238,16 @@ pub(super) fn request(
             let text = format!("commit {} is not in any copy of {} any more", build.commit, build.source);
             Unbuilt::Commit(text)
         })?;
+    let url = sources.iter().find(|source| source.name == build.source).and_then(|source| source.url.clone());
     Ok(BuildRequest {
         source: build.source.clone(),
         repository: repository.clone(),
         commit: build.commit.clone(),
+        url: url.unwrap_or_else(|| hosted_url(app, &build.source)),
+        origins: sources.into_iter().map(|source| origin(app, source)).collect(),
         number: build.number,
+        architecture: Some(build.architecture.clone()),
+        scope: build.scope,
         output,
         log,
         timeout: Duration::from_secs(app.config.build_timeout),
@@ -232,10 +255,22 @@ pub(super) fn request(
         stop,
         extra_sources: own_packages(app).map_err(Unbuilt::Machine)?,
         because: build.because.clone(),
-        source_package: true,
+        // Once for all architectures.
+        source_package: build.leads,
         lintian: app.config.lintian(),
         again: false,
     })
+}
+
+/// Where people fetch a source from that this server hosts.
+fn hosted_url(app: &App, source: &SourceName) -> String {
+    format!("{}/git/{source}.git", app.url)
+}
+
+/// A registered source as one that submodules may come from.
+fn origin(app: &App, source: Source) -> Origin {
+    let copies = vec![app.layout.source(&source.name), app.layout.mirror(&source.name)];
+    Origin { url: source.url.unwrap_or_else(|| hosted_url(app, &source.name)), copies }
 }
 
 /// Own packages may build-depend on own packages, as soon as there are any.
@@ -272,7 +307,7 @@ async fn keep(app: &App, build: &Build, built: &Built) -> Result<(), Unbuilt> {
     let needs: Vec<String> = package_names(&built.build_depends).into_iter().collect();
     let asks = app.config.rebuild_dependents.contains(&build.source);
     app.store.build_needs(build.id, &needs, asks).await.map_err(Unbuilt::machine)?;
-    app.store.build_built(build.id, &built.version, &packages).await.map_err(Unbuilt::machine)
+    app.store.build_built(build.id, &built.version, built.method, &packages).await.map_err(Unbuilt::machine)
 }
 
 /// Keeps the .buildinfo, which the archive does not take.
@@ -372,7 +407,8 @@ async fn succeeded(app: &Arc<App>, build: &Build, packages: &[String]) {
         return tracing::error!(build = build.id, %error, "cannot note that a build succeeded");
     }
     let version = build.version.as_deref().unwrap_or("");
-    let text = format!("{} {version} is in rolling: {}", build.source, build.subject);
+    let text =
+        format!("{} {version} for {} is in rolling: {}", build.source, build.architecture, build.subject);
     app.event("build-succeeded", &build.id.to_string(), &text).await;
     app.nudges.rebuilds.notify_one();
     app.rolling_changed();
@@ -391,10 +427,16 @@ async fn failed(app: &Arc<App>, build: &Build, reason: &str) {
     }
     // One line for tables; the log has the rest.
     let reason = reason.lines().next().unwrap_or(reason);
-    if let Err(error) = app.store.build_failed(build.id, reason, volary_host::now()).await {
-        return tracing::error!(build = build.id, %error, "cannot note that a build failed");
-    }
+    let along = match app.store.build_failed(build.id, reason, volary_host::now()).await {
+        Ok(along) => along,
+        Err(error) => return tracing::error!(build = build.id, %error, "cannot note that a build failed"),
+    };
     let text = format!("{} {} ({}): {reason}", build.source, build.commit.short(), build.subject);
     app.event("build-failed", &build.id.to_string(), &text).await;
+    for other in along {
+        let reason = other.reason.unwrap_or_default();
+        let text = format!("{} {} ({}): {reason}", other.source, other.commit.short(), other.architecture);
+        app.event("build-failed", &other.id.to_string(), &text).await;
+    }
     app.nudges.builds.notify_one();
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use volary_api::v1::build::{ComparedPackage, Difference};
 use volary_build::Builder;
 use volary_debian::deb;
-use volary_store::{Build, Reproduction, ReproductionState};
+use volary_store::{Build, Reproduction, ReproductionState, Source};
 
 use super::builds::{Unbuilt, builder_config, remove_output, request};
 use crate::app::App;
@@ -25,7 +25,11 @@ pub(super) async fn one(app: Arc<App>, mut reproduction: Reproduction) -> Option
     };
     tracing::info!(build = build.id, source = %build.source, "building once more, to compare");
     let (worker, record) = (app.clone(), build.clone());
-    let ended = tokio::task::spawn_blocking(move || compare(&worker, &record)).await;
+    let sources = match app.store.sources().await {
+        Ok(sources) => sources,
+        Err(error) => return Some(error.to_string()),
+    };
+    let ended = tokio::task::spawn_blocking(move || compare(&worker, &record, sources)).await;
     let mut trouble = None;
     match ended {
         Ok(Ok((varied, packages))) => {
@@ -61,7 +65,11 @@ pub(super) async fn one(app: Arc<App>, mut reproduction: Reproduction) -> Option
     trouble
 }
 
-fn compare(app: &App, build: &Build) -> Result<(Vec<String>, Vec<ComparedPackage>), Unbuilt> {
+fn compare(
+    app: &App,
+    build: &Build,
+    sources: Vec<Source>,
+) -> Result<(Vec<String>, Vec<ComparedPackage>), Unbuilt> {
     let first = app.archive.files_of(build.id, &build.packages).map_err(Unbuilt::machine)?;
     if first.is_empty() {
         let text = format!("the packages of build {} are not in the archive any more", build.id);
@@ -70,7 +78,8 @@ fn compare(app: &App, build: &Build) -> Result<(Vec<String>, Vec<ComparedPackage
     let output = app.layout.build(build.id).join("again");
     let log = app.layout.build(build.id).join("again.log");
     remove_output(&output)?;
-    let mut request = request(app, build, volary_host::Stop::default(), output.clone(), log)?;
+    let stop = volary_host::Stop::default();
+    let mut request = request(app, build, (stop, sources), output.clone(), log)?;
     request.again = true;
     request.source_package = false;
     request.lintian = volary_build::LintianPolicy::default();

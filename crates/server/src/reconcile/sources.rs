@@ -3,14 +3,17 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use volary_build::{GitError, Repository, SourceMirror};
-use volary_model::CommitId;
+use volary_build::{GitError, RECIPE_FILE, Recipe, Repository, SourceMirror};
+use volary_model::{Architecture, BuildScope, CommitId};
 use volary_store::{NewBuild, Source};
 
 use crate::app::App;
 
 /// The most builds that one look queues: somebody who pushes a year of history wants its end.
 const MOST: usize = 50;
+
+/// What is read of a source's files to plan its builds, in bytes: more than any of Debian has.
+const LONGEST: u64 = 1 << 20;
 
 /// Looks at all hosted sources, and at the others whose time has come. Those run beside each
 /// other and are not waited for: one that does not answer must not hold up the rest.
@@ -64,9 +67,18 @@ async fn look(app: &Arc<App>, source: Source) {
     }
 }
 
+/// Why a source could not be looked at.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Git(#[from] GitError),
+    #[error(transparent)]
+    Machine(#[from] volary_build::SetupError),
+}
+
 type Found = Option<(CommitId, Vec<NewBuild>)>;
 
-fn find(app: &App, source: &Source) -> Result<Found, GitError> {
+fn find(app: &App, source: &Source) -> Result<Found, Failed> {
     let (repository, tip) = match &source.url {
         Some(url) => {
             let mirror = SourceMirror::new(app.layout.mirror(&source.name));
@@ -79,7 +91,7 @@ fn find(app: &App, source: &Source) -> Result<Found, GitError> {
                 Ok(tip) => tip,
                 // Nobody has pushed yet, which is how each hosted source begins.
                 Err(GitError::NoBranch { .. }) if source.tip.is_none() => return Ok(None),
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             };
             (repository, tip)
         }
@@ -92,19 +104,47 @@ fn find(app: &App, source: &Source) -> Result<Found, GitError> {
         commits.push(tip.clone());
     }
     let skipped = commits.len().saturating_sub(MOST);
+    let native = volary_build::native_architecture()?;
     let builds = commits[skipped..]
         .iter()
         .map(|commit| {
             let info = repository.commit_info(commit)?;
+            let targets = targets(app, source, &repository, commit, &native)?;
             Ok(NewBuild {
                 commit: info.id,
                 subject: info.subject,
                 author: format!("{} <{}>", info.author, info.author_email),
                 committed_at: info.committed,
+                targets,
             })
         })
         .collect::<Result<_, GitError>>()?;
     Ok(Some((tip, builds)))
+}
+
+/// The builds of one commit. What its files say is looked at again by the build, which complains
+/// of what it cannot read.
+fn targets(
+    app: &App,
+    source: &Source,
+    repository: &Repository,
+    commit: &CommitId,
+    native: &Architecture,
+) -> Result<Vec<(Architecture, BuildScope)>, GitError> {
+    let control = repository.file(commit, "debian/control", LONGEST)?.unwrap_or_default();
+    let recipe = repository.file(commit, RECIPE_FILE, LONGEST)?;
+    let own = match recipe.as_deref().map(Recipe::parse) {
+        // One build is enough to tell.
+        Some(Err(_)) => return Ok(vec![(native.clone(), BuildScope::Full)]),
+        Some(Ok(recipe)) => recipe.architectures,
+        None => None,
+    };
+    let usual = [&source.architectures, &app.config.build_architectures];
+    let wanted = own
+        .or_else(|| usual.into_iter().find(|list| !list.is_empty()).cloned())
+        .unwrap_or_else(|| vec![native.clone()]);
+    let planned = volary_build::plan_builds(&control, &wanted, native);
+    Ok(planned.into_iter().map(|build| (build.architecture, build.scope)).collect())
 }
 
 async fn advance(app: &App, source: &Source, tip: &CommitId, commits: &[NewBuild]) -> Result<(), String> {
@@ -113,8 +153,17 @@ async fn advance(app: &App, source: &Source, tip: &CommitId, commits: &[NewBuild
         .advance_source(&source.name, source.tip.as_ref(), tip, commits, volary_host::now())
         .await
         .map_err(|error| error.to_string())?;
-    for (id, commit) in queued.iter().zip(commits) {
-        let text = format!("{} {}: {} (build {id})", source.name, commit.commit.short(), commit.subject);
+    let mut each = Vec::new();
+    for commit in commits {
+        each.extend(commit.targets.iter().map(|(architecture, _)| (commit, architecture)));
+    }
+    for (id, (commit, architecture)) in queued.iter().zip(each) {
+        let text = format!(
+            "{} {}: {} (build {id}, {architecture})",
+            source.name,
+            commit.commit.short(),
+            commit.subject
+        );
         app.event("build-queued", &id.to_string(), &text).await;
     }
     if !queued.is_empty() {

@@ -26,9 +26,14 @@ pub fn claimed(server: &TestServer) -> i64 {
     let now = volary_host::now();
     records(server, async |store| {
         let source = "pulse".parse().unwrap();
-        store.add_source(&source, Some("/nowhere"), "master", now).await.unwrap();
-        let new =
-            NewBuild { commit: commit('a'), subject: "s".into(), author: "a".into(), committed_at: now };
+        store.add_source(&source, Some("/nowhere"), "master", &[], now).await.unwrap();
+        let new = NewBuild {
+            commit: commit('a'),
+            subject: "s".into(),
+            author: "a".into(),
+            committed_at: now,
+            targets: vec![("amd64".parse().unwrap(), volary_model::BuildScope::Full)],
+        };
         store.advance_source(&source, None, &commit('a'), &[new], now).await.unwrap();
         store.claim_build(now).await.unwrap().unwrap().id
     })
@@ -77,7 +82,9 @@ fn a_build_that_was_cut_off_runs_again() {
 fn a_build_whose_packages_are_gone_fails_with_the_reason() {
     let mut server = TestServer::made();
     let id = claimed(&server);
-    records(&server, async |store| store.build_built(id, "1.0+git1", &[]).await.unwrap());
+    records(&server, async |store| {
+        store.build_built(id, "1.0+git1", volary_model::BuildMethod::Native, &[]).await.unwrap()
+    });
     server.resume();
     let build = build(&server, id, "failed");
     assert!(build["reason"].as_str().unwrap().contains("gone from the server's disk"), "{build}");
@@ -89,7 +96,10 @@ fn packages_that_were_built_and_not_published_are_published() {
     let id = claimed(&server);
     changes(&server, id, "1.0+git1");
     records(&server, async |store| {
-        store.build_built(id, "1.0+git1", &["pulse=1.0+git1".into()]).await.unwrap()
+        store
+            .build_built(id, "1.0+git1", volary_model::BuildMethod::Native, &["pulse=1.0+git1".into()])
+            .await
+            .unwrap()
     });
     server.resume();
     let done = build(&server, id, "succeeded");
@@ -124,7 +134,9 @@ fn packages_that_the_archive_refuses_fail_the_build_with_the_reason() {
     let id = claimed(&server);
     changes(&server, id, "1.0+git1");
     write(server.layout().build_output(id).join("pulse_1.0+git1_all.deb"), "other");
-    records(&server, async |store| store.build_built(id, "1.0+git1", &[]).await.unwrap());
+    records(&server, async |store| {
+        store.build_built(id, "1.0+git1", volary_model::BuildMethod::Native, &[]).await.unwrap()
+    });
     server.resume();
     let build = build(&server, id, "failed");
     let reason = build["reason"].as_str().unwrap();

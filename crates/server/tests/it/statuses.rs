@@ -105,7 +105,10 @@ fn with_a_build() -> (TestServer, i64) {
     let id = claimed(&server);
     changes(&server, id, "1.0+git1");
     records(&server, async |store| {
-        store.build_built(id, "1.0+git1", &["pulse=1.0+git1".into()]).await.unwrap()
+        store
+            .build_built(id, "1.0+git1", volary_model::BuildMethod::Native, &["pulse=1.0+git1".into()])
+            .await
+            .unwrap()
     });
     (server, id)
 }

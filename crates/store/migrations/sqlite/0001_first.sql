@@ -9,6 +9,7 @@ CREATE TABLE sources (
     name       TEXT   NOT NULL PRIMARY KEY,
     url        TEXT,                        -- NULL: this server hosts it
     branch     TEXT   NOT NULL,
+    architectures TEXT NOT NULL DEFAULT '[]', -- JSON; empty: the server's usual ones
     tip        TEXT,
     counter    BIGINT NOT NULL DEFAULT 0,   -- the N of the newest build's version; only rises
     polled_at  BIGINT,
@@ -25,6 +26,10 @@ CREATE TABLE builds (
     subject      TEXT   NOT NULL,
     author       TEXT   NOT NULL,
     committed_at BIGINT NOT NULL,
+    architecture TEXT   NOT NULL,
+    scope        TEXT   NOT NULL,           -- which packages it makes: full, any, all
+    leads        BIGINT NOT NULL,           -- 1: the other builds of the commit wait for this one
+    method       TEXT,                      -- native, cross, emulated; once it is known
     state        TEXT   NOT NULL,
     version      TEXT,
     packages     TEXT   NOT NULL DEFAULT '[]',
@@ -33,7 +38,7 @@ CREATE TABLE builds (
     started_at   BIGINT,
     ended_at     BIGINT,
     attempts     BIGINT NOT NULL DEFAULT 0,
-    UNIQUE (source, number)
+    UNIQUE (source, number, architecture, scope)
 );
 CREATE INDEX builds_by_state ON builds (state, id);
 CREATE INDEX builds_by_source ON builds (source, id);

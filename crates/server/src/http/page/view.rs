@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use volary_api::v1::archive::Release;
 use volary_api::v1::build::{Build, BuildState};
 use volary_api::v1::status::{Condition, Device, Event, Stage, Status, Trace};
-use volary_model::{CommitId, StageName};
+use volary_model::{BuildScope, CommitId, StageName};
 use volary_plan::text;
 
 use crate::fleet_view::FleetView;
@@ -148,6 +148,8 @@ struct BuildRow {
     word: &'static str,
     source: String,
     version: String,
+    /// The architecture, and how it was built for it.
+    target: String,
     when: String,
     commit: String,
     subject: String,
@@ -385,8 +387,14 @@ fn build_row(build: Build, now: Timestamp) -> BuildRow {
         (_, Some(took)) => format!("for {took}"),
         (_, None) => format!("{} ago", ago(build.queued_at, now)),
     };
+    let architecture = match build.scope {
+        BuildScope::All => "all".to_owned(),
+        BuildScope::Any => build.architecture.to_string(),
+        BuildScope::Full => format!("{}+all", build.architecture),
+    };
     BuildRow {
         id: build.id,
+        target: build.method.map_or(architecture.clone(), |method| format!("{architecture}, {method}")),
         tone,
         word,
         source: build.source.to_string(),
