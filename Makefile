@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test demo bench bench-archive campaign-archive clean
+.PHONY: help setup build agent-deb check test demo bench bench-archive campaign-archive campaign-builds clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -46,6 +46,9 @@ test: check build agent-deb ## All tests, also those with containers, real apt a
 
 demo: build agent-deb ## The whole chain on six devices; KEEP=0 ends instead of keeping the page up
 	@$(SUDO) $(TARGET)/debug/volary-xtask demo $(if $(filter 0,$(KEEP)),--no-keep)
+
+campaign-builds: build ## Two packages of Debian for amd64 and arm64: built, installed, traced
+	@$(SUDO) scripts/campaign-builds $(TARGET)/debug/volary
 
 bench: build agent-deb ## Measure; prints figures and makes docs/figures.md
 	@$(SUDO) $(TARGET)/debug/volary-xtask bench

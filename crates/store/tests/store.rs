@@ -354,7 +354,7 @@ fn a_build_is_cancelled_while_it_waits_or_runs() {
         }
         // What its worker says afterwards changes nothing.
         store.build_failed(running.id, "killed", at(5)).await.unwrap();
-        store.build_built(running.id, "1", &[]).await.unwrap();
+        store.build_built(running.id, "1", BuildMethod::Native, &[]).await.unwrap();
         let build = store.build(running.id).await.unwrap().unwrap();
         assert_eq!((build.state, build.reason.as_deref()), (BuildState::Cancelled, Some("cancelled by ada")));
         assert!(store.requeue_running(at(6)).await.unwrap().is_empty());
