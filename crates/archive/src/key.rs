@@ -115,12 +115,15 @@ pub(crate) fn check_for_apt(key: &SignedPublicKey, now: Timestamp) -> Result<(),
 
 /// Signs a text as a clearsign frame holds it: without a line end after the last line.
 pub(crate) fn sign(key: &SignedSecretKey, text: &str, now: Timestamp) -> Result<Signature, String> {
+    let own = key.details.users.iter().flat_map(|user| &user.signatures);
+    let bound = own.filter_map(Signature::created).max();
     let key = &key.primary_key;
     let config = || {
         let mut config = SignatureConfig::from_key(rand::rngs::OsRng, key, SignatureType::Text)?;
         config.hash_alg = HashAlgorithm::Sha512;
-        // A signature from before its key would be refused: a clock may have gone back.
-        let time = pgp_time(now).max(key.created_at());
+        // A signature from before its key, or from before the key was bound to its name, is
+        // refused, the second by sqv alone: a clock may have gone back.
+        let time = pgp_time(now).max(key.created_at()).max(bound.unwrap_or(key.created_at()));
         config.hashed_subpackets = vec![
             Subpacket::regular(SubpacketData::SignatureCreationTime(time))?,
             Subpacket::regular(SubpacketData::IssuerFingerprint(key.fingerprint()))?,

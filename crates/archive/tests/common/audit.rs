@@ -131,7 +131,7 @@ fn in_lists(text: &str) -> Vec<Fault> {
     faults
 }
 
-/// Whether gpgv accepts the file with this key alone.
+/// Whether gpgv and sqv accept the file with this key alone, as apt 2.6 and apt 3.0 ask them.
 fn signed_by(path: &Path, key: &str) -> bool {
     let dir = tempfile::tempdir().unwrap();
     let keyring = dir.path().join("key.gpg");
@@ -139,5 +139,15 @@ fn signed_by(path: &Path, key: &str) -> bool {
     dearmor.args(["--dearmor", "-o"]).arg(&keyring).stdin(key).check().unwrap();
     let gpgv = Cmd::new("gpgv").args(["--status-fd", "1", "--keyring"]).args([keyring.as_path(), path]);
     // As apt reads it: further signatures by unknown keys do no harm.
-    gpgv.run().unwrap().text().contains("[GNUPG:] GOODSIG ")
+    let good = gpgv.run().unwrap().text().contains("[GNUPG:] GOODSIG ");
+    // This sqv reads detached signatures only. That of a clearsigned text holds for the text
+    // without its last line end.
+    let text = volary_host::read_to_string(path).unwrap();
+    let Ok(Some(parts)) = volary_debian::clearsign::split(&text) else { return false };
+    let (release, signature) = (dir.path().join("Release"), dir.path().join("Release.gpg"));
+    let payload = parts.payload.strip_suffix('\n').unwrap_or(&parts.payload);
+    volary_host::write_atomic(&release, payload.as_bytes(), 0o644).unwrap();
+    volary_host::write_atomic(&signature, parts.signature.as_bytes(), 0o644).unwrap();
+    let sqv = Cmd::new("sqv").arg("--keyring").args([&keyring, &signature, &release]).run().unwrap();
+    good && sqv.status.success()
 }
