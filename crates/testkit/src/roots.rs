@@ -97,6 +97,19 @@ pub fn apt_root(
     make(cache, "apt", debian, &["ca-certificates"], on_event)
 }
 
+/// A root with the programs that read archives: apt with apt-file, debootstrap, gpgv, sqv.
+///
+/// # Errors
+/// As [`device_root`].
+pub fn client_root(
+    cache: &Cache,
+    debian: Debian,
+    on_event: &mut dyn FnMut(RootEvent<'_>),
+) -> Result<Root, LabError> {
+    const PACKAGES: &[&str] = &["apt-file", "ca-certificates", "debootstrap", "dpkg-dev", "gpgv", "sqv"];
+    make(cache, "client", debian, PACKAGES, on_event)
+}
+
 fn make(
     cache: &Cache,
     kind: &str,

@@ -7,7 +7,7 @@ use std::path::Path;
 use tempfile::TempDir;
 use volary_host::{Cmd, create_dir, write_atomic};
 use volary_testkit::chain::{Chain, Clone, Tools};
-use volary_testkit::{Cache, Lab};
+use volary_testkit::{Cache, Lab, Root, Sandbox};
 
 /// The cache of roots.
 pub fn cache() -> Cache {
@@ -19,6 +19,55 @@ pub fn chain() -> (Chain, TempDir) {
     let logs = tempfile::tempdir().unwrap();
     let lab = Lab::open(&cache()).unwrap();
     (Chain::open(lab, Tools::find().unwrap(), logs.path()).unwrap(), logs)
+}
+
+/// A root of a Debian as a client of an archive, with this machine's network.
+pub struct Client {
+    pub sandbox: Sandbox,
+}
+
+impl Client {
+    pub fn new(lab: &Lab, name: &str, root: &Root) -> Self {
+        Self { sandbox: Sandbox::new(lab, name, root).unwrap() }
+    }
+
+    /// Trusts a chain's archive and authority.
+    pub fn trust(&self, chain: &Chain) {
+        let public = chain.folder().join("archive/public/archive.asc");
+        let key = volary_host::read(&public).unwrap();
+        self.sandbox.write("/etc/apt/keyrings/volary.asc", &key).unwrap();
+        let authority = volary_host::read(&chain.folder().join("ca/ca.pem")).unwrap();
+        self.sandbox.write("/etc/volary-ca.pem", &authority).unwrap();
+        let options = "Acquire::https::CAInfo \"/etc/volary-ca.pem\";\n";
+        self.sandbox.write("/etc/apt/apt.conf.d/90volary", options.as_bytes()).unwrap();
+    }
+
+    /// Has one suite as its only source.
+    pub fn source(&self, uri: &str, suite: &str) {
+        let source = format!(
+            "Types: deb deb-src\nURIs: {uri}\nSuites: {suite}\nComponents: main\n\
+             Signed-By: /etc/apt/keyrings/volary.asc\n"
+        );
+        self.sandbox.write("/etc/apt/sources.list.d/volary.sources", source.as_bytes()).unwrap();
+    }
+
+    /// Runs a program that must succeed and say nothing that a person would worry about.
+    pub fn quiet(&self, args: &[&str]) -> String {
+        let output = self.sandbox.command(args).check().unwrap();
+        let said = format!("{}{}", output.text(), String::from_utf8_lossy(&output.stderr));
+        let bad = said.lines().find(|line| {
+            ["W:", "E:", "N:", "Warning", "WARNING"].iter().any(|prefix| line.starts_with(prefix))
+        });
+        assert_eq!(bad, None, "{args:?} said:\n{said}");
+        said
+    }
+
+    /// The version that apt would install.
+    pub fn candidate(&self, package: &str) -> String {
+        let text = self.quiet(&["apt-cache", "policy", package]);
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+        line.unwrap_or("nothing").to_owned()
+    }
 }
 
 /// Adds a package to those that the template installs nowhere yet.
