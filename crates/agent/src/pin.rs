@@ -38,7 +38,7 @@ pub enum PinError {
         /// The suite.
         suite: Suite,
         /// The index.
-        index: IndexName,
+        index: Box<IndexName>,
         /// The SHA-256 in the archive, if any.
         found: Option<String>,
         /// What the lock says.
@@ -115,7 +115,7 @@ pub fn compare(
             return Err(PinError::MoreContent { suite, index: (*path).to_owned() });
         }
         if *path == plain && hash.len() == 64 && !hash.eq_ignore_ascii_case(&digest.hex()) {
-            let (index, found) = (of.clone(), Some((*hash).to_owned()));
+            let (index, found) = (Box::new(of.clone()), Some((*hash).to_owned()));
             return Err(PinError::OtherContent { suite, index, found, locked: *digest });
         }
         named.insert(plain);
@@ -126,7 +126,7 @@ pub fn compare(
     if release.files.contains_key(&own.path()) {
         return Ok(());
     }
-    Err(PinError::OtherContent { suite, index: own, found: None, locked: wanted })
+    Err(PinError::OtherContent { suite, index: Box::new(own), found: None, locked: wanted })
 }
 
 /// The plain index that this path belongs to, if it is one of packages, packed, or its differences.

@@ -66,7 +66,7 @@ fn against(entry: &PackageEntry) -> impl Iterator<Item = &Target> {
 /// The packages under each name that they have or provide, for the names that are spoken against.
 fn by_name<'a>(entries: &[&'a Arc<PackageEntry>]) -> HashMap<&'a str, Vec<&'a Arc<PackageEntry>>> {
     let spoken: HashSet<&str> =
-        entries.iter().flat_map(|entry| against(*entry)).map(|target| target.name.as_str()).collect();
+        entries.iter().flat_map(|entry| against(entry)).map(|target| target.name.as_str()).collect();
     let mut offering: HashMap<&str, Vec<&Arc<PackageEntry>>> = HashMap::new();
     for entry in entries {
         let mut names: Vec<&str> = spoken.get(entry.name.as_str()).copied().into_iter().collect();

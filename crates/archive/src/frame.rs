@@ -25,10 +25,13 @@ pub(crate) enum Forms {
     GzipAndZstd,
 }
 
+/// Frames by their forms and the SHA-256 of their text.
+type Frames = HashMap<(Forms, [u8; 32]), Weak<Frame>>;
+
 /// Compresses pieces, and knows those that exist already.
 #[derive(Debug, Default)]
 pub(crate) struct FrameCache {
-    frames: Mutex<HashMap<(Forms, [u8; 32]), Weak<Frame>>>,
+    frames: Mutex<Frames>,
 }
 
 /// Small gain beyond; level 9 of zlib costs half as much again for 1 %.
@@ -57,7 +60,7 @@ impl FrameCache {
         frame
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Forms, [u8; 32]), Weak<Frame>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Frames> {
         self.frames.lock().expect("nobody panics with this lock")
     }
 }

@@ -334,7 +334,7 @@ impl Config {
     fn parse(text: &str) -> Result<Self, String> {
         let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
         if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            return Err(format!("unknown key {key:?}; did you mean {:?}?", nearest(key, &KEYS)));
+            return Err(format!("unknown key {key:?}; did you mean {:?}?", nearest(key, KEYS)));
         }
         match table.get("version").and_then(toml::Value::as_integer) {
             Some(version) if version == i64::from(VERSION) => {}

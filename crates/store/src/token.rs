@@ -23,13 +23,16 @@ pub struct Token {
     pub used_at: Option<Timestamp>,
 }
 
+/// Name, role, hash, limits, when it was made, when it was used last.
+type Row = (String, String, String, Option<String>, i64, Option<i64>);
+
 impl Store {
     /// All tokens by name.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
-        let rows: Vec<(String, String, String, Option<String>, i64, Option<i64>)> =
+        let rows: Vec<Row> =
             sqlx::query_as("SELECT name, role, hash, limits, created_at, used_at FROM tokens ORDER BY name")
                 .fetch_all(&self.reader)
                 .await?;
