@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test demo bench bench-archive campaign-archive campaign-builds clean
+.PHONY: help setup build agent-deb check test test-slow demo bench bench-archive campaign-archive campaign-builds clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -43,6 +43,10 @@ test: check build agent-deb ## All tests, also those with containers, real apt a
 	$(RUN_TESTS) $(BUILDER) --test '*'
 	$(RUN_AS_ROOT) $(RUN_TESTS) $(SYSTEM)
 	$(SUDO) $(TARGET)/debug/volary-xtask demo --no-keep
+
+test-slow: build agent-deb ## What takes too long for make test: real clients, exports, safety, foreign builds
+	$(RUN_AS_ROOT) $(RUN_TESTS) --package volary-testkit --features system --test 'slow_*'
+	$(RUN_AS_ROOT) cargo test --quiet $(BUILDER) --test builds -- --ignored
 
 demo: build agent-deb ## The whole chain on six devices; KEEP=0 ends instead of keeping the page up
 	@$(SUDO) $(TARGET)/debug/volary-xtask demo $(if $(filter 0,$(KEEP)),--no-keep)

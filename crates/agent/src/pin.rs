@@ -188,12 +188,13 @@ mod tests {
             entry(1, "main/binary-i386/Packages"),
             entry(1, "main/binary-arm64/Packages"),
             entry(1, "main/binary-arm64/Packages.zst"),
-            entry(1, "main/binary-amd64/Packages"),
             sha512,
         ] {
             let said = check(&(own.clone() + &more)).unwrap_err();
             assert!(said.contains("other content than the signed lock"), "{more}: {said}");
         }
+        let twice = check(&(own.clone() + &entry(1, "main/binary-amd64/Packages"))).unwrap_err();
+        assert!(twice.contains("main/binary-amd64/Packages stands in SHA256 twice"), "{twice}");
         let all = check(&own.replace("amd64 arm64", "amd64 all")).unwrap_err();
         assert!(all.contains("Architectures"), "{all}");
     }

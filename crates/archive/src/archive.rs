@@ -61,8 +61,6 @@ pub(crate) struct Inner {
     pub(crate) state: State,
     /// Suites whose last step failed, such as on a full disk. The next writer does it again.
     unpublished: Vec<Suite>,
-    /// True if rolling must be published although its content is the published one.
-    stale: bool,
     /// Why the state is not what the journal says. It is right no more, and nothing of it may
     /// be shown or published.
     damage: Option<String>,
@@ -129,13 +127,7 @@ impl Archive {
         let settings = settings::read(dir)?;
         let publisher = Publisher::open(dir, signers)?;
         let journal = Journal::open(&dir.join("journal"))?;
-        let inner = Inner {
-            journal,
-            state: State::new(settings),
-            unpublished: Vec::new(),
-            stale: false,
-            damage: None,
-        };
+        let inner = Inner { journal, state: State::new(settings), unpublished: Vec::new(), damage: None };
         let archive = Self { dir: dir.to_owned(), publisher, inner: Mutex::new(inner) };
         let (_lock, inner) = archive.begin()?;
         for suite in inner.state.suites() {
@@ -183,9 +175,7 @@ impl Archive {
             return Ok(());
         }
         self.commit(&mut inner, Record::Configure { at: now, settings })?;
-        // Its content is the same, so nothing else would publish it after a failure.
-        inner.stale = true;
-        self.refresh(&mut inner, now)
+        self.republish(&inner.state, &Suite::Rolling, now)
     }
 
     /// Takes `.deb` files, and the packages that `.changes` files name, into the pool and into
@@ -367,17 +357,7 @@ impl Archive {
                 return Err(error);
             }
         }
-        self.refresh(&mut inner, now)?;
         Ok((lock, inner))
-    }
-
-    /// Publishes rolling if its settings changed.
-    fn refresh(&self, inner: &mut Inner, now: Timestamp) -> Result<(), Error> {
-        if inner.stale {
-            self.publish(&inner.state, &Suite::Rolling, now)?;
-            inner.stale = false;
-        }
-        Ok(())
     }
 
     /// The state for reading; waits for other processes only if one of them changed something.
@@ -486,7 +466,7 @@ impl Archive {
     /// Publishes a suite if what is published is not what it should be.
     pub(crate) fn republish(&self, state: &State, suite: &Suite, now: Timestamp) -> Result<(), Error> {
         let content = state.suite(suite)?.digest();
-        if self.publisher.published_set(suite) == Some(content) {
+        if self.publisher.is_published(&Job::of(state, suite, now)?)? {
             return Ok(());
         }
         tracing::info!(%suite, %content, "publishing a suite that was left unpublished");

@@ -205,6 +205,22 @@ impl Publisher {
         published.release.fields.get(SET_FIELD)?.parse().ok()
     }
 
+    /// True if a suite is published as it should be: with its content and, where that can change,
+    /// by the settings.
+    pub(crate) fn is_published(&self, job: &Job<'_>) -> Result<bool, FileError> {
+        let Some(Published { release, .. }) = self.published(job.suite)? else { return Ok(false) };
+        let content = job.content.digest().to_string();
+        let same = release.fields.get(SET_FIELD) == Some(content.as_str());
+        // Releases get new settings with their next publish.
+        let is_release = matches!(job.suite, Suite::Release(_));
+        let expires = release.fields.get("Valid-Until").is_some() == job.settings.valid_days.is_some();
+        let settled = fields(job);
+        let mut settled = settled.fields();
+        Ok(same
+            && (is_release
+                || expires && settled.all(|(name, value)| release.fields.get(name) == Some(value))))
+    }
+
     /// True if all differences that a suite offers are there. They are written without a flush, so
     /// a power cut may take them.
     pub(crate) fn has_its_differences(&self, suite: &Suite) -> Result<bool, FileError> {

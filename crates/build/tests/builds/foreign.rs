@@ -53,6 +53,7 @@ fn check_arm64(built: &Built, method: BuildMethod) {
 }
 
 #[test]
+#[ignore = "its chroots take many minutes; make test-slow runs it"]
 fn a_package_is_cross_built_if_it_can_be() {
     let attempt = attempt(&program("$(CC) -o far far.c", ""));
     check_arm64(attempt.built(), BuildMethod::Cross);
@@ -60,6 +61,7 @@ fn a_package_is_cross_built_if_it_can_be() {
 }
 
 #[test]
+#[ignore = "its chroots take many minutes; make test-slow runs it"]
 fn one_that_runs_what_it_builds_is_built_under_emulation() {
     let before = registered();
     let run = "$(CC) -o far far.c && ./far && uname -m && id -un";

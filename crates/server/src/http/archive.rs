@@ -264,30 +264,39 @@ fn without_path(app: &App, refusal: Refusal) -> Refusal {
     let mut text = refusal.sentence().to_owned();
     while let Some(start) = text.find(&uploads) {
         // The folder, a slash, the id of 32 digits, a slash.
-        let end = (start + uploads.len() + 34).min(text.len());
+        let end = text.ceil_char_boundary(start + uploads.len() + 34);
         text.replace_range(start..end, "");
     }
     Refusal::new(refusal.status(), text)
 }
 
-/// What to include: the `.changes` files, and the `.deb` files that none of them names.
+/// Most bytes of all `.changes` of an upload together; a real one has a few KB.
+const CHANGES_TOGETHER: u64 = 16 << 20;
+
+/// What to include: the `.changes` files, and the packages that none of them names.
 fn offered(dir: &std::path::Path) -> Result<Vec<PathBuf>, Refusal> {
     let entries = std::fs::read_dir(dir).map_err(Refusal::broken)?;
     let files: BTreeSet<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     let ends = |path: &PathBuf, end: &str| path.extension().is_some_and(|extension| extension == end);
     let changes: Vec<PathBuf> = files.iter().filter(|path| ends(path, "changes")).cloned().collect();
-    let mut named = String::new();
+    let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |meta| meta.len());
+    if changes.iter().map(size).sum::<u64>() > CHANGES_TOGETHER {
+        return Err(Refusal::invalid("its .changes files have more than 16 MiB together"));
+    }
+    let mut named = BTreeSet::new();
     for path in &changes {
-        named += &String::from_utf8_lossy(&volary_host::read(path)?);
+        let text = String::from_utf8_lossy(&volary_host::read(path)?).into_owned();
+        named.extend(text.lines().filter_map(|line| line.split_whitespace().last()).map(str::to_owned));
     }
     let is_named = |path: &PathBuf| {
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        named.lines().any(|line| line.split_whitespace().last() == Some(&file))
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        named.contains(file.as_ref())
     };
-    let loose = files.iter().filter(|path| ends(path, "deb")).filter(|path| !is_named(path)).cloned();
+    let is_package = |path: &&PathBuf| ends(path, "deb") || ends(path, "dsc");
+    let loose = files.iter().filter(is_package).filter(|path| !is_named(path)).cloned();
     let offered: Vec<PathBuf> = changes.iter().cloned().chain(loose).collect();
     if offered.is_empty() {
-        return Err(Refusal::invalid("the upload has neither a .changes nor a .deb file"));
+        return Err(Refusal::invalid("the upload has no .changes, .deb or .dsc file"));
     }
     Ok(offered)
 }

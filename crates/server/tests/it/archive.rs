@@ -66,7 +66,7 @@ fn bad_uploads_are_refused_without_naming_our_folders() {
     answer.refused(422, "a.deb is refused");
     assert!(!answer.text().contains("uploads"), "{}", answer.text());
     assert!(developer.put(&format!("{UPLOAD}/a.txt"), b"x").status.is_success());
-    developer.post(&format!("{UPLOAD}/include"), &json!({})).refused(400, "neither a .changes nor a .deb");
+    developer.post(&format!("{UPLOAD}/include"), &json!({})).refused(400, "no .changes, .deb or .dsc file");
     assert!(developer.put(&format!("{UPLOAD}/a.changes"), b"Format: 1.8\n").status.is_success());
     developer.post(&format!("{UPLOAD}/include"), &json!({"allow_unsigned": true})).refused(403, "role admin");
     // The refusal arrives although it is made before the body was read.
