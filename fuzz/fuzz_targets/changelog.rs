@@ -1,0 +1,5 @@
+//! `debian/changelog`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| volary_fuzz::text::changelog(data));

@@ -1,0 +1,5 @@
+//! Control paragraphs.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| volary_fuzz::text::control(data));

@@ -1,0 +1,5 @@
+//! `Release` and `InRelease`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| volary_fuzz::text::release(data));

@@ -1,0 +1,1 @@
+tsOn97zFDP31rHS9jyD+Rn0wKnFF7ODDbI5gmE22XlwI54AR+YICm5phqlkpl76pBaHHKt7vbU2wMeiv7wN+vA==
