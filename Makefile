@@ -3,10 +3,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test test-slow demo bench bench-archive campaign-archive campaign-builds clean
+.PHONY: help setup build agent-deb check test test-slow demo bench bench-archive campaign-archive campaign-builds fuzz clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
+# How long each fuzzer runs, and which ones; all if none is named.
+SECONDS_EACH ?= 600
+ONLY ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Device containers need root, compiling does not.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CARGO_TARGET_DIR,VOLARY_CACHE env PATH=$$PATH)
@@ -71,6 +74,10 @@ campaign-archive: setup ## Kill, race and crowd the archive for at most MINUTES=
 	@cargo build --quiet --package volary-xtask
 	@cargo build --quiet --release --package volary-cli
 	@$(SUDO) $(TARGET)/debug/volary-xtask campaign-archive --minutes $(MINUTES)
+	@cargo xtask figures
+
+fuzz: setup ## Fuzz every parser, SECONDS_EACH=600 each, or only those in ONLY
+	@cargo xtask fuzz --seconds-each $(SECONDS_EACH) $(addprefix --only ,$(ONLY))
 	@cargo xtask figures
 
 clean: ## Remove what was built, also cached roots and stale labs

@@ -13,6 +13,7 @@ mod campaign_archive;
 mod deb;
 mod demo;
 mod figures;
+mod fuzz;
 mod tidy;
 mod workspace;
 
@@ -47,6 +48,8 @@ enum Command {
     CampaignArchive(campaign_archive::CampaignArchiveArgs),
     /// Make docs/figures.md from what was measured
     Figures,
+    /// Fuzz every parser that reads what others wrote; prints figures
+    Fuzz(fuzz::FuzzArgs),
     /// Take down stale labs and remove cached roots
     Clean,
 }
@@ -82,6 +85,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench => bench::run(),
         Command::BenchArchive(args) => bench_archive::run(&args),
         Command::CampaignArchive(args) => campaign_archive::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Figures => figures::write_page(&Workspace::find()?),
         Command::Clean => Ok(volary_testkit::Cache::open()?.clear()?),
     }
