@@ -172,14 +172,19 @@ fn cargo(line: &str, below: &[&str]) -> String {
     let place = below.iter().map(|line| line.trim()).take(2).find_map(|line| line.strip_prefix("--> "));
     match (place, cause.nth(1)) {
         (Some(place), _) => format!("{place}: {line}"),
+        (None, Some("could not parse input as TOML")) => match cause.nth(2) {
+            Some(deeper) => format!("{line}: {deeper}"),
+            None => line.to_owned(),
+        },
         (None, Some(cause)) => format!("{line}: {cause}"),
         (None, None) => line.to_owned(),
     }
 }
 
-/// What pkg-config says of a library that is not there.
+/// What pkg-config, or pkgconf in its place, says of a library that is not there.
 fn is_missing_module(text: &str) -> bool {
     text.starts_with("No package '") && text.ends_with("' found")
+        || text.starts_with("Package '") && text.ends_with("not found")
 }
 
 /// The last line of a traceback; pytest puts an `E` before it. An error of syntax has only a place.

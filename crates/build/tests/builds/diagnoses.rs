@@ -31,7 +31,7 @@ fn cmake_and_c() {
     let program = "add_executable(x main.c)\n";
     cmake("find_package(Nosuch REQUIRED)\n", main, &["CMakeLists.txt:3 (find_package)", "Nosuch"]);
     let modules = "find_package(PkgConfig)\npkg_check_modules(X REQUIRED nosuch)\n";
-    cmake(modules, main, &["No package 'nosuch' found"]);
+    cmake(modules, main, &["Package 'nosuch'", "not found"]);
     cmake(program, "int main(void) { return missing; }\n", &["main.c:1:25: error: ", "undeclared"]);
     cmake(program, "#include <nosuch.h>\n", &["fatal error: nosuch.h: No such file"]);
     let missing = "int f(void); int main(void) { return f(); }\n";
@@ -91,7 +91,7 @@ fn rust_and_cargo() {
     );
     rust("", "fn main() { let x = ; }\n", &[], &["src/main.rs:1:21: error: expected expression"]);
     rust("[dependencies]\nnosuch = \"1\"\n", main, &[], &["no matching package named `nosuch` found"]);
-    rust("nokey\n", main, &[], &["Cargo.toml", "expected"]);
+    rust("nokey\n", main, &[], &["Cargo.toml", "line 5"]);
     let build = [("build.rs", "fn main() { panic!(\"libnosuch is missing\"); }\n")];
     rust("", main, &build, &["libnosuch is missing", "build.rs:1:13"]);
     let test = "fn main() {}\n#[test]\nfn adds() { assert_eq!(1 + 1, 3, \"sums\"); }\n";
