@@ -172,7 +172,7 @@ fn cargo(line: &str, below: &[&str]) -> String {
     let place = below.iter().map(|line| line.trim()).take(2).find_map(|line| line.strip_prefix("--> "));
     match (place, cause.nth(1)) {
         (Some(place), _) => format!("{place}: {line}"),
-        (None, Some("could not parse input as TOML")) => match cause.nth(2) {
+        (None, Some("could not parse input as TOML")) => match cause.nth(1) {
             Some(deeper) => format!("{line}: {deeper}"),
             None => line.to_owned(),
         },

@@ -120,7 +120,10 @@ mod tests {
             };
             let ours = registration(&name, machine, Path::new("/q"));
             let [ours, theirs] = [&ours, &theirs].map(|line| line.split(':').collect::<Vec<_>>());
-            assert_eq!(ours[4].to_lowercase(), theirs[4].to_lowercase(), "the magic of {name}");
+            // Of MIPS theirs goes on with flags that tell ABIs apart; Debian has one of them.
+            let [ours, theirs] = [ours[4], theirs[4]].map(str::to_lowercase);
+            let is_same = ours == theirs || name.starts_with("qemu-mips") && theirs.starts_with(&ours);
+            assert!(is_same, "the magic of {name}: {ours} {theirs}");
             compared += 1;
         }
         // amd64 and i386 cannot be had from the package on amd64 itself.
