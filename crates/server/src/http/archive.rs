@@ -264,7 +264,8 @@ fn without_path(app: &App, refusal: Refusal) -> Refusal {
     let mut text = refusal.sentence().to_owned();
     while let Some(start) = text.find(&uploads) {
         // The folder, a slash, the id of 32 digits, a slash.
-        let end = text.ceil_char_boundary(start + uploads.len() + 34);
+        let folder_end = start + uploads.len();
+        let end = text[folder_end..].char_indices().nth(34).map_or(text.len(), |(at, _)| folder_end + at);
         text.replace_range(start..end, "");
     }
     Refusal::new(refusal.status(), text)
