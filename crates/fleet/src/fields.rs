@@ -209,7 +209,8 @@ fn percent(text: &str) -> Option<Percent> {
         return None;
     }
     let hundredths = part.parse::<u16>().ok()? * if part.len() == 1 { 10 } else { 1 };
-    Percent::from_hundredths(whole.parse::<u16>().ok()? * 100 + hundredths)
+    let whole = whole.parse::<u16>().ok()?.checked_mul(100)?;
+    Percent::from_hundredths(whole.checked_add(hundredths)?)
 }
 
 /// Names the known word that is nearest to the one written, or all of them.
@@ -263,6 +264,9 @@ mod tests {
         check("100.00%", Some(10_000));
         for text in ["", "%", "98", "101%", "-1%", "1.234%", "1e1%", "1.%"] {
             check(text, None);
+        }
+        for large in ["656%", "999%", "655.36%"] {
+            assert_eq!(percent(large), None, "{large}");
         }
         assert_eq!(percent("99.05%").unwrap().to_string(), "99.05%");
     }
