@@ -48,6 +48,7 @@ test: check build agent-deb ## All tests, also those with containers, real apt a
 	$(SUDO) $(TARGET)/debug/volary-xtask demo --no-keep
 
 test-slow: build agent-deb ## What takes too long for make test: real clients, exports, safety, foreign builds
+	CRASH_EVERY=1 cargo test --quiet --package volary-archive --test crash
 	$(RUN_AS_ROOT) $(RUN_TESTS) --package volary-testkit --features system --test 'slow_*'
 	$(RUN_AS_ROOT) cargo test --quiet $(BUILDER) --test builds -- --ignored
 

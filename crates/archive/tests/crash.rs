@@ -3,6 +3,9 @@
 //! `check --deep` finds nothing, it is as it was before or as it is after, and the operation can
 //! be done again. Needs strace, which counts the calls and kills.
 //!
+//! There are some 600 such points, which take minutes. Each run takes one of [`EVERY`] of them, a
+//! different one each hour, and `CRASH_EVERY=1` takes all, as `make test-slow` does.
+//!
 //! Not here: what a power cut takes beyond what a kill takes, which is what was not flushed.
 
 mod common;
@@ -22,6 +25,9 @@ use volary_model::Suite;
 const OPERATION: &str = "ARCHIVE_CRASH_OPERATION";
 /// Where its folder is.
 const FOLDER: &str = "ARCHIVE_CRASH_FOLDER";
+/// Of how many points a run takes one, if nobody says otherwise.
+const EVERY: usize = 12;
+
 /// A machine under load runs a child in seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -170,7 +176,12 @@ fn counts(log: &Path) -> BTreeMap<String, usize> {
     most
 }
 
-/// Cuts one operation at each of its calls; returns at how many.
+/// Of how many points to take one.
+fn every() -> usize {
+    std::env::var("CRASH_EVERY").map_or(EVERY, |text| text.parse().expect("CRASH_EVERY is a number"))
+}
+
+/// Cuts one operation at each of its calls, or at some of them; returns how many calls it has.
 fn cut_everywhere(operation: &str, template: &Path) -> usize {
     let work = tempfile::tempdir().unwrap();
     let fresh = |name: &str| {
@@ -187,9 +198,14 @@ fn cut_everywhere(operation: &str, template: &Path) -> usize {
     assert!(run(operation, &folder, &log, None), "{operation} fails without being cut");
     let after = state(&folder);
     assert_ne!(before, after, "{operation} changes nothing");
+    let hour = Timestamp::now().as_second() as usize / 3600;
     let mut points = 0;
     for (call, count) in counts(&log) {
         for number in 1..=count {
+            points += 1;
+            if !(points + hour).is_multiple_of(every()) {
+                continue;
+            }
             let folder = fresh("cut");
             let ended = run(operation, &folder, &log, Some(&format!("{call}:signal=KILL:when={number}")));
             let found = state(&folder);
@@ -198,7 +214,6 @@ fn cut_everywhere(operation: &str, template: &Path) -> usize {
             assert!(found == after || !ended, "{point}: it ended, and nothing happened");
             operate(operation, &folder);
             assert_eq!(state(&folder), after, "{point}: doing it again does not lead to the same");
-            points += 1;
         }
     }
     points
@@ -218,4 +233,5 @@ fn an_operation_cut_at_any_call_leaves_before_or_after() {
     }
     points += cut_everywhere("create", empty.path());
     assert!(points > 100, "only {points} points");
+    println!("{points} points, one of {} taken", every());
 }
