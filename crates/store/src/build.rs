@@ -388,7 +388,7 @@ impl Store {
     pub async fn keep_buildinfo(&self, id: i64, sha256: &Digest) -> Result<(), StoreError> {
         sqlx::query("UPDATE builds SET buildinfo = $2 WHERE id = $1")
             .bind(id)
-            .bind(sha256.hex())
+            .bind(sha256.to_string())
             .execute(&self.writer)
             .await?;
         Ok(())

@@ -126,6 +126,11 @@ fn the_queue_survives_a_kill_and_keeps_the_order_of_a_source() {
             .build_built(again.id, "1.0+git1", BuildMethod::Native, &["pulse=1.0+git1".into()])
             .await
             .unwrap();
+        let kept = volary_model::Digest::from_bytes([7; 32]);
+        store.keep_buildinfo(again.id, &kept).await.unwrap();
+        assert_eq!(store.build(again.id).await.unwrap().unwrap().buildinfo, Some(kept));
+        store.forget_buildinfo(again.id).await.unwrap();
+        assert_eq!(store.build(again.id).await.unwrap().unwrap().buildinfo, None);
         assert!(store.requeue_running(at(5)).await.unwrap().is_empty());
         assert_eq!(
             store.claim_build(at(5)).await.unwrap(),
