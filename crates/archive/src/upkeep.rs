@@ -159,7 +159,8 @@ pub struct UpkeepReport {
 impl Archive {
     /// Gives each suite what it lacks: `Contents`, indexes packed with xz once its release is
     /// frozen, a signature that stays valid. Costs next to nothing if nothing is due; call it
-    /// every minute, and after a cut, a pick or a freeze.
+    /// every minute, and after a freeze. A cut or a pick can wait for its turn: a release that
+    /// takes picks has its next revision soon.
     ///
     /// # Errors
     /// What reading and writing may bring. Suites before the one that failed are done.

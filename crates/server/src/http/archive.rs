@@ -363,7 +363,6 @@ pub(crate) async fn cut(
     let count = volary_plan::text::count(packages as usize, "package");
     let text = format!("{} was cut from rolling with {count} by {}", release.name, person.name);
     app.event("release-cut", release.name.as_str(), &text).await;
-    app.nudges.suites.notify_one();
     Ok(Json(release))
 }
 
@@ -384,7 +383,6 @@ pub(crate) async fn pick(
         let along = if along.is_empty() { String::new() } else { format!(", with {}", along.join(", ")) };
         let text = format!("{} was made by picking {asked}{along} by {}", picked.release, person.name);
         app.event("release-picked", &picked.release.to_string(), &text).await;
-        app.nudges.suites.notify_one();
     }
     Ok(Json(picked))
 }
