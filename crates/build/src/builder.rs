@@ -20,7 +20,7 @@ use crate::isolation::{Bind, Ended, Isolation, Network, Run, RunAs};
 use crate::limits::{Broken, Limits, Watch};
 use crate::lintian::{self, Finding, LintianPolicy};
 use crate::log::Log;
-use crate::recipe::{RECIPE_FILE, Recipe};
+use crate::recipe::{RECIPE_FILE, Rebuild, Recipe, RecipeError};
 use crate::repository::{CommitInfo, Repository, at};
 use crate::source_package;
 use crate::sources::AptSource;
@@ -124,6 +124,8 @@ pub struct Built {
     pub source_package: Option<PathBuf>,
     /// What the source says that it is built with: its `Build-Depends` fields in one.
     pub build_depends: String,
+    /// What its recipe wants to be built after it.
+    pub rebuild: Rebuild,
     /// What was not as usual; empty for a usual build.
     pub varied: Vec<String>,
     /// How long all took.
@@ -324,7 +326,7 @@ impl Builder {
         let (last, before) = ways.split_last().expect("there is a way");
         let target = |method| Target { architecture, scope: request.scope, method };
         for method in before {
-            match self.attempt(request, &target(*method), log) {
+            match self.attempt(request, &target(*method), &recipe, log) {
                 Err(error) if error.is_of_the_source() => {
                     log.line(&format!("==> {method} failed: {error}"));
                     log.line(&format!("==> trying {last}; {RECIPE_FILE} can say so at once: `cross: never`"));
@@ -332,7 +334,7 @@ impl Builder {
                 other => return other,
             }
         }
-        self.attempt(request, &target(*last), log)
+        self.attempt(request, &target(*last), &recipe, log)
     }
 
     /// Builds in one way, in a place of its own.
@@ -340,6 +342,7 @@ impl Builder {
         &self,
         request: &BuildRequest,
         target: &Target<'_>,
+        recipe: &Recipe,
         log: &mut Log<'_>,
     ) -> Result<Built, BuildError> {
         let started = Instant::now();
@@ -424,6 +427,7 @@ impl Builder {
             changes,
             source_package,
             build_depends: source.build_depends,
+            rebuild: recipe.rebuild,
             varied,
             duration: started.elapsed(),
             phases: clock.phases,
@@ -617,11 +621,13 @@ fn recipe(request: &BuildRequest) -> Result<Recipe, BuildError> {
     if !repository.has(&request.commit)? {
         return Ok(Recipe::default());
     }
-    let Some(text) = repository.file(&request.commit, RECIPE_FILE, RECIPE_LIMIT)? else {
-        return Ok(Recipe::default());
+    let recipe = match repository.file(&request.commit, RECIPE_FILE, RECIPE_LIMIT)? {
+        Some(text) => Recipe::parse(&text),
+        // Built as if it said nothing, it would surprise its author.
+        None if repository.has_path(&request.commit, RECIPE_FILE)? => Err(RecipeError::unread(RECIPE_LIMIT)),
+        None => Ok(Recipe::default()),
     };
-    Recipe::parse(&text)
-        .map_err(|source| BuildError::Recipe { commit: request.commit.short().to_owned(), source })
+    recipe.map_err(|source| BuildError::Recipe { commit: request.commit.short().to_owned(), source })
 }
 
 fn unpack(

@@ -48,7 +48,7 @@ pub use limits::Limits;
 pub use lintian::{Finding, LintianPolicy, Severity};
 pub use matrix::{Planned, plan_builds};
 pub use mirror::SourceMirror;
-pub use recipe::{Cross, RECIPE_FILE, Recipe, RecipeError, check_architectures};
+pub use recipe::{Cross, RECIPE_FILE, Rebuild, Recipe, RecipeError, check_architectures};
 pub use repository::{CommitInfo, Repository};
 pub use sources::{AptLocation, AptSource};
 pub use submodule::Origin;

@@ -14,6 +14,19 @@ pub struct Recipe {
     pub architectures: Option<Vec<Architecture>>,
     /// Whether packages for other architectures may be cross-built.
     pub cross: Cross,
+    /// What else is built after it.
+    pub rebuild: Rebuild,
+}
+
+/// What else is built once a source was built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rebuild {
+    /// Nothing, unless the server's operator wants it.
+    #[default]
+    None,
+    /// All that build-depends on one of its packages.
+    Dependents,
 }
 
 /// Whether packages for another architecture are cross-built or built under emulation.
@@ -34,6 +47,13 @@ pub enum Cross {
 #[error("{RECIPE_FILE} cannot be read: {0}")]
 pub struct RecipeError(String);
 
+impl RecipeError {
+    /// It is there, but is no file of at most `limit` bytes.
+    pub(crate) fn unread(limit: u64) -> Self {
+        Self(format!("it must be a plain file, no link, of {limit} bytes at most"))
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -42,6 +62,8 @@ struct File {
     architectures: Option<Vec<Architecture>>,
     #[serde(default)]
     cross: Cross,
+    #[serde(default)]
+    rebuild: Rebuild,
 }
 
 impl Recipe {
@@ -63,7 +85,7 @@ impl Recipe {
         if let Some(architectures) = &file.architectures {
             check_architectures(architectures).map_err(RecipeError)?;
         }
-        Ok(Self { architectures: file.architectures, cross: file.cross })
+        Ok(Self { architectures: file.architectures, cross: file.cross, rebuild: file.rebuild })
     }
 }
 
@@ -97,7 +119,10 @@ mod tests {
     fn what_is_written_is_meant() {
         let recipe = Recipe::parse("version: 1\narchitectures: [amd64, arm64]\ncross: never\n").unwrap();
         let names = ["amd64", "arm64"].map(|name| name.parse().unwrap()).to_vec();
-        assert_eq!(recipe, Recipe { architectures: Some(names), cross: Cross::Never });
+        let rebuild = Rebuild::None;
+        assert_eq!(recipe, Recipe { architectures: Some(names), cross: Cross::Never, rebuild });
+        let recipe = Recipe::parse("version: 1\nrebuild: dependents\n").unwrap();
+        assert_eq!(recipe, Recipe { rebuild: Rebuild::Dependents, ..Recipe::default() });
         assert_eq!(Recipe::parse("version: 1\n").unwrap(), Recipe::default());
     }
 
@@ -114,6 +139,7 @@ mod tests {
         };
         check("version: 1\narchitecture: [amd64]\n", "architecture");
         check("version: 1\ncross: maybe\n", "maybe");
+        check("version: 1\nrebuild: all\n", "all");
         check("version: 2\n", "version 2 is not known");
         check("architectures: [amd64]\n", "version");
         check("version: 1\narchitectures: []\n", "is empty");

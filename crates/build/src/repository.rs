@@ -159,6 +159,15 @@ impl Repository {
         Ok(Some(self.git().args(["cat-file", "blob", id]).check()?.text()))
     }
 
+    /// Whether a commit has something at a path, of whatever kind.
+    ///
+    /// # Errors
+    /// Only if git cannot be run, or there is no such commit.
+    pub(crate) fn has_path(&self, commit: &CommitId, path: &str) -> Result<bool, GitError> {
+        let listed = self.git().args(["ls-tree", "-z", commit.as_str(), "--", path]).check()?.text();
+        Ok(!listed.is_empty())
+    }
+
     /// The submodules of a commit; `url` is the address of this repository.
     ///
     /// # Errors

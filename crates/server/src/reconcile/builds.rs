@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use volary_archive::{Error, Provenance, UploadPolicy};
 use volary_build::{
     AptLocation, AptSource, BuildError, BuildRequest, Builder, BuilderConfig, Built, Event, Finding, Origin,
+    Rebuild,
 };
 use volary_host::Stop;
 use volary_model::{Architecture, BuildScope, Digest, SourceName, Suite};
@@ -305,7 +306,7 @@ async fn keep(app: &App, build: &Build, built: &Built) -> Result<(), Unbuilt> {
         app.store.keep_buildinfo(build.id, &digest).await.map_err(Unbuilt::machine)?;
     }
     let needs: Vec<String> = package_names(&built.build_depends).into_iter().collect();
-    let asks = app.config.rebuild_dependents.contains(&build.source);
+    let asks = built.rebuild == Rebuild::Dependents || app.config.rebuild_dependents.contains(&build.source);
     app.store.build_needs(build.id, &needs, asks).await.map_err(Unbuilt::machine)?;
     app.store.build_built(build.id, &built.version, built.method, &packages).await.map_err(Unbuilt::machine)
 }
