@@ -138,6 +138,16 @@ impl Client {
         self.body(path, answer, "").map(drop)
     }
 
+    /// `PUT path` with bytes that are made while they are sent.
+    ///
+    /// # Errors
+    /// [`ClientError`], also if they cannot be read to their end.
+    pub fn put_reader(&self, path: &str, bytes: &mut dyn std::io::Read) -> Result<(), ClientError> {
+        let body = ureq::SendBody::from_reader(bytes);
+        let answer = self.agent.put(self.url(path)).header("authorization", self.bearer()).send(body);
+        self.body(path, answer, "").map(drop)
+    }
+
     /// `DELETE path`.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! | route | request → answer |
 //! |---|---|
 //! | `PUT  /api/v1/uploads/{id}/{file}` | bytes → nothing; `id` is 32 hexadecimal digits that the client chose |
+//! | `PUT  /api/v1/uploads/{id}` | several files as a tar archive → nothing |
 //! | `POST /api/v1/uploads/{id}/include` | [`Include`] → [`Included`]; the upload ends with it |
 //! | `PUT` or `POST /api/v1/upload/{file}` | bytes → [`Included`]; a `.deb`, or a `.tar` of a `.changes` with its files |
 //! | `GET  /api/v1/packages?suite=S` | → `Vec<`[`Package`]`>` |

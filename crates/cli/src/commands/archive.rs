@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use clap::Subcommand;
 use volary_api::client::Client;
 use volary_api::v1::archive::{Include, Included, Package};
 use volary_model::Suite;
 
 use super::archive_export::{self, ExportArgs, ExportsArgs};
+use super::archive_send::send;
 use super::encode;
 use crate::config::Connection;
 use crate::failure::Failure;
@@ -82,31 +82,10 @@ pub fn run(command: ArchiveCommand, connection: &Connection, out: &Out) -> Resul
     Ok(())
 }
 
-/// How many files are sent at once: enough to fill a line that is far away.
-const SENDERS: usize = 4;
-
 /// Sends the files and has them included, all of them or none.
 fn include(client: &Client, files: &[PathBuf], options: &Include, out: &Out) -> Result<(), Failure> {
-    let files: Vec<PathBuf> = with_named_files(files)?.into_iter().collect();
     let upload = upload_id()?;
-    let next = AtomicUsize::new(0);
-    let send = || -> Result<(), Failure> {
-        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let name = file
-                .file_name()
-                .and_then(|name| name.to_str())
-                .ok_or_else(|| anyhow!("{} has no file name that can be sent: rename it", file.display()))?;
-            let content = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
-            client.put(&format!("/api/v1/uploads/{upload}/{}", encode(name)), content)?;
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let senders: Vec<_> = (0..SENDERS.min(files.len())).map(|_| scope.spawn(send)).collect();
-        let ends = senders.into_iter().map(|sender| sender.join().expect("a sender has no reason to panic"));
-        // All of them, so that the first failure is told and none is left.
-        ends.fold(Ok(()), Result::and)
-    })?;
+    send(client, &upload, &with_named_files(files)?)?;
     let included: Included = client.post(&format!("/api/v1/uploads/{upload}/include"), options)?;
     out.show(&included, |included| {
         for package in &included.added {

@@ -5,6 +5,7 @@ pub mod archive_export;
 pub mod archive_import;
 pub mod archive_keys;
 pub mod archive_mirror;
+pub mod archive_send;
 pub mod artifact;
 pub mod build;
 mod bump_keys;

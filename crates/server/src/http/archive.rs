@@ -19,20 +19,18 @@ use volary_model::{ReleaseName, Revision, Suite};
 
 use crate::app::App;
 use crate::http::auth::{Developer, Person, Uploader, Viewer};
+use crate::http::batch;
 use crate::http::input::{Input, blocking, name, too_large};
 use crate::http::refusal::Refusal;
 
 /// The largest file of an upload: debug symbols of a browser have some 2 GB.
-const FILE_LIMIT: u64 = 4 << 30;
+pub(super) const FILE_LIMIT: u64 = 4 << 30;
 
 /// The largest `.changes` file: it is read as a whole.
-const CHANGES_LIMIT: u64 = 4 << 20;
-
-/// How many files an upload in one request may have: a large source package has some hundred.
-const MOST_FILES: usize = 4096;
+pub(super) const CHANGES_LIMIT: u64 = 4 << 20;
 
 /// How long a sender may pause.
-const STALLED: Duration = Duration::from_secs(60);
+pub(super) const STALLED: Duration = Duration::from_secs(60);
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
@@ -79,8 +77,20 @@ pub(crate) async fn upload(
     }
 }
 
+/// `PUT /api/v1/uploads/{id}`: several files as a tar archive.
+pub(crate) async fn upload_batch(
+    State(app): State<Arc<App>>,
+    Uploader(_): Uploader,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<(), Refusal> {
+    let dir = upload_dir(&app, &id)?;
+    volary_host::create_dir(&dir)?;
+    batch::unpack(body, dir).await
+}
+
 /// Refuses what could be another thing than a file beside the others.
-fn plain_name(file: &str) -> Result<(), Refusal> {
+pub(super) fn plain_name(file: &str) -> Result<(), Refusal> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._+~-:".contains(c);
     if file.is_empty() || file.len() > 200 || file.starts_with('.') || !file.chars().all(plain) {
         return Err(Refusal::invalid(format!("{file:?} is not the name of a package file"))
@@ -160,15 +170,9 @@ pub(crate) async fn upload_one(
     let id: [u8; 16] = rand::random();
     let dir = app.layout.uploads().join(id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     volary_host::create_dir(&dir)?;
-    let path = dir.join(&file);
-    let received = match receive(body, &path, FILE_LIMIT).await {
-        Ok(()) if ending == "tar" => blocking({
-            let dir = dir.clone();
-            move || unpack(&path, &dir)
-        })
-        .await
-        .and_then(|unpacked| unpacked),
-        other => other,
+    let received = match ending {
+        "tar" => batch::unpack(body, dir.clone()).await,
+        _ => receive(body, &dir.join(&file), FILE_LIMIT).await,
     };
     if let Err(refusal) = received {
         std::fs::remove_dir_all(&dir).map_err(Refusal::broken)?;
@@ -177,33 +181,6 @@ pub(crate) async fn upload_one(
     let included = include_dir(&app, &person, dir, false).await?;
     let status = if included.added.is_empty() { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(included)))
-}
-
-/// Takes the files out of a tar beside it. Whatever is no plain file with a plain name is refused.
-fn unpack(tar: &std::path::Path, dir: &std::path::Path) -> Result<(), Refusal> {
-    let unreadable = |error: std::io::Error| Refusal::invalid(format!("the .tar cannot be read: {error}"));
-    let mut archive = tar::Archive::new(std::fs::File::open(tar).map_err(Refusal::broken)?);
-    for (count, entry) in archive.entries().map_err(unreadable)?.enumerate() {
-        let mut entry = entry.map_err(unreadable)?;
-        let path = entry.path().map_err(unreadable)?.to_string_lossy().into_owned();
-        let name = path.strip_prefix("./").unwrap_or(&path);
-        if entry.header().entry_type().is_dir() && name.is_empty() {
-            continue;
-        }
-        if !entry.header().entry_type().is_file() || count > MOST_FILES {
-            return Err(Refusal::invalid(format!(
-                "the .tar has {path:?}, which is no plain file at its top"
-            )));
-        }
-        plain_name(name)?;
-        let mut file = std::fs::File::create_new(dir.join(name)).map_err(|error| {
-            Refusal::invalid(format!(
-                "the .tar has the file {name:?} twice, or it cannot be written: {error}"
-            ))
-        })?;
-        std::io::copy(&mut entry, &mut file).map_err(unreadable)?;
-    }
-    Ok(volary_host::remove_if_exists(tar)?)
 }
 
 /// Includes what lies in a folder, and removes the folder.
@@ -245,17 +222,28 @@ async fn include_dir(
             return Err(refusal);
         }
     };
-    for package in &included.added {
+    tell(app, person, &included.added).await;
+    if !included.added.is_empty() {
+        app.rolling_changed();
+    }
+    Ok(included)
+}
+
+/// Up to so many packages have an event each; more would drive out of the events what else there is.
+const EVENTS: usize = 20;
+
+async fn tell(app: &App, person: &Person, added: &[Package]) {
+    for package in added.iter().take(EVENTS) {
         let text = format!(
             "{} {} ({}) was included by {}",
             package.name, package.version, package.architecture, person.name
         );
         app.event("package-included", &format!("{}={}", package.name, package.version), &text).await;
     }
-    if !included.added.is_empty() {
-        app.rolling_changed();
+    if added.len() > EVENTS {
+        let more = volary_plan::text::count(added.len() - EVENTS, "more package");
+        app.event("package-included", "rolling", &format!("{more} were included by {}", person.name)).await;
     }
-    Ok(included)
 }
 
 /// People know their files by name, not by where we kept them.

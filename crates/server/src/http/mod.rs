@@ -2,6 +2,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod auth;
+mod batch;
 pub(crate) mod build;
 pub(crate) mod device;
 pub(crate) mod export;
@@ -39,6 +40,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/device/v1/objects", post(device::objects))
         .route("/device/v1/reports", post(device::report))
         .route("/api/v1/uploads/{id}/include", post(archive::include))
+        .route("/api/v1/uploads/{id}", put(archive::upload_batch))
         .route("/api/v1/uploads/{id}/{file}", put(archive::upload))
         .route("/api/v1/upload/{file}", put(archive::upload_one).post(archive::upload_one))
         .route("/api/v1/packages", get(archive::packages))

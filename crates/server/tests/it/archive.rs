@@ -55,6 +55,53 @@ fn a_package_goes_from_upload_to_release() {
     }
 }
 
+/// A tar archive of files with these names and contents.
+fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, *bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn many_files_come_in_one_request() {
+    let server = TestServer::start();
+    let developer = server.with_role("developer");
+    let debs: Vec<(String, Vec<u8>)> = (0..30)
+        .map(|number| {
+            let path = make_deb(server.scratch(), &format!("part{number}"), "1.0");
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap())
+        })
+        .collect();
+    let (first, second) = debs.split_at(20);
+    for part in [first, second] {
+        let files: Vec<(&str, &[u8])> =
+            part.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+        let sent = developer.put(UPLOAD, &tar_of(&files));
+        assert!(sent.status.is_success(), "{}", sent.text());
+    }
+    let included: Included = developer.post(&format!("{UPLOAD}/include"), &json!({})).json();
+    assert_eq!(included.added.len(), 30);
+    // A large import must not drive everything else out of the events.
+    let events = server.events("package-included");
+    assert_eq!(events.len(), 21);
+    assert!(events.iter().any(|text| text.starts_with("10 more packages were included by ")), "{events:?}");
+
+    let whole = tar_of(&[("a.deb", &[b'x'; 3000])]);
+    developer.put(UPLOAD, &whole[..2000]).refused(400, "the .tar cannot be read");
+    developer.put(UPLOAD, b"garbage").refused(400, "the .tar cannot be read");
+    developer.put(UPLOAD, &tar_of(&[("a.deb", b"x")])).refused(400, "\"a.deb\" is in this upload twice");
+    developer.put(UPLOAD, &tar_of(&[("sub/b.deb", b"x")])).refused(400, "not the name of a package file");
+    developer.put("/api/v1/uploads/xyz", b"").refused(400, "32 lower-case hexadecimal digits");
+    // The refusal arrives although most of the body was not read.
+    let large = tar_of(&[("sub/b.deb", &vec![0; 20 << 20])]);
+    developer.put(UPLOAD, &large).refused(400, "not the name of a package file");
+}
+
 #[test]
 fn bad_uploads_are_refused_without_naming_our_folders() {
     let server = TestServer::start();
