@@ -29,12 +29,16 @@ pub(crate) fn new_clashes(
     edits: &Edits,
     architectures: &[Architecture],
 ) -> Vec<Clash> {
+    let names: HashSet<&str> = edits.keys().map(|(_, name, _)| name.as_str()).collect();
+    let came = |entry: &PackageEntry| {
+        names.contains(entry.name.as_str()) && edits.get(&place_of(entry)).is_some_and(Option::is_some)
+    };
+    let concerned = concerned(content, edits);
     let mut clashes = Vec::new();
     for architecture in architectures {
         let here: Vec<&Arc<PackageEntry>> =
-            content.binaries().filter(|entry| entry.serves(architecture)).collect();
+            concerned.iter().copied().filter(|entry| entry.serves(architecture)).collect();
         let offering = by_name(&here);
-        let came = |entry: &PackageEntry| edits.get(&place_of(entry)).is_some_and(Option::is_some);
         for by in &here {
             let by_came = came(by);
             for target in against(by) {
@@ -52,6 +56,23 @@ pub(crate) fn new_clashes(
         }
     }
     clashes
+}
+
+/// The packages of a content that came with the edits, those that speak against one of them, and
+/// those that one of them speaks against: nobody else can be in a new clash.
+fn concerned<'a>(content: &'a Content, edits: &Edits) -> Vec<&'a Arc<PackageEntry>> {
+    let incoming: Vec<&Arc<PackageEntry>> = edits.values().flatten().collect();
+    let mut theirs: HashSet<String> = incoming.iter().map(|entry| entry.name.to_string()).collect();
+    theirs.extend(incoming.iter().flat_map(|entry| provided(entry)));
+    let spoken: HashSet<&str> =
+        incoming.iter().flat_map(|entry| against(entry)).map(|target| target.name.as_str()).collect();
+    let is_concerned = |entry: &&Arc<PackageEntry>| {
+        theirs.contains(entry.name.as_str())
+            || against(entry).any(|target| theirs.contains(&target.name))
+            || spoken.contains(entry.name.as_str())
+            || provided(entry).iter().any(|name| spoken.contains(name.as_str()))
+    };
+    content.binaries().filter(is_concerned).collect()
 }
 
 /// True if the first package says that it does not go with the second, or the other way round.
@@ -80,7 +101,7 @@ fn by_name<'a>(entries: &[&'a Arc<PackageEntry>]) -> HashMap<&'a str, Vec<&'a Ar
 }
 
 fn provided(entry: &PackageEntry) -> Vec<String> {
-    let field = entry.relations().provides.as_deref().unwrap_or("");
+    let Some(field) = entry.relations().provides.as_deref() else { return Vec::new() };
     let relations = volary_debian::relation::parse(field).unwrap_or_default();
     relations.into_iter().flat_map(|one| one.alternatives).map(|target| target.name).collect()
 }

@@ -194,9 +194,14 @@ struct Planner<'a> {
     base: &'a Content,
     architectures: &'a [Architecture],
     incoming: BTreeMap<Place, (Arc<PackageEntry>, Because)>,
-    /// Names that packages of the archive have or provide. A dependency on any other name is for
-    /// Debian to fulfil.
-    ours: HashSet<String>,
+}
+
+/// A dependency that may be fulfilled otherwise after the edits than before.
+struct Concerned<'a> {
+    entry: &'a Arc<PackageEntry>,
+    /// True if the package comes with the edits.
+    is_new: bool,
+    relation: &'a Relation,
 }
 
 /// What a pick changes in a release with the set `base`.
@@ -209,8 +214,7 @@ pub(crate) fn plan(
     if picks.is_empty() {
         return Err(PickRefusal::Nothing.into());
     }
-    let incoming = BTreeMap::new();
-    let mut planner = Planner { state, base, architectures, incoming, ours: HashSet::new() };
+    let mut planner = Planner { state, base, architectures, incoming: BTreeMap::new() };
     for pick in picks {
         for entry in wanted(state, pick)? {
             planner.bring(entry, Because::Asked);
@@ -219,7 +223,6 @@ pub(crate) fn plan(
     if planner.incoming.is_empty() {
         return Ok(Vec::new());
     }
-    planner.ours = names(state);
     planner.close()?;
     Ok(planner.changes())
 }
@@ -248,30 +251,35 @@ fn wanted(state: &State, pick: &Pick) -> Result<Vec<Arc<PackageEntry>>, Box<Pick
     }
 }
 
-/// All names that the archive's packages have or provide.
-fn names(state: &State) -> HashSet<String> {
-    let mut names = HashSet::new();
+/// Those of the names that packages of the archive have or provide. A dependency on any other
+/// name is for Debian to fulfil.
+fn known<'a>(state: &State, names: &HashSet<&'a str>) -> HashSet<&'a str> {
+    let mut known = HashSet::new();
     for ((name, ..), versions) in &state.catalogue {
         let newest = versions.values().next_back().expect("a package has at least one version");
         if !newest.is_source() {
-            names.insert(name.to_string());
-            names.extend(provided(newest));
+            known.extend(names.get(name.as_str()));
+            known.extend(provided(newest).iter().filter_map(|name| names.get(name.as_str())));
         }
     }
-    names
+    known
 }
 
 /// The names that a package provides besides its own.
 fn provided(entry: &PackageEntry) -> Vec<String> {
-    let field = entry.relations().provides.as_deref().unwrap_or("");
+    let Some(field) = entry.relations().provides.as_deref() else { return Vec::new() };
     let relations = volary_debian::relation::parse(field).unwrap_or_default();
     relations.into_iter().flat_map(|one| one.alternatives).map(|target| target.name).collect()
 }
 
-/// What the packages of a set offer on an architecture.
-fn offers(content: &Content, architecture: &Architecture) -> Offers {
+/// What the packages of a set offer on an architecture under some of their names.
+fn offers(content: &Content, architecture: &Architecture, names: &HashSet<&str>) -> Offers {
     let mut offers = Offers::new();
-    for entry in content.iter().filter(|entry| entry.serves(architecture)) {
+    let is_named = |entry: &PackageEntry| {
+        names.contains(entry.name.as_str())
+            || provided(entry).iter().any(|name| names.contains(name.as_str()))
+    };
+    for entry in content.iter().filter(|entry| entry.serves(architecture) && is_named(entry)) {
         offers.add(entry.name.as_str(), &entry.version, entry.relations().provides.as_deref());
     }
     offers
@@ -315,12 +323,10 @@ impl Planner<'_> {
 
     /// Takes along what is needed until nothing is broken that was whole before.
     fn close(&mut self) -> Result<(), Box<PickRefusal>> {
-        let before: Vec<Offers> =
-            self.architectures.iter().map(|architecture| offers(self.base, architecture)).collect();
         loop {
             let edits = self.edits();
             let content = self.base.with(&edits);
-            let broken = self.broken(&content, &edits, &before);
+            let broken = self.broken(&content, &edits);
             if broken.is_empty() {
                 let clashes = new_clashes(self.base, &content, &edits, self.architectures);
                 if clashes.is_empty() {
@@ -350,28 +356,26 @@ impl Planner<'_> {
 
     /// Dependencies that a set does not fulfil although the archive should, and that were
     /// fulfilled before the edits led to it, or not there.
-    fn broken(
-        &self,
-        content: &Content,
-        edits: &Edits,
-        before: &[Offers],
-    ) -> Vec<(Arc<PackageEntry>, Architecture, Relation)> {
+    fn broken(&self, content: &Content, edits: &Edits) -> Vec<(Arc<PackageEntry>, Architecture, Relation)> {
         let touched = self.touched(edits);
+        let concerned = concerned(content, edits, &touched);
+        let names = concerned.iter().flat_map(|one| &one.relation.alternatives);
+        let names: HashSet<&str> = names.map(|target| target.name.as_str()).collect();
+        let ours = known(self.state, &names);
+        let is_ours = |relation: &Relation| {
+            relation.alternatives.iter().all(|target| ours.contains(target.name.as_str()))
+        };
         let mut broken = Vec::new();
-        for (architecture, before) in self.architectures.iter().zip(before) {
-            let offers = offers(content, architecture);
-            for entry in content.iter().filter(|entry| entry.serves(architecture)) {
-                let is_new = edits.contains_key(&place_of(entry));
-                for relation in &entry.relations().needs {
-                    let names = || relation.alternatives.iter().map(|target| target.name.as_str());
-                    let concerned = is_new || names().any(|name| touched.contains(name));
-                    if concerned
-                        && names().all(|name| self.ours.contains(name))
-                        && !offers.fulfil(relation)
-                        && (is_new || before.fulfil(relation))
-                    {
-                        broken.push((Arc::clone(entry), architecture.clone(), relation.clone()));
-                    }
+        for architecture in self.architectures {
+            let before = offers(self.base, architecture, &names);
+            let offers = offers(content, architecture, &names);
+            for Concerned { entry, is_new, relation } in &concerned {
+                if entry.serves(architecture)
+                    && is_ours(relation)
+                    && !offers.fulfil(relation)
+                    && (*is_new || before.fulfil(relation))
+                {
+                    broken.push((Arc::clone(entry), architecture.clone(), (*relation).clone()));
                 }
             }
         }
@@ -502,6 +506,22 @@ impl Planner<'_> {
             })
             .collect()
     }
+}
+
+/// The dependencies that edits may have changed: those of packages that came with them, and those
+/// on names that they touch.
+fn concerned<'a>(content: &'a Content, edits: &Edits, touched: &HashSet<String>) -> Vec<Concerned<'a>> {
+    let mut concerned = Vec::new();
+    for entry in content.iter() {
+        let is_new = touched.contains(entry.name.as_str()) && edits.contains_key(&place_of(entry));
+        for relation in &entry.relations().needs {
+            let mut names = relation.alternatives.iter().map(|target| target.name.as_str());
+            if is_new || names.any(|name| touched.contains(name)) {
+                concerned.push(Concerned { entry, is_new, relation });
+            }
+        }
+    }
+    concerned
 }
 
 /// Says what a set has of the packages that a dependency names.

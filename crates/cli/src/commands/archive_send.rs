@@ -30,7 +30,7 @@ pub fn send(client: &Client, upload: &str, files: &BTreeSet<PathBuf>) -> Result<
         while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
             match &batch[..] {
                 [one] => {
-                    let content = open(&one.path)?;
+                    let content = open(one.path)?;
                     client.put(&format!("/api/v1/uploads/{upload}/{}", encode(one.name)), content)?;
                 }
                 several => {

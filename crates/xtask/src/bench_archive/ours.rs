@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use volary_api::v1::archive::Package;
 use volary_host::Cmd;
 use volary_testkit::chain::Chain;
@@ -36,7 +36,17 @@ impl Ours {
         let logs = bench.folder.path().join(format!("logs-{name}"));
         let lab = Lab::open(&bench.cache)?;
         let meter = Rc::new(lab.meter(name)?);
-        Ok(Self { meter, chain: Chain::open(lab, bench.tools.clone(), &logs)? })
+        let chain = Chain::open(lab, bench.tools.clone(), &logs)?;
+        // The peers make none either; ours are made by a timer, once an hour at most, which would
+        // fall into some of the rounds.
+        chain.stop_server()?;
+        let config = chain.folder().join("server.toml");
+        let text = volary_host::read_to_string(&config)?;
+        let changed = text.replace("archive_contents = true", "archive_contents = false");
+        ensure!(changed != text, "{} does not say archive_contents", config.display());
+        volary_host::write_atomic(&config, changed.as_bytes(), 0o600)?;
+        chain.start_server()?;
+        Ok(Self { meter, chain })
     }
 
     /// What commands are measured with; the peers' too.
