@@ -154,7 +154,7 @@ mod tests {
             .iter()
             .map(|(name, size)| {
                 let path = folder.path().join(name);
-                std::fs::write(&path, vec![b'x'; *size]).unwrap();
+                volary_host::write_atomic(&path, &vec![b'x'; *size], 0o644).unwrap();
                 path
             })
             .collect();
@@ -180,7 +180,7 @@ mod tests {
         let mut files = BTreeSet::new();
         for number in 0..600 {
             let path = folder.path().join(format!("{number:03}.deb"));
-            std::fs::write(&path, b"x").unwrap();
+            File::create(&path).unwrap();
             files.insert(path);
         }
         let large = folder.path().join("large.deb");
