@@ -131,15 +131,17 @@ impl Extract {
     }
 }
 
+fn changelog_path(entry: &PackageEntry) -> String {
+    changelog_key(entry.component.as_str(), entry.source.as_str(), entry.source_version.as_str())
+}
+
 /// Where apt looks for the changelog of a package, from the archive's root: component, the first
 /// letter of the source (four of `lib…`), source, source and version without its epoch.
-fn changelog_path(entry: &PackageEntry) -> String {
-    let source = entry.source.as_str();
+pub(crate) fn changelog_key(component: &str, source: &str, version: &str) -> String {
     let letters = if source.starts_with("lib") { 4 } else { 1 };
     let prefix = source.get(..letters).unwrap_or(source);
-    let version = entry.source_version.as_str();
     let version = version.split_once(':').map_or(version, |(_, rest)| rest);
-    format!("changelogs/{}/{prefix}/{source}/{source}_{version}_changelog", entry.component)
+    format!("changelogs/{component}/{prefix}/{source}/{source}_{version}_changelog")
 }
 
 fn make_folder(path: &Path) -> Result<(), FileError> {

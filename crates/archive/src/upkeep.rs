@@ -116,11 +116,18 @@ impl Due {
     }
 }
 
+/// What a suite lacks, with what it has.
+struct Lacking {
+    due: Due,
+    content: Content,
+    architectures: Vec<Architecture>,
+}
+
 /// What a suite lacks, by what stands in its Release file.
 fn due(
     release: &Release,
     suite: &Suite,
-    is_frozen: bool,
+    packed: bool,
     content: Digest,
     settings: &Settings,
     now: Timestamp,
@@ -142,7 +149,7 @@ fn due(
             until.duration_since(now) < half
         }
     };
-    Due { contents, xz: is_frozen && !has_xz, renewal }
+    Due { contents, xz: packed && !has_xz, renewal }
 }
 
 /// What an upkeep did.
@@ -173,27 +180,28 @@ impl Archive {
         Ok(report)
     }
 
+    /// Packs the indexes of releases with xz, frozen or not: what is exported is fetched by many
+    /// and does not change. Rolling does at each publish, and devices follow it by differences.
+    pub(crate) fn pack(&self, suites: &[Suite], now: Timestamp) -> Result<(), Error> {
+        for suite in suites.iter().filter(|suite| matches!(suite, Suite::Release(_))) {
+            let Some(lacking) = self.lacks(suite, true, now)? else { continue };
+            if lacking.due.xz {
+                let due = Due { xz: true, ..Due::default() };
+                self.bring_up(suite, &Lacking { due, ..lacking }, now)?;
+            }
+        }
+        Ok(())
+    }
+
     fn keep_up(&self, suite: &Suite, now: Timestamp, report: &mut UpkeepReport) -> Result<(), Error> {
-        let Some((due, content, architectures)) = self.lacks(suite, now)? else { return Ok(()) };
-        // Packing may take seconds; nobody waits for it.
-        let mut extras = Vec::new();
-        if due.contents {
-            extras.extend(self.make_contents(suite, &content, &architectures, now)?);
-        }
-        if due.xz {
-            extras.extend(self.make_xz(suite, &content, &architectures)?);
-        }
-        let (_lock, inner) = self.begin_writing(now)?;
-        // It may have been dropped in the meantime.
-        if inner.state.suite(suite).is_err() {
+        let Some(lacking) = self.lacks(suite, false, now)? else { return Ok(()) };
+        if !self.bring_up(suite, &lacking, now)? {
             return Ok(());
         }
-        let job = Job { extras, ..Job::of(&inner.state, suite, now)? };
-        self.publisher.prepare(&job)?.activate()?;
         for (done, list) in [
-            (due.contents, &mut report.contents),
-            (due.xz, &mut report.packed),
-            (due.renewal, &mut report.renewed),
+            (lacking.due.contents, &mut report.contents),
+            (lacking.due.xz, &mut report.packed),
+            (lacking.due.renewal, &mut report.renewed),
         ] {
             if done {
                 list.push(suite.clone());
@@ -202,21 +210,39 @@ impl Archive {
         Ok(())
     }
 
-    /// What a suite lacks, if anything, with what it has.
-    fn lacks(
-        &self,
-        suite: &Suite,
-        now: Timestamp,
-    ) -> Result<Option<(Due, Content, Vec<Architecture>)>, Error> {
+    /// Makes what is due and publishes it; false if the suite is gone.
+    fn bring_up(&self, suite: &Suite, lacking: &Lacking, now: Timestamp) -> Result<bool, Error> {
+        let Lacking { due, content, architectures } = lacking;
+        // Packing may take seconds; nobody waits for it.
+        let mut extras = Vec::new();
+        if due.contents {
+            extras.extend(self.make_contents(suite, content, architectures, now)?);
+        }
+        if due.xz {
+            extras.extend(self.make_xz(suite, content, architectures)?);
+        }
+        let (_lock, inner) = self.begin_writing(now)?;
+        // It may have been dropped in the meantime.
+        if inner.state.suite(suite).is_err() {
+            return Ok(false);
+        }
+        let job = Job { extras, ..Job::of(&inner.state, suite, now)? };
+        self.publisher.prepare(&job)?.activate()?;
+        Ok(true)
+    }
+
+    /// What a suite lacks, if anything. With `packed` it is to have xz whether frozen or not.
+    fn lacks(&self, suite: &Suite, packed: bool, now: Timestamp) -> Result<Option<Lacking>, Error> {
         let inner = self.look()?;
         let Ok(content) = inner.state.suite(suite) else { return Ok(None) };
         let Some(published) = self.publisher.published(suite)? else { return Ok(None) };
-        let is_frozen = is_frozen(&inner.state, suite);
-        let due = due(&published.release, suite, is_frozen, content.digest(), &inner.state.settings, now);
+        let packed = packed || is_frozen(&inner.state, suite);
+        let due = due(&published.release, suite, packed, content.digest(), &inner.state.settings, now);
         if !due.any() {
             return Ok(None);
         }
-        Ok(Some((due, content.clone(), inner.state.architectures(suite)?.to_vec())))
+        let architectures = inner.state.architectures(suite)?.to_vec();
+        Ok(Some(Lacking { due, content: content.clone(), architectures }))
     }
 
     fn make_contents(

@@ -322,3 +322,103 @@ fn a_detached_signature_is_good() {
     let apt = Apt::new(&http.uri, "rolling", lab.archive.public_key());
     assert!(!apt.run("apt-get", &["update"]).status.success());
 }
+
+/// A package with a changelog.
+fn deb_with_changelog(dir: &Path, name: &str) -> PathBuf {
+    let tree = dir.join(format!("tree-{name}"));
+    let doc = tree.join(format!("usr/share/doc/{name}"));
+    fs::create_dir_all(&doc).unwrap();
+    fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+    let control = format!(
+        "Package: {name}\nVersion: 1:1.0\nArchitecture: all\nMaintainer: A B <a@example.com>\n\
+         Description: test\n"
+    );
+    volary_host::write_atomic(&tree.join("DEBIAN/control"), control.as_bytes(), 0o644).unwrap();
+    let changelog = format!(
+        "{name} (1:1.0) stable; urgency=low\n\n  * Only {name} has this.\n\n \
+         -- A B <a@example.com>  Sun, 22 Nov 2026 10:00:00 +0000\n"
+    );
+    volary_host::write_atomic(&doc.join("changelog"), changelog.as_bytes(), 0o644).unwrap();
+    Cmd::new("gzip").arg("-9n").arg(doc.join("changelog")).check().unwrap();
+    let deb = dir.join(format!("{name}.deb"));
+    Cmd::new("dpkg-deb").args(["--root-owner-group", "-b"]).args([&tree, &deb]).check().unwrap();
+    deb
+}
+
+#[test]
+fn changelogs_come_along_and_go_with_their_packages() {
+    let lab = Lab::new();
+    let debs = ["hello", "libtool"].map(|name| deb_with_changelog(lab.dir.path(), name));
+    lab.include(&debs).unwrap();
+    let place = Place::new();
+    export(&lab, &place.target, &["rolling"]);
+    whole(&lab, &place.target);
+    let key = "changelogs/main/libt/libtool/libtool_1.0_changelog";
+    assert!(place.keys().contains(key), "{:?}", place.keys());
+    let http = Http::new(place.path());
+    let apt = Apt::new(&http.uri, "rolling", lab.archive.public_key());
+    apt.update();
+    // As a device is told whose packages come from elsewhere than the server.
+    let from = format!(
+        "Acquire::Changelogs::URI::Override::Origin::Test={}changelogs/@CHANGEPATH@_changelog",
+        http.uri
+    );
+    for name in ["hello", "libtool"] {
+        let said = apt.run("apt-get", &["-o", &from, "changelog", name]);
+        let text = said.text();
+        assert!(text.contains(&format!("Only {name} has this.")), "{said:?}");
+    }
+    // Nothing is put twice; what was tampered with is found and put right; what was lost too.
+    assert_eq!(export(&lab, &place.target, &["rolling"]).put, 0);
+    for spoil in [true, false] {
+        match spoil {
+            true => volary_host::write_atomic(&place.path().join(key), b"other", 0o644).unwrap(),
+            false => fs::remove_file(place.path().join(key)).unwrap(),
+        }
+        let found = lab.archive.verify_export(&place.target, common::now()).unwrap().problems;
+        assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), [key]);
+        let again = BTreeSet::from([key.to_owned()]);
+        let options = ExportOptions { again, thorough: true, ..ExportOptions::default() };
+        assert_eq!(export_at(&lab, &place.target, &["rolling"], &options, 0).unwrap().put, 1);
+        whole(&lab, &place.target);
+    }
+    // It goes with the last suite that names it.
+    lab.archive.cut(&"v1".parse().unwrap(), common::now()).unwrap();
+    let only = ExportOptions { only: true, grace: SignedDuration::ZERO, ..ExportOptions::default() };
+    export_at(&lab, &place.target, &["v1"], &only, 0).unwrap();
+    assert!(place.keys().contains(key));
+    let other = Lab::new();
+    other.archive.cut(&"v2".parse().unwrap(), common::now()).unwrap();
+    // First its suite goes, then what that named.
+    for hours in 0..3 {
+        export_at(&other, &place.target, &["v2"], &only, hours).unwrap();
+    }
+    assert!(!place.keys().contains(key), "{:?}", place.keys());
+}
+
+#[test]
+fn releases_are_exported_with_xz() {
+    let lab = lab();
+    let place = Place::new();
+    let digests = || {
+        ["v1.0/r1", "v1.0/r2", "rolling"]
+            .map(|suite| lab.archive.suite_digest(&suite.parse().unwrap()).unwrap())
+    };
+    let before = digests();
+    export(&lab, &place.target, &["all"]);
+    whole(&lab, &place.target);
+    let has = |suite: &str| place.keys().contains(&format!("dists/{suite}/main/binary-amd64/Packages.xz"));
+    assert!(has("v1.0/r1") && has("v1.0/r2"));
+    assert!(!has("rolling"), "it changes with each publish");
+    assert_eq!(digests(), before, "the content is as it was");
+    assert_eq!(export(&lab, &place.target, &["all"]).put, 0, "it is packed once");
+    let http = Http::new(place.path());
+    let apt = Apt::new(&http.uri, "v1.0/r1", lab.archive.public_key());
+    let output = apt.run("apt-get", &["-o", "Acquire::CompressionTypes::Order::=xz", "update"]);
+    assert!(output.status.success());
+    let packed = http.requests();
+    let xz = volary_host::read(&place.path().join("dists/v1.0/r1/main/binary-amd64/Packages.xz")).unwrap();
+    let hash = Cmd::new("sha256sum").stdin(xz).check().unwrap().text();
+    assert!(packed.iter().any(|line| line.contains(&hash[..64])), "{packed:#?}");
+    assert_eq!(apt.candidate("hello"), "1.0");
+}

@@ -2,6 +2,7 @@
 //! the indexes that this lists, each checked against its hash, so that what comes out is whole
 //! and of one moment whatever is published meanwhile.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use volary_debian::control::Paragraphs;
@@ -14,6 +15,7 @@ use crate::export::plan::Object;
 use crate::export::target::Kind;
 use crate::pdiff;
 use crate::render::Blob;
+use crate::sidecar;
 
 /// Reads an object of the tree; `None` if it is not there.
 pub(crate) type Read<'a> = dyn Fn(&str) -> Result<Option<Vec<u8>>, ExportError> + 'a;
@@ -25,6 +27,9 @@ pub(crate) struct Named {
     pub(crate) objects: Vec<Object>,
     /// Second names of index files: the name that simple clients know, and the index.
     pub(crate) copies: Vec<(String, Object)>,
+    /// Where apt looks for the changelogs of its packages. Nobody signs them, and a package may
+    /// have none.
+    pub(crate) changelogs: BTreeSet<String>,
 }
 
 /// The endings of compressed indexes, in the order in which they are read here.
@@ -126,8 +131,13 @@ fn content(
 }
 
 fn packages_of(text: &str, path: &str, named: &mut Named) -> Result<(), ExportError> {
+    let component = path.split('/').next().unwrap_or(path);
     for package in packages::iterate(text) {
         let package = package.map_err(|error| ExportError::damaged(path, &error))?;
+        let changelog = sidecar::changelog_key(component, &package.source, package.source_version.as_str());
+        if !package.source.contains('/') {
+            named.changelogs.insert(changelog);
+        }
         let sha256 = digest(&package.sha256, &package.filename)?;
         named.objects.push(Object { key: package.filename, size: package.size, sha256, kind: Kind::Package });
     }

@@ -61,6 +61,9 @@ impl Archive {
         let run = Run { target, options, now, on_event };
         let _lock = self.lock_export(target)?;
         let suites = self.chosen(choices)?;
+        if !options.dry_run {
+            self.pack(&suites, now)?;
+        }
         let editions = self.editions(&suites, options)?;
         let (note, inventory) = run.begin(&self.export_name()?)?;
         let mut report = ExportReport { suites, dry_run: options.dry_run, ..ExportReport::default() };
@@ -134,6 +137,26 @@ impl Archive {
         }
     }
 
+    /// The changelogs that the archive has of what suites name, as far as they are wanted: that is
+    /// asked for each with its size, before it is read.
+    pub(crate) fn changelogs(
+        &self,
+        named: &[Named],
+        wanted: impl Fn(&str, u64) -> bool,
+    ) -> Result<Vec<Object>, ExportError> {
+        let keys: BTreeSet<&String> = named.iter().flat_map(|named| &named.changelogs).collect();
+        let mut found = Vec::new();
+        for key in keys {
+            let path = self.public_dir().join(key);
+            let Ok(size) = std::fs::metadata(&path).map(|meta| meta.len()) else { continue };
+            if wanted(key, size) {
+                let sha256 = crate::check::hash(&path).map_err(|error| ExportError::damaged(key, &error))?;
+                found.push(Object { key: key.clone(), size, sha256, kind: Kind::Named });
+            }
+        }
+        Ok(found)
+    }
+
     /// Puts what is missing, then what names it, then removes what nothing names.
     fn bring(
         &self,
@@ -145,8 +168,11 @@ impl Archive {
         report: &mut ExportReport,
     ) -> Result<(), ExportError> {
         let again = &run.options.again;
-        let objects = || wanted.named.iter().flat_map(|named| &named.objects);
-        let missing = plan::missing(objects(), &inventory, again);
+        let objects = wanted.named.iter().flat_map(|named| &named.objects);
+        let changelogs = self.changelogs(&wanted.named, |key, size| {
+            inventory.get(key) != Some(&size) || again.contains(key)
+        })?;
+        let missing = plan::missing(objects.chain(&changelogs), &inventory, again);
         let is_right = |edition: &Edition, key: &str, object: &Object| {
             let there = inventory.get(key) == Some(&object.size) && !again.contains(key);
             // After a run that was cut off nobody knows which of the second names are right.
@@ -295,6 +321,7 @@ fn is_as_before(edition: &Edition, changed: &Changed, key: &str, object: &Object
 fn name_all(names: &Named, named: &mut BTreeSet<String>) {
     named.extend(names.objects.iter().map(|object| object.key.clone()));
     named.extend(names.copies.iter().map(|(key, _)| key.clone()));
+    named.extend(names.changelogs.iter().cloned());
 }
 
 impl Run<'_> {

@@ -84,7 +84,7 @@ pub enum Kind {
     Package,
     /// An index under its hash, or a difference; its content never changes.
     Index,
-    /// An index under the name that simple clients know.
+    /// An index under the name that simple clients know, or a changelog.
     Named,
     /// What names all else: `InRelease`, and what goes with it.
     Release,
@@ -115,6 +115,7 @@ pub fn content_type(key: &str) -> &'static str {
         Some("zst") => "application/zstd",
         Some("asc" | "gpg") => "application/pgp-keys",
         Some("json") => "application/json",
+        _ if name.ends_with("_changelog") => "text/plain; charset=utf-8",
         _ if ["InRelease", "Release", "Packages", "Sources", "Index"].contains(&name) => {
             "text/plain; charset=utf-8"
         }

@@ -49,6 +49,7 @@ impl Archive {
                 Err(other) => return Err(other),
                 Ok((text, named)) => {
                     self.check_release(suite, &text, now, &mut report);
+                    objects.extend(self.changelogs(std::slice::from_ref(&named), |_, _| true)?);
                     objects.extend(all_of(named));
                 }
             }
