@@ -1,11 +1,12 @@
 //! Where real apt falls silent: it ends with success and offers nothing, or keeps what it had.
 //!
 //! Each row of `ROWS` breaks a suite in one way, and proves twice: that this apt does fall silent
-//! (should a later apt complain, the row says so), and that the audit finds it. The second half
-//! proves that no operation of the archive leads there. `ARCHIVE_TEST_APT_ROOT` takes the apt of
+//! (should a later apt complain, the row says so), and that the audit finds it. That no operation of
+//! the archive leads there is proven in `apt_follows.rs`. `ARCHIVE_TEST_APT_ROOT` takes the apt of
 //! another Debian.
 
 mod common;
+mod foreign;
 
 use std::fs::{self, FileTimes};
 use std::path::Path;
@@ -13,10 +14,10 @@ use std::time::{Duration, SystemTime};
 
 use common::audit::{Fault, Held, faults};
 use common::{Apt, Http, Lab};
+use foreign::Foreign;
 use pgp::composed::SignedSecretKey;
 use pgp::composed::{ArmorOptions, CleartextSignedMessage, KeyType, SecretKeyParamsBuilder};
 use pgp::types::Password;
-use volary_archive::{NewKey, Others, Pick, Provenance, UploadPolicy};
 use volary_host::Cmd;
 
 /// A suite that somebody else wrote: it had hello 1.0, and gets hello 2.0 with a fault.
@@ -44,15 +45,25 @@ fn public_of(key: &SignedSecretKey) -> String {
     key.to_public_key().to_armored_string(ArmorOptions::default()).unwrap()
 }
 
+/// What rolling of a lab says of itself.
+fn release_text(lab: &Lab) -> String {
+    let text =
+        volary_host::read_to_string(&lab.archive.public_dir().join("dists/rolling/InRelease")).unwrap();
+    volary_debian::clearsign::payload(&text).unwrap().into_owned()
+}
+
 impl Forge {
     fn new() -> Self {
         let lab = Lab::new();
-        let inrelease = lab.archive.public_dir().join("dists/rolling/InRelease");
         let texts = ["1.0", "2.0"].map(|version| {
             lab.add("hello", version, "amd64", "");
-            let text = volary_host::read_to_string(&inrelease).unwrap();
-            volary_debian::clearsign::payload(&text).unwrap().into_owned()
+            release_text(&lab)
         });
+        Self::of(lab, texts)
+    }
+
+    /// What is served is a copy of the lab's, with these texts.
+    fn of(lab: Lab, texts: [String; 2]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Cmd::new("cp")
             .arg("-a")
@@ -197,14 +208,6 @@ fn reversed(text: &str) -> String {
     text.lines().map(line).collect()
 }
 
-/// Updates, which must succeed, and gives what apt complained of.
-fn update(apt: &Apt) -> String {
-    let output = apt.run("apt-get", &["update"]);
-    let said = output.text() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && !said.contains("E:"), "{said}");
-    said.lines().filter(|line| line.starts_with("W:") || line.starts_with("N:")).collect()
-}
-
 #[test]
 fn apt_falls_silent_on_each_row_and_the_audit_finds_it() {
     let forge = Forge::new();
@@ -217,10 +220,10 @@ fn apt_falls_silent_on_each_row_and_the_audit_finds_it() {
         state_one();
         let held = Held::read(&forge.public(), "rolling");
         let apt = Apt::new(&http.uri, "rolling", &key);
-        assert_eq!(update(&apt), "", "{fault:?}: the first state is sound");
+        assert_eq!(apt.complaints(), "", "{fault:?}: the first state is sound");
         assert_eq!(apt.candidate("hello"), "1.0", "{fault:?}");
         (row.break_it)(&forge);
-        let said = update(&apt);
+        let said = apt.complaints();
         assert!(
             row.says.map_or(said.is_empty(), |part| said.contains(part)),
             "{fault:?}: apt said: {said:?}"
@@ -237,132 +240,46 @@ fn apt_falls_silent_on_each_row_and_the_audit_finds_it() {
     drop(forge.lab);
 }
 
-/// A device that follows a suite of ours through whatever happens.
-struct Device<'a> {
-    lab: &'a Lab,
-    apt: Apt,
-    suite: &'static str,
-    held: Held,
-    key: String,
-}
+/// What an apt must be told to fetch the lists of files, as apt-file tells it.
+const CONTENTS: [&str; 3] = [
+    "Acquire::IndexTargets::deb::Contents-deb::MetaKey=$(COMPONENT)/Contents-$(ARCHITECTURE)",
+    "Acquire::IndexTargets::deb::Contents-deb::ShortDescription=Contents-$(ARCHITECTURE)",
+    "Acquire::IndexTargets::deb::Contents-deb::Description=$(RELEASE)/$(COMPONENT) Contents",
+];
 
-impl<'a> Device<'a> {
-    fn new(lab: &'a Lab, http: &Http, suite: &'static str) -> Self {
-        let key = lab.archive.public_key();
-        let apt = Apt::new(&http.uri, suite, &key);
-        apt.update();
-        let held = Held::read(lab.archive.public_dir(), suite);
-        Self { lab, apt, suite, held, key }
-    }
-
-    /// Takes the keys that the archive gives out now, as its fleet repository tells it.
-    fn learn(&mut self) {
-        self.key = self.lab.archive.public_key();
-        self.apt.trust(&self.key);
-    }
-
-    /// After an operation: the suite has no fault for a device that saw the state before, and
-    /// apt, which updates without a word, offers this version.
-    fn sees(&mut self, what: &str, package: &str, version: &str) {
-        let public = self.lab.archive.public_dir();
-        assert_eq!(faults(public, self.suite, Some(&self.held), &self.key), [], "{what}");
-        self.apt.update();
-        assert_eq!(self.apt.candidate(package), version, "{what}");
-        self.held = Held::read(public, self.suite);
-    }
-}
-
+/// Sources and Contents are as Packages: listed in packed form alone, they are not there for apt.
 #[test]
-fn no_operation_silences_apt() {
-    let mut lab = Lab::new();
-    lab.add("hello", "1.0", "amd64", "");
-    let http = Http::new(lab.archive.public_dir());
-    let start = common::now();
-    let include = |lab: &Lab, version: &str, at| {
-        let deb = lab.deb("hello", version, "amd64", "");
-        lab.archive.include(&[deb], &Provenance::default(), &UploadPolicy::Refuse, at).unwrap();
+fn sources_and_contents_need_their_plain_form_too() {
+    let lab = Lab::new();
+    let foreign = Foreign::new("ed25519");
+    let (dsc, deb) = foreign.source(&lab, "hello", "1.0");
+    lab.include(&[dsc, deb]).unwrap();
+    lab.archive.upkeep(common::now()).unwrap();
+    let text = release_text(&lab);
+    let forge = Forge::of(lab, [text.clone(), text]);
+    let key = public_of(&forge.key);
+    let http = Http::new(&forge.public());
+    let fetched = || {
+        let apt = Apt::new(&http.uri, "rolling", &key);
+        apt.sources("Types: deb", "Types: deb deb-src");
+        let mut args: Vec<&str> = CONTENTS.iter().flat_map(|option| ["-o", option]).collect();
+        args.push("update");
+        let output = apt.run("apt-get", &args);
+        let said = output.text() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("E:"), "{said}");
+        let lists: Vec<_> = fs::read_dir(apt.path().join("state/lists")).unwrap().flatten().collect();
+        let has = |part: &str| lists.iter().any(|list| list.file_name().to_string_lossy().contains(part));
+        assert_eq!(apt.candidate("hello"), "1.0");
+        (has("_Sources"), has("_Contents-amd64"))
     };
-    {
-        let mut device = Device::new(&lab, &http, "rolling");
-        for version in ["1.1", "1.2", "1.3"] {
-            include(&lab, version, start);
-            device.sees("another publish in the same second", "hello", version);
-        }
-        include(&lab, "1.4", start - Duration::from_secs(86_400));
-        device.sees("a publish after the clock was set back", "hello", "1.4");
-        let refused = lab.deb("hello", "1.0", "amd64", "Section: misc\n");
-        lab.include(&[refused]).unwrap_err();
-        device.sees("a refused package", "hello", "1.4");
-        lab.add("tools", "1", "all", "");
-        device.sees("a package for all architectures", "tools", "1");
+    for (index, left) in [("main/source/Sources", (false, true)), ("main/Contents-amd64", (true, false))] {
+        forge.second(|text| without_lines(text, index));
+        assert_eq!(fetched(), left, "{index}");
+        assert_eq!(faults(&forge.public(), "rolling", None, &key), [Fault::PlainUnlisted], "{index}");
+        forge.second(str::to_owned);
+        assert_eq!(fetched(), (true, true), "{index}");
+        assert_eq!(faults(&forge.public(), "rolling", None, &key), []);
     }
-    let path = lab.path();
-    lab.archive = volary_archive::Archive::open(&path).unwrap();
-    let name = "v1.0".parse().unwrap();
-    let mut cut = Device::new(&lab, &http, "rolling");
-    lab.archive.cut(&name, start).unwrap();
-    cut.sees("a restart and a cut", "hello", "1.4");
-    let mut first = Device::new(&lab, &http, "v1.0/r1");
-    lab.add("hello", "2.0", "amd64", "");
-    let pick: Pick = "hello".parse().unwrap();
-    lab.archive.pick(&name, &[pick], false, common::now()).unwrap();
-    first.sees("a pick into the next revision", "hello", "1.4");
-    let mut second = Device::new(&lab, &http, "v1.0/r2");
-    lab.archive.freeze(&name, common::now()).unwrap();
-    second.sees("a freeze", "hello", "2.0");
-    first.sees("a freeze of a later revision", "hello", "1.4");
-    // Both devices know the old key alone, and hear of the new one while both sign.
-    let mut rolling = Device::new(&lab, &http, "rolling");
-    lab.archive.add_key(&NewKey::Generate, Others::Leave, common::now()).unwrap();
-    first.sees("the begin of a key rotation", "hello", "1.4");
-    rolling.sees("the begin of a key rotation", "hello", "2.0");
-    for device in [&mut first, &mut rolling] {
-        device.learn();
-    }
-    lab.archive.retire_keys(None, common::now()).unwrap();
-    lab.add("hello", "3.0", "amd64", "");
-    first.sees("the end of a key rotation", "hello", "1.4");
-    rolling.sees("the end of a key rotation", "hello", "3.0");
-}
-
-/// A device that goes back from one revision to the one before, and forward again.
-#[test]
-fn a_rollback_is_followed() {
-    let lab = Lab::new();
-    let name = "v1.0".parse().unwrap();
-    lab.add("hello", "1.0", "amd64", "");
-    lab.archive.cut(&name, common::now()).unwrap();
-    lab.add("hello", "2.0", "amd64", "");
-    lab.archive.pick(&name, &["hello".parse::<Pick>().unwrap()], false, common::now()).unwrap();
-    let http = Http::new(lab.archive.public_dir());
-    let apt = Apt::new(&http.uri, "v1.0/r1", lab.archive.public_key());
-    for (suite, version) in [("v1.0/r2", "2.0"), ("v1.0/r1", "1.0"), ("v1.0/r2", "2.0"), ("rolling", "2.0")] {
-        apt.follow(&http.uri, suite);
-        apt.update();
-        assert_eq!(apt.candidate("hello"), version, "{suite}");
-    }
-}
-
-/// apt before 2.7 takes a `Snapshot` and follows the live suite nevertheless, so a device is held
-/// back by the suite's name alone.
-#[test]
-fn a_revision_holds_a_device_back_where_a_snapshot_does_not() {
-    let lab = Lab::new();
-    let name = "v1.0".parse().unwrap();
-    lab.add("hello", "1.0", "amd64", "");
-    lab.archive.cut(&name, common::now()).unwrap();
-    lab.add("hello", "2.0", "amd64", "");
-    let http = Http::new(lab.archive.public_dir());
-    let apt = Apt::with(&http.uri, "rolling", lab.archive.public_key(), "Snapshot: r1\n");
-    if apt.is_before(2, 7) {
-        assert_eq!(update(&apt), "");
-        assert_eq!(apt.candidate("hello"), "2.0");
-    } else {
-        assert!(!apt.run("apt-get", &["update"]).status.success());
-    }
-    apt.follow(&http.uri, "v1.0/r1");
-    apt.update();
-    assert_eq!(apt.candidate("hello"), "1.0");
 }
 
 /// The folder has no `.gz` of an index that nothing lists, or a list without its files.

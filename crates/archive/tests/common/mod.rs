@@ -207,6 +207,14 @@ impl Apt {
         text
     }
 
+    /// Updates, which must succeed, and gives what apt complained of.
+    pub fn complaints(&self) -> String {
+        let output = self.run("apt-get", &["update"]);
+        let said = output.text() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("E:"), "{said}");
+        said.lines().filter(|line| line.starts_with("W:") || line.starts_with("N:")).collect()
+    }
+
     /// The version that apt would install.
     pub fn candidate(&self, package: &str) -> String {
         let text = self.run("apt-cache", &["policy", package]).text();
