@@ -69,7 +69,7 @@ fn check(debian: Debian) {
     let root = roots::client_root(&common::cache(), debian, &mut |_| {}).unwrap();
     let client = Client::new(chain.lab(), debian.codename(), &root);
     client.trust(&chain);
-    client.source(&format!("{}/archive", chain.url()), "v1.0/r1");
+    client.follow("deb deb-src", &format!("{}/archive", chain.url()), "v1.0/r1", "main");
     client.quiet(&["apt-get", "update"]);
     signatures(&chain, &client, dir.path());
     let policy = client.quiet(&["apt-cache", "policy"]);
@@ -152,6 +152,8 @@ fn mmdebstrap_makes_a_root_with_a_release() {
     Cmd::new("mmdebstrap")
         .args(["--variant=apt", "--mode=root", "--include=reads", "--aptopt=Acquire::Languages \"none\""])
         .arg(format!("--aptopt=Acquire::https::CAInfo \"{}\"", authority.display()))
+        // The user _apt cannot read what lies in the lab's folder.
+        .arg("--aptopt=APT::Sandbox::User \"root\"")
         .arg(format!("--setup-hook=cp {} \"$1\"/etc/apt/sources.list.d/", sources.display()))
         .arg("bookworm")
         .arg(&root)

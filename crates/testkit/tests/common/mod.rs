@@ -42,10 +42,15 @@ impl Client {
         self.sandbox.write("/etc/apt/apt.conf.d/90volary", options.as_bytes()).unwrap();
     }
 
-    /// Has one suite as its only source.
+    /// Has the packages of one suite as its only source.
     pub fn source(&self, uri: &str, suite: &str) {
+        self.follow("deb", uri, suite, "main");
+    }
+
+    /// Has one suite as its only source. apt warns of `deb-src` where there is no source package.
+    pub fn follow(&self, types: &str, uri: &str, suite: &str, components: &str) {
         let source = format!(
-            "Types: deb deb-src\nURIs: {uri}\nSuites: {suite}\nComponents: main\n\
+            "Types: {types}\nURIs: {uri}\nSuites: {suite}\nComponents: {components}\n\
              Signed-By: /etc/apt/keyrings/volary.asc\n"
         );
         self.sandbox.write("/etc/apt/sources.list.d/volary.sources", source.as_bytes()).unwrap();
@@ -53,8 +58,9 @@ impl Client {
 
     /// Runs a program that must succeed and say nothing that a person would worry about.
     pub fn quiet(&self, args: &[&str]) -> String {
-        let output = self.sandbox.command(args).check().unwrap();
+        let output = self.sandbox.command(args).run().unwrap();
         let said = format!("{}{}", output.text(), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{args:?} failed:\n{said}");
         let bad = said.lines().find(|line| {
             ["W:", "E:", "N:", "Warning", "WARNING"].iter().any(|prefix| line.starts_with(prefix))
         });
