@@ -62,7 +62,7 @@ impl Differences<'_> {
         let by_hash = folder.join("by-hash/SHA256");
         make_dir(&by_hash)?;
         let path = by_hash.join(index.sha256.hex());
-        if !path.exists() {
+        if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
             Prepared::write(path, [text.as_bytes()], None)?.place()?;
             volary_host::sync_dir(&by_hash)?;
         }

@@ -221,16 +221,21 @@ impl Publisher {
                 || expires && settled.all(|(name, value)| release.fields.get(name) == Some(value))))
     }
 
-    /// True if all differences that a suite offers are there. They are written without a flush, so
-    /// a power cut may take them.
+    /// True if all differences that a suite offers are there, and the lists of them. They are written
+    /// without a flush, so a power cut may take them; apt then fetches the whole index.
     pub(crate) fn has_its_differences(&self, suite: &Suite) -> Result<bool, FileError> {
         let Some(published) = self.published(suite)? else { return Ok(true) };
         let dir = self.suite_dir(suite);
         for (path, file) in &published.release.files {
             let Some(folder) = path.strip_suffix("/Index") else { continue };
             let folder = dir.join(folder);
-            let text = volary_host::read_to_string(&folder.join("by-hash/SHA256").join(&file.sha256))?;
-            for (name, size, _) in pdiff::downloads(&text) {
+            let list = folder.join("by-hash/SHA256").join(&file.sha256);
+            // One that cannot be read, or is another one, offers nothing: it is written again.
+            let Some(text) = fs::read(&list).ok().filter(|text| Blob::of(text).sha256.hex() == file.sha256)
+            else {
+                return Ok(false);
+            };
+            for (name, size, _) in pdiff::downloads(&String::from_utf8_lossy(&text)) {
                 if fs::metadata(folder.join(name)).map_or(0, |meta| meta.len()) != size {
                     return Ok(false);
                 }

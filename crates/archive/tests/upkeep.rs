@@ -64,6 +64,31 @@ fn damage_is_found_and_named() {
 }
 
 #[test]
+fn lists_of_differences_that_are_gone_or_damaged_are_written_again() {
+    let folder = |lab: &Lab| {
+        lab.archive.public_dir().join("dists/rolling/main/binary-amd64/Packages.diff/by-hash/SHA256")
+    };
+    let whole = |archive: &Archive| assert_eq!(archive.check(true, now()).unwrap().problems, [""; 0]);
+    let damage = |lab: &Lab, damage: &dyn Fn(&std::path::Path)| {
+        let lists: Vec<_> =
+            std::fs::read_dir(folder(lab)).unwrap().map(|list| list.unwrap().path()).collect();
+        assert!(!lists.is_empty());
+        lists.iter().for_each(|list| damage(list));
+        assert!(!lab.archive.check(false, now()).unwrap().problems.is_empty(), "the damage is found");
+    };
+    let gone = |list: &std::path::Path| std::fs::remove_file(list).unwrap();
+    let cut = |list: &std::path::Path| volary_host::write_atomic(list, b"SHA256-Current: ", 0o644).unwrap();
+    for how in [&gone as &dyn Fn(&std::path::Path), &cut] {
+        let lab = lab();
+        damage(&lab, how);
+        whole(&Archive::open(&lab.path()).unwrap());
+        damage(&lab, how);
+        lab.add("hello", "1.4", "amd64", "");
+        whole(&lab.archive);
+    }
+}
+
+#[test]
 fn collection_removes_what_nothing_names_and_says_why_the_rest_stays() {
     let lab = lab();
     let all = lab.archive.versions(&"hello".parse().unwrap()).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use volary_model::{CommitId, SourceName};
+use volary_model::{Architecture, CommitId, SourceName};
 
 /// GitHub cuts descriptions at 140 characters; what fits there fits everywhere.
 const DESCRIPTION: usize = 140;
@@ -80,6 +80,7 @@ pub(crate) struct Status {
     /// Version of this form.
     pub(crate) version: u32,
     pub(crate) source: SourceName,
+    pub(crate) architecture: Architecture,
     pub(crate) commit: CommitId,
     pub(crate) build: i64,
     pub(crate) state: Stand,
@@ -239,12 +240,13 @@ mod tests {
         Status {
             version: 1,
             source: "pulse".parse().unwrap(),
+            architecture: "arm64".parse().unwrap(),
             commit: "a".repeat(40).parse().unwrap(),
             build: 7,
             state,
             description: description("1.0+git7 is in rolling"),
             url: "https://v.example/builds/7".into(),
-            context: "volary/pulse".into(),
+            context: "volary/pulse/arm64".into(),
         }
     }
 
@@ -255,7 +257,7 @@ mod tests {
             for (state, word) in states.into_iter().zip(expected) {
                 let request = hook(kind, "https://x/").request("t", &status(state)).unwrap();
                 assert_eq!(request.body["state"], word);
-                assert_eq!(request.body[field], "volary/pulse");
+                assert_eq!(request.body[field], "volary/pulse/arm64");
                 assert_eq!(request.body["target_url"], "https://v.example/builds/7");
             }
         };

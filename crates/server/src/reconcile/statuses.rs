@@ -92,12 +92,14 @@ fn status_of(app: &App, build: &Build) -> (&'static str, Status) {
     let status = Status {
         version: 1,
         source: build.source.clone(),
+        architecture: build.architecture.clone(),
         commit: build.commit.clone(),
         build: build.id,
         state,
         description: description(&text),
         url: format!("{}/builds/{}", app.url, build.id),
-        context: format!("volary/{}", build.source),
+        // A commit is built once for each architecture, and a forge keeps one status for each context.
+        context: format!("volary/{}/{}", build.source, build.architecture),
     };
     (noted, status)
 }

@@ -23,7 +23,14 @@ pub fn records<T>(server: &TestServer, work: impl AsyncFnOnce(&Store) -> T) -> T
 
 /// A build that was claimed when the server died.
 pub fn claimed(server: &TestServer) -> i64 {
+    queued(server, &["amd64"]);
+    records(server, async |store| store.claim_build(volary_host::now()).await.unwrap().unwrap().id)
+}
+
+/// Queues a commit's builds for these architectures.
+pub fn queued(server: &TestServer, architectures: &[&str]) {
     let now = volary_host::now();
+    let target = |name: &&str| (name.parse().unwrap(), volary_model::BuildScope::Full);
     records(server, async |store| {
         let source = "pulse".parse().unwrap();
         store.add_source(&source, Some("/nowhere"), "master", &[], now).await.unwrap();
@@ -32,11 +39,10 @@ pub fn claimed(server: &TestServer) -> i64 {
             subject: "s".into(),
             author: "a".into(),
             committed_at: now,
-            targets: vec![("amd64".parse().unwrap(), volary_model::BuildScope::Full)],
+            targets: architectures.iter().map(target).collect(),
         };
         store.advance_source(&source, None, &commit('a'), &[new], now).await.unwrap();
-        store.claim_build(now).await.unwrap().unwrap().id
-    })
+    });
 }
 
 pub fn changes(server: &TestServer, id: i64, version: &str) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-use crate::builds::{build, changes, claimed, records};
+use crate::builds::{build, changes, claimed, queued, records};
 use crate::support::{TestServer, wait_for, write};
 
 /// One request as it came.
@@ -159,10 +159,24 @@ fn each_forge_is_told_in_its_own_form() {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         text.contains("\"success\"").then_some(text)
     });
-    assert!(said.contains("\"context\":\"volary/pulse\""), "{said}");
+    assert!(said.contains("\"context\":\"volary/pulse/amd64\""), "{said}");
     wait_for("it is noted", || {
         let told: Vec<Value> = server.admin().get(&format!("/api/v1/builds/{id}/statuses")).json();
         (told.len() == 4 && told.iter().all(|status| status["told"] == "succeeded")).then_some(())
+    });
+}
+
+#[test]
+fn builds_of_one_commit_for_two_architectures_have_statuses_of_their_own() {
+    let mut server = TestServer::made();
+    queued(&server, &["amd64", "arm64"]);
+    let forge = Forge::at("127.0.0.1:0", CREATED);
+    forge_hook(&server, "gitea", &forge.url);
+    server.resume();
+    wait_for("both are told", || {
+        let told = forge.told();
+        let has = |context: &str| told.iter().any(|told| told.body["context"] == context);
+        (has("volary/pulse/amd64") && has("volary/pulse/arm64")).then_some(())
     });
 }
 
