@@ -272,6 +272,13 @@ fn provided(entry: &PackageEntry) -> Vec<String> {
     relations.into_iter().flat_map(|one| one.alternatives).map(|target| target.name).collect()
 }
 
+/// True if a package alone fulfils a dependency.
+fn fulfils(entry: &PackageEntry, relation: &Relation) -> bool {
+    let mut offers = Offers::new();
+    offers.add(entry.name.as_str(), &entry.version, entry.relations().provides.as_deref());
+    offers.fulfil(relation)
+}
+
 /// What the packages of a set offer on an architecture under some of their names.
 fn offers(content: &Content, architecture: &Architecture, names: &HashSet<&str>) -> Offers {
     let mut offers = Offers::new();
@@ -404,6 +411,9 @@ impl Planner<'_> {
         architecture: &Architecture,
         relation: &Relation,
     ) -> Result<(), Box<PickRefusal>> {
+        if self.is_outdated(entry) || self.brings(architecture, relation) {
+            return Ok(());
+        }
         let there = || {
             let [release, rolling] =
                 [content, &self.state.rolling].map(|content| offered(content, architecture, relation));
@@ -446,6 +456,9 @@ impl Planner<'_> {
 
     /// Lets a version come in that goes with what comes in, or says that there is none.
     fn part(&mut self, found: &Clash) -> Result<(), Box<PickRefusal>> {
+        if self.is_outdated(&found.by) || self.is_outdated(&found.with) {
+            return Ok(());
+        }
         let comes = |entry: &PackageEntry| self.incoming.contains_key(&place_of(entry));
         let (incoming, there) =
             if comes(&found.by) { (&found.by, &found.with) } else { (&found.with, &found.by) };
@@ -467,6 +480,18 @@ impl Planner<'_> {
         }
     }
 
+    /// True if another version stands in this place since the trouble was found: for one
+    /// architecture it was mended, which mends it for the others too if the package is for all.
+    fn is_outdated(&self, entry: &PackageEntry) -> bool {
+        self.incoming.get(&place_of(entry)).is_some_and(|(now, _)| now.sha256 != entry.sha256)
+    }
+
+    /// True if what comes in fulfils a dependency.
+    fn brings(&self, architecture: &Architecture, relation: &Relation) -> bool {
+        let mut served = self.incoming.values().filter(|(entry, _)| entry.serves(architecture));
+        served.any(|(entry, _)| fulfils(entry, relation))
+    }
+
     /// A package of rolling that fulfils a dependency and is not yet decided otherwise.
     fn offered_by_rolling(
         &self,
@@ -476,11 +501,7 @@ impl Planner<'_> {
         let free = |entry: &&Arc<PackageEntry>| {
             entry.serves(architecture) && !self.incoming.contains_key(&place_of(entry))
         };
-        let fulfils = |entry: &&Arc<PackageEntry>| {
-            let mut offers = Offers::new();
-            offers.add(entry.name.as_str(), &entry.version, entry.relations().provides.as_deref());
-            offers.fulfil(relation)
-        };
+        let fulfils = |entry: &&Arc<PackageEntry>| fulfils(entry, relation);
         let named = relation.alternatives.iter().filter_map(|target| target.name.parse::<PackageName>().ok());
         for name in named {
             if let Some(found) = self.state.rolling.named(&name).filter(free).find(fulfils) {

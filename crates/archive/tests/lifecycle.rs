@@ -123,6 +123,32 @@ fn a_pick_takes_along_what_goes_with_it_or_is_refused() {
 }
 
 #[test]
+fn what_is_for_all_architectures_comes_along_once() {
+    let lab = |before: &[(&str, &str, &str)], after: &[(&str, &str, &str)]| {
+        let lab = Lab::new();
+        before.iter().for_each(|(package, version, more)| drop(lab.add(package, version, "all", more)));
+        lab.archive.cut(&name("v1"), now()).unwrap();
+        after.iter().for_each(|(package, version, more)| drop(lab.add(package, version, "all", more)));
+        lab
+    };
+    let base: &[(&str, &str, &str)] = &[("app", "1.0", "Depends: lib (<< 2)\n"), ("lib", "1.0", "")];
+    let comes = |lab: &Lab, package: &str| {
+        let changes = pick(lab, &[package]).unwrap().changes;
+        changes.iter().map(|change| change.package.to_string()).collect::<Vec<_>>()
+    };
+    let needs = lab(base, &[("app", "2.0", "Depends: lib (>= 2)\n"), ("lib", "2.0", "")]);
+    assert_eq!(comes(&needs, "app"), ["app", "lib"]);
+    let source = "Source: both\n";
+    let app = format!("{source}Depends: lib (<< 2)\n");
+    let before = [("app", "1.0", app.as_str()), ("lib", "1.0", source)];
+    let siblings = lab(&before, &[("app", "2.0", source), ("lib", "2.0", source)]);
+    assert_eq!(comes(&siblings, "lib"), ["app", "lib"]);
+    let base = [("app", "1.0", ""), ("lib", "1.0", "")];
+    let clash = lab(&base, &[("app", "2.0", "Breaks: lib (<< 2)\n"), ("lib", "2.0", "")]);
+    assert_eq!(comes(&clash, "app"), ["app", "lib"]);
+}
+
+#[test]
 fn what_clashed_before_and_alternatives_may_come() {
     let more = "Conflicts: other\n";
     let before = released(&[("app", "1.0", more), ("other", "1.0", "")], &[("app", "2.0", more)]);
