@@ -1,6 +1,6 @@
 //! A blocking client of the API for people: one server, one authority, one token.
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -146,6 +146,49 @@ impl Client {
         let body = ureq::SendBody::from_reader(bytes);
         let answer = self.agent.put(self.url(path)).header("authorization", self.bearer()).send(body);
         self.body(path, answer, "").map(drop)
+    }
+
+    /// `DELETE path`; the answer as JSON.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn delete_for<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let answer = self.agent.delete(self.url(path)).header("authorization", self.bearer()).call();
+        self.json(path, answer)
+    }
+
+    /// `POST path` with a JSON body; the answer as lines of JSON, each handed over as it comes,
+    /// however long that takes.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn post_lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        on_line: &mut dyn FnMut(T),
+    ) -> Result<(), ClientError> {
+        let body = serde_json::to_vec(body).expect("a wire type is JSON");
+        let request = self.agent.post(self.url(path)).header("authorization", self.bearer());
+        let request = request.config().timeout_global(None).timeout_recv_body(None).build();
+        let answer = request.header("content-type", "application/json").send(&body);
+        if !answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
+            return self.body(path, answer, "").map(drop);
+        }
+        let unreachable =
+            |source| ClientError::Unreachable { server: self.server.clone(), source: Box::new(source) };
+        let mut answer = answer.map_err(unreachable)?;
+        let mut lines = std::io::BufReader::new(answer.body_mut().as_reader());
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = (&mut lines).take(ANSWER_LIMIT).read_line(&mut line);
+            if read.map_err(|error| unreachable(ureq::Error::Io(error)))? == 0 {
+                return Ok(());
+            }
+            let parsed = serde_json::from_str(&line);
+            on_line(parsed.map_err(|error| self.strange(path, StatusCode::OK, error.to_string()))?);
+        }
     }
 
     /// `DELETE path`.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 use volary_host::FileError;
-use volary_model::{Digest, Suite};
+use volary_model::{Digest, PackageName, Suite};
 
 use crate::archive::Archive;
 use crate::entry::{PackageEntry, source_folder};
@@ -26,14 +26,14 @@ pub struct KeepPolicy {
     pub versions: usize,
     /// How long a version stays after a newer one came: devices may be about to fetch it.
     pub age: SignedDuration,
-    /// Packages that something outside still names: a lock file, a device.
-    pub named: BTreeSet<Digest>,
+    /// Packages that something outside still names, and who: `device gate-7 has it`.
+    pub named: BTreeMap<Digest, String>,
 }
 
 impl Default for KeepPolicy {
     /// Five versions, thirty days.
     fn default() -> Self {
-        Self { versions: 5, age: SignedDuration::from_hours(30 * 24), named: BTreeSet::new() }
+        Self { versions: 5, age: SignedDuration::from_hours(30 * 24), named: BTreeMap::new() }
     }
 }
 
@@ -42,8 +42,8 @@ impl Default for KeepPolicy {
 pub enum KeepReason {
     /// It is in a suite.
     InSuite(Suite),
-    /// Something outside of the archive names it.
-    Named,
+    /// Something outside of the archive names it; as the policy says it.
+    Named(String),
     /// It is one of the newest versions.
     Newest {
         /// 1 for the newest.
@@ -62,14 +62,17 @@ impl fmt::Display for KeepReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InSuite(suite) => write!(f, "it is in {suite}"),
-            Self::Named => f.write_str("a lock file or a device names it"),
+            Self::Named(by) => f.write_str(by),
             Self::Newest { place: 1 } => f.write_str("it is the newest version"),
             Self::Newest { place } => write!(f, "it is number {place} of the newest versions"),
             Self::BuiltFrom => f.write_str("a package that stays was built from it"),
-            Self::Recent { since } => write!(f, "a newer version came only at {since}"),
+            Self::Recent { since } => write!(f, "a newer version came only at {since:.0}"),
         }
     }
 }
+
+/// A package, and why it stays; without a reason it would go.
+pub type Explained = (Arc<PackageEntry>, BTreeSet<KeepReason>);
 
 /// What a collection did, or would do.
 #[derive(Debug, Clone, Default)]
@@ -103,8 +106,8 @@ fn reasons(state: &State, policy: &KeepPolicy, now: Timestamp) -> BTreeMap<Place
             if index < policy.versions {
                 keep(KeepReason::Newest { place: index + 1 });
             }
-            if policy.named.contains(&entry.sha256) {
-                keep(KeepReason::Named);
+            if let Some(by) = policy.named.get(&entry.sha256) {
+                keep(KeepReason::Named(by.clone()));
             }
             let since = newer.map(|newer| newer.included_at);
             if let Some(since) = since.filter(|since| now.duration_since(*since) < policy.age) {
@@ -128,24 +131,21 @@ fn built_from(state: &State, stay: &BTreeMap<Placed, BTreeSet<KeepReason>>) -> V
 }
 
 impl Archive {
-    /// Why a package stays in the archive; empty if it would go, `None` if it is not there.
+    /// Why the versions of a package stay in the archive, in the order of [`Archive::versions`]; one
+    /// without a reason would go.
     ///
     /// # Errors
     /// What reading the journal may bring.
     pub fn why(
         &self,
-        package: &Digest,
+        name: &PackageName,
         policy: &KeepPolicy,
         now: Timestamp,
-    ) -> Result<Option<Vec<KeepReason>>, Error> {
+    ) -> Result<Vec<Explained>, Error> {
         let inner = self.look()?;
-        if inner.state.by_digest(package).is_none() {
-            return Ok(None);
-        }
-        let all = reasons(&inner.state, policy, now);
-        let here = all.into_iter().filter(|(placed, _)| placed.sha256 == *package);
-        let reasons: BTreeSet<KeepReason> = here.flat_map(|(_, reasons)| reasons).collect();
-        Ok(Some(reasons.into_iter().collect()))
+        let mut all = reasons(&inner.state, policy, now);
+        let mut of = |entry: &Arc<PackageEntry>| all.remove(&Placed::of(entry)).unwrap_or_default();
+        Ok(inner.state.versions(name).map(|entry| (Arc::clone(entry), of(entry))).collect())
     }
 
     /// Removes the packages that nothing keeps, and what includes that were cut off have left in
@@ -165,7 +165,8 @@ impl Archive {
         let (kept, removed): (Vec<_>, Vec<_>) =
             entries.cloned().partition(|entry| keep.contains_key(&Placed::of(entry)));
         let mut report = CollectReport { kept: kept.len(), ..CollectReport::default() };
-        report.bytes = removed.iter().map(|entry| entry.size).sum();
+        let files = removed.iter().flat_map(|entry| entry.paths());
+        report.bytes = files.map(|(_, _, size)| size).sum();
         if !dry_run && !removed.is_empty() {
             let packages = removed.iter().map(|entry| Placed::of(entry)).collect();
             // The record first: a file without one is a stray, a record without a file is a loss.

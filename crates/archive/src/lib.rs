@@ -58,7 +58,7 @@ pub mod upstream;
 
 pub use archive::{Archive, Included};
 pub use check::CheckReport;
-pub use collect::{CollectReport, KeepPolicy, KeepReason};
+pub use collect::{CollectReport, Explained, KeepPolicy, KeepReason};
 pub use diff::PackageChange;
 pub use entry::{PackageEntry, Provenance, SourceFile};
 pub use error::{Error, RefusalReason};

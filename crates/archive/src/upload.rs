@@ -3,6 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use volary_model::Component;
 
 use crate::entry::PackageEntry;
 use crate::error::RefusalReason;
@@ -36,14 +37,18 @@ pub enum UploadPolicy {
 pub struct UploadLimits {
     /// Patterns of package names, with `*` for any letters and `?` for one.
     pub packages: Vec<String>,
+    /// Components of rolling: `main`, `debug` for debug symbols.
+    pub components: Vec<Component>,
 }
 
 impl fmt::Display for UploadLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.packages.is_empty() {
-            true => f.write_str("anything"),
-            false => f.write_str(&self.packages.join(", ")),
+            true => f.write_str("anything")?,
+            false => f.write_str(&self.packages.join(", "))?,
         }
+        let components: Vec<&str> = self.components.iter().map(Component::as_str).collect();
+        if components.is_empty() { Ok(()) } else { write!(f, " in {}", components.join(", ")) }
     }
 }
 
@@ -66,7 +71,9 @@ impl UploadLimits {
     fn admit(&self, entry: &PackageEntry) -> bool {
         // The name of the package itself: what it says of its source, anybody can write.
         let name = entry.name.as_str().as_bytes();
-        self.packages.is_empty() || self.packages.iter().any(|pattern| fits(pattern.as_bytes(), name))
+        let named = |pattern: &String| fits(pattern.as_bytes(), name);
+        (self.packages.is_empty() || self.packages.iter().any(named))
+            && (self.components.is_empty() || self.components.contains(&entry.component))
     }
 }
 
@@ -147,7 +154,8 @@ mod tests {
 
     #[test]
     fn what_limits_nothing_is_refused() {
-        let limits = |pattern: &str| UploadLimits { packages: vec![pattern.to_owned()] };
+        let limits =
+            |pattern: &str| UploadLimits { packages: vec![pattern.to_owned()], ..UploadLimits::default() };
         assert!(limits("hello*").check().is_ok());
         for pattern in ["", "Hello", "a b", "a,b", "../x"] {
             assert!(limits(pattern).check().is_err(), "{pattern}");

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use common::{Lab, now};
 use jiff::SignedDuration;
@@ -19,7 +19,7 @@ fn lab() -> Lab {
 }
 
 fn policy(versions: usize) -> KeepPolicy {
-    KeepPolicy { versions, age: SignedDuration::ZERO, named: BTreeSet::new() }
+    KeepPolicy { versions, age: SignedDuration::ZERO, named: BTreeMap::new() }
 }
 
 #[test]
@@ -91,8 +91,14 @@ fn lists_of_differences_that_are_gone_or_damaged_are_written_again() {
 #[test]
 fn collection_removes_what_nothing_names_and_says_why_the_rest_stays() {
     let lab = lab();
-    let all = lab.archive.versions(&"hello".parse().unwrap()).unwrap();
-    let why = |index: usize| lab.archive.why(&all[index].sha256, &policy(2), now()).unwrap().unwrap();
+    let hello = "hello".parse().unwrap();
+    let all = lab.archive.versions(&hello).unwrap();
+    let why_by = |policy: &KeepPolicy, index: usize| {
+        let (entry, reasons) = lab.archive.why(&hello, policy, now()).unwrap().swap_remove(index);
+        assert_eq!(entry.sha256, all[index].sha256);
+        reasons.into_iter().collect::<Vec<_>>()
+    };
+    let why = |index: usize| why_by(&policy(2), index);
     assert_eq!(why(0), [KeepReason::InSuite("v1/r1".parse().unwrap())]);
     assert_eq!(why(1), []);
     assert_eq!(why(2), [KeepReason::Newest { place: 2 }]);
@@ -101,7 +107,8 @@ fn collection_removes_what_nothing_names_and_says_why_the_rest_stays() {
     assert_eq!((dry.removed.len(), dry.kept, dry.bytes), (1, 3, all[1].size));
     assert!(lab.archive.public_dir().join(all[1].filename()).is_file());
     let mut spare = policy(2);
-    spare.named.insert(all[1].sha256);
+    spare.named.insert(all[1].sha256, "device gate-7 has it".into());
+    assert_eq!(why_by(&spare, 1), [KeepReason::Named("device gate-7 has it".into())]);
     assert!(lab.archive.collect(&spare, false, now()).unwrap().removed.is_empty());
     let recent = KeepPolicy { age: SignedDuration::from_hours(1), ..policy(2) };
     assert!(lab.archive.collect(&recent, false, now()).unwrap().removed.is_empty());

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
 use jiff::Timestamp;
 use volary_api::v1::archive as api;
 use volary_archive::{
@@ -13,6 +12,9 @@ use volary_archive::{
 use volary_debian::Version;
 use volary_model::{Architecture, PackageName, ReleaseName, ReleaseRef, Revision, Suite};
 use volary_plan::rebuild::package_names;
+
+use crate::config::Config;
+use crate::release_diff;
 
 /// The archive of this server.
 #[derive(Debug)]
@@ -251,31 +253,19 @@ impl Depot {
         dry_run: bool,
     ) -> Result<(api::Picked, Vec<String>), Error> {
         let result = self.archive.pick(name, picks, dry_run, volary_host::now())?;
-        let along = result
-            .changes
-            .iter()
-            .filter_map(|change| match &change.because {
-                Because::Asked => None,
-                Because::Needed { by, .. } => Some(format!("{} (needed by {by})", change.package)),
-                Because::SameSource { with } => Some(format!("{} (same source as {with})", change.package)),
-                Because::Avoids { with } => {
-                    Some(format!("{} (what was there clashes with {with})", change.package))
-                }
-                Because::Superseded => Some(format!("{} (superseded)", change.package)),
-            })
-            .collect();
+        let along = result.changes.iter().filter(|change| change.because != Because::Asked);
+        let along =
+            along.map(|change| format!("{} ({})", change.package, because(&change.because))).collect();
         let changes = result
             .changes
             .iter()
-            .map(|change| api::PackageChange {
-                name: change.package.clone(),
-                architecture: change.architecture.clone(),
-                from: change.replaces.as_ref().map(|entry| entry.version.to_string()),
-                to: change.incoming.as_ref().map(|entry| entry.version.to_string()),
-                size: change.incoming.as_ref().map_or(0, |entry| entry.size),
+            .map(|item| api::PackageChange {
+                because: because(&item.because),
+                ..change(item.replaces.as_deref(), item.incoming.as_deref())
             })
-            .collect();
-        Ok((api::Picked { release: result.release, changes, dry_run: result.dry_run }, along))
+            .collect::<Vec<_>>();
+        let downloads = release_diff::downloads(&changes);
+        Ok((api::Picked { release: result.release, changes, downloads, dry_run: result.dry_run }, along))
     }
 
     /// What a lock file says of a release revision; the newest without `revision`.
@@ -300,7 +290,24 @@ impl Depot {
     }
 }
 
-fn package(entry: &PackageEntry) -> api::Package {
+/// Bytes that a package takes up on a device, as it says itself.
+fn installed(entry: &PackageEntry) -> u64 {
+    let kib = entry.paragraph().get("Installed-Size").and_then(|size| size.trim().parse::<u64>().ok());
+    kib.map_or(0, |kib| kib.saturating_mul(1024))
+}
+
+fn because(because: &Because) -> String {
+    match because {
+        Because::Asked => "asked for".to_owned(),
+        Because::Needed { by, dependency } => format!("{by} needs {dependency}"),
+        Because::SameSource { with } => format!("same source as {with}"),
+        Because::Avoids { with } => format!("the one in the release clashes with {with}"),
+        Because::Superseded => "the same package comes for other architectures".to_owned(),
+    }
+}
+
+/// A package in the words of the API.
+pub(crate) fn package(entry: &PackageEntry) -> api::Package {
     api::Package {
         name: entry.name.clone(),
         version: entry.version.to_string(),
@@ -315,7 +322,8 @@ fn package(entry: &PackageEntry) -> api::Package {
     }
 }
 
-fn change(from: Option<&PackageEntry>, to: Option<&PackageEntry>) -> api::PackageChange {
+/// A change in the words of the API; one of the two is there.
+pub(crate) fn change(from: Option<&PackageEntry>, to: Option<&PackageEntry>) -> api::PackageChange {
     let either = from.or(to).expect("a change has at least one side");
     api::PackageChange {
         name: either.name.clone(),
@@ -323,10 +331,15 @@ fn change(from: Option<&PackageEntry>, to: Option<&PackageEntry>) -> api::Packag
         from: from.map(|entry| entry.version.to_string()),
         to: to.map(|entry| entry.version.to_string()),
         size: to.map_or(0, |entry| entry.size),
+        size_before: from.map_or(0, |entry| entry.size),
+        installed: to.map_or(0, installed),
+        installed_before: from.map_or(0, installed),
+        because: String::new(),
     }
 }
 
-fn release(info: ReleaseInfo) -> api::Release {
+/// A release in the words of the API.
+pub(crate) fn release(info: ReleaseInfo) -> api::Release {
     let revisions = info
         .revisions
         .into_iter()
@@ -338,5 +351,10 @@ fn release(info: ReleaseInfo) -> api::Release {
             picks: revision.picks,
         })
         .collect();
-    api::Release { name: info.name, frozen_at: info.frozen_at, revisions }
+    let protection = info.protection.map(|protection| api::Protection {
+        since: protection.since,
+        by: protection.by,
+        reason: protection.reason,
+    });
+    api::Release { name: info.name, frozen_at: info.frozen_at, protection, revisions }
 }

@@ -8,8 +8,10 @@
 #![warn(missing_docs)]
 
 mod app;
+mod archive_users;
 mod config;
 mod depot;
+mod depot_upkeep;
 mod error;
 mod export;
 mod facts;
@@ -26,6 +28,7 @@ mod nudge;
 mod promotion;
 mod reconcile;
 mod registry;
+mod release_diff;
 mod repository;
 mod serve;
 mod status_hook;

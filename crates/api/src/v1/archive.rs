@@ -12,8 +12,11 @@
 //! | `GET  /api/v1/releases/{name}` | → [`Release`] |
 //! | `POST /api/v1/releases/{name}/picks` | [`Pick`] → [`Picked`] |
 //! | `POST /api/v1/releases/{name}/freeze` | → [`Release`] |
+//! | `POST /api/v1/releases/{name}/protect` | [`Protect`] → [`Release`] |
+//! | `POST /api/v1/releases/{name}/unprotect` | → [`Release`] |
+//! | `DELETE /api/v1/releases/{name}` | → the [`Release`] that is gone; refused while something uses it |
 //! | `GET  /api/v1/releases/{name}/pin` | → [`Pin`] of the newest revision, `?revision=r1` for another |
-//! | `GET  /api/v1/diff?from=S&to=S` | → `Vec<`[`PackageChange`]`>` |
+//! | `GET  /api/v1/diff?from=S&to=S` | → [`Difference`] |
 
 use std::collections::BTreeMap;
 
@@ -75,8 +78,30 @@ pub struct Release {
     pub name: ReleaseName,
     /// When it was frozen; `None` while it takes picks.
     pub frozen_at: Option<Timestamp>,
+    /// Why it must not be dropped, if that is so.
+    #[serde(default)]
+    pub protection: Option<Protection>,
     /// Its revisions, oldest first; never empty.
     pub revisions: Vec<ReleaseRevision>,
+}
+
+/// Why a release must not be dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protection {
+    /// Since when.
+    pub since: Timestamp,
+    /// Who said so.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Protects a release from being dropped.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Protect {
+    /// Why, in a line.
+    pub reason: String,
 }
 
 /// One immutable revision.
@@ -118,6 +143,9 @@ pub struct Picked {
     pub release: ReleaseRef,
     /// What changes against the revision before, with what was taken along for dependencies.
     pub changes: Vec<PackageChange>,
+    /// What that means for a device of each architecture.
+    #[serde(default)]
+    pub downloads: Vec<Download>,
     /// True if nothing was done.
     pub dry_run: bool,
 }
@@ -136,6 +164,72 @@ pub struct PackageChange {
     /// Bytes of the .deb that a device fetches for it.
     #[serde(default)]
     pub size: u64,
+    /// Bytes of the .deb before.
+    #[serde(default)]
+    pub size_before: u64,
+    /// Bytes that it takes up on a device.
+    #[serde(default)]
+    pub installed: u64,
+    /// Bytes that it took up before.
+    #[serde(default)]
+    pub installed_before: u64,
+    /// Why it comes along with a pick.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub because: String,
+}
+
+/// What a device of an architecture that has all of the packages fetches for a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Download {
+    /// The architecture; `all` if every device fetches the same.
+    pub architecture: Architecture,
+    /// How many packages it fetches.
+    pub packages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How many bytes more the packages take up afterwards, by what they say themselves.
+    pub growth: i64,
+}
+
+/// What differs between two suites.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The first suite.
+    pub from: String,
+    /// The second suite.
+    pub to: String,
+    /// The packages that are not the same.
+    pub packages: Vec<PackageChange>,
+    /// What that means for a device of each architecture.
+    pub downloads: Vec<Download>,
+    /// What changed in their sources, as their changelogs say.
+    pub sources: Vec<SourceChange>,
+}
+
+/// What changed in a source package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceChange {
+    /// Its name.
+    pub source: String,
+    /// Its version in the first suite; `None` if it is new.
+    pub from: Option<String>,
+    /// Its version in the second suite.
+    pub to: String,
+    /// True if the second suite has the older one: then these entries are what is lost.
+    pub backwards: bool,
+    /// The entries between the two, newest first; the newest one of a source that is new.
+    pub entries: Vec<ChangelogEntry>,
+}
+
+/// An entry of a changelog.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangelogEntry {
+    /// The version that it describes.
+    pub version: String,
+    /// What changed, as written.
+    pub changes: String,
+    /// Who made it and when.
+    pub trailer: String,
 }
 
 /// What `volary.lock` says of a release revision.

@@ -17,7 +17,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use volary_model::{CommitId, DeviceName, StageName};
+use volary_model::{CommitId, Component, DeviceName, StageName};
 
 use super::archive::PackageChange;
 
@@ -69,6 +69,10 @@ pub struct UploadLimits {
     /// Patterns of package names: `hello*`.
     #[serde(default)]
     pub packages: Vec<String>,
+    /// Components of rolling, which is the only suite that takes uploads: `main`, and `debug` for debug
+    /// symbols.
+    #[serde(default)]
+    pub components: Vec<Component>,
 }
 
 /// A token, without its secret.

@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod keys;
 pub mod mirror;
 pub mod status;
+pub mod upkeep;
 
 use serde::{Deserialize, Serialize};
 

@@ -47,6 +47,12 @@ pub enum ArchiveCommand {
         #[arg(default_value = "rolling")]
         suite: Suite,
     },
+    /// Check that every suite is whole, and all files it names are there
+    Check(super::archive_upkeep::CheckArgs),
+    /// Remove the packages that nothing names any more
+    Gc(super::archive_upkeep::GcArgs),
+    /// Say why a package stays in the archive
+    Why(super::archive_upkeep::WhyArgs),
     /// See, bring, rotate and end the keys that sign the archive
     #[command(subcommand)]
     Keys(super::archive_keys::KeysCommand),
@@ -67,6 +73,9 @@ pub fn run(command: ArchiveCommand, connection: &Connection, out: &Out) -> Resul
     let client = connection.client()?;
     match command {
         ArchiveCommand::Keys(_) | ArchiveCommand::Export(_) | ArchiveCommand::Exports(_) => {}
+        ArchiveCommand::Check(args) => super::archive_upkeep::check(&args, &client, out)?,
+        ArchiveCommand::Gc(args) => super::archive_upkeep::gc(&args, &client, out)?,
+        ArchiveCommand::Why(args) => super::archive_upkeep::why(&args, &client, out)?,
         ArchiveCommand::Include { files, allow_unsigned } => {
             include(&client, &files, &Include { allow_unsigned }, out)?;
         }

@@ -6,6 +6,7 @@ pub mod archive_import;
 pub mod archive_keys;
 pub mod archive_mirror;
 pub mod archive_send;
+pub mod archive_upkeep;
 pub mod artifact;
 pub mod build;
 mod bump_keys;

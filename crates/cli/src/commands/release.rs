@@ -1,8 +1,11 @@
 //! `volary release`: snapshots of rolling on their way to production.
 
 use clap::Subcommand;
+use serde::Serialize;
 use volary_api::client::Client;
-use volary_api::v1::archive::{Cut, PackageChange, Pick, Picked, Release};
+use volary_api::v1::archive::{
+    Cut, Difference, Download, Package, PackageChange, Pick, Picked, Protect, Release,
+};
 use volary_model::{ReleaseName, Suite};
 use volary_plan::text;
 
@@ -35,14 +38,32 @@ pub enum ReleaseCommand {
         /// The release
         name: ReleaseName,
     },
-    /// List the releases
-    List,
-    /// Show a release with its revisions
-    Show {
+    /// Take a release away, with all its revisions: refused while a lock file or a device uses it
+    Drop {
         /// The release
         name: ReleaseName,
     },
-    /// Show what differs between two releases, revisions or rolling
+    /// Keep a release from being dropped
+    Protect {
+        /// The release
+        name: ReleaseName,
+        /// Why, in a line
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let a release be dropped again
+    Unprotect {
+        /// The release
+        name: ReleaseName,
+    },
+    /// List the releases
+    List,
+    /// Show a release with its revisions, and from which commit each package came
+    Show {
+        /// The release, or a revision of it: v1.0, v1.0/r1
+        name: String,
+    },
+    /// Show what differs between two releases, revisions or rolling: packages, changes, sizes
     Diff {
         /// v1.0, v1.0/r1 or rolling
         from: String,
@@ -71,9 +92,15 @@ pub fn run(command: ReleaseCommand, connection: &Connection, out: &Out) -> Resul
             let path = format!("/api/v1/releases/{}/picks", encode(name.as_str()));
             let picked: Picked = client.post(&path, &Pick { packages, dry_run })?;
             out.show(&picked, |picked| {
-                changes(&picked.changes, out);
+                picked_changes(picked, out);
+                if picked.changes.is_empty() {
+                    return out.line(format!("{} has all of this already", picked.release));
+                }
                 let verb = if picked.dry_run { "would be" } else { "is" };
                 out.line(format!("{} {verb} the newest revision", picked.release));
+                if picked.dry_run {
+                    out.line("nothing was changed; leave --dry-run out to do it");
+                }
             });
         }
         ReleaseCommand::Freeze { name } => {
@@ -88,18 +115,44 @@ pub fn run(command: ReleaseCommand, connection: &Connection, out: &Out) -> Resul
             let releases: Vec<Release> = client.get("/api/v1/releases")?;
             out.show(&releases, |releases| list(releases, out));
         }
+        ReleaseCommand::Drop { name } => {
+            let path = format!("/api/v1/releases/{}", encode(name.as_str()));
+            let release: Release = client.delete_for(&path)?;
+            out.show(&release, |release| {
+                let revisions = text::count(release.revisions.len(), "revision");
+                out.line(format!("{} is gone, with {revisions}; its name stays taken", release.name));
+            });
+        }
+        ReleaseCommand::Protect { name, reason } => {
+            let path = format!("/api/v1/releases/{}/protect", encode(name.as_str()));
+            let release: Release = client.post(&path, &Protect { reason })?;
+            out.show(&release, |release| out.line(format!("{} cannot be dropped", release.name)));
+        }
+        ReleaseCommand::Unprotect { name } => {
+            let path = format!("/api/v1/releases/{}/unprotect", encode(name.as_str()));
+            let release: Release = client.post(&path, &())?;
+            out.show(&release, |release| out.line(format!("{} can be dropped", release.name)));
+        }
         ReleaseCommand::Show { name } => {
-            let release: Release = client.get(&format!("/api/v1/releases/{}", encode(name.as_str())))?;
-            out.show(&release, |release| show(release, out));
+            let of = suite(&client, &name)?;
+            let Suite::Release(reference) = &of else {
+                return Err(Failure::with_help(
+                    anyhow::anyhow!("{of} is no release"),
+                    "see what is in it with: volary archive list",
+                ));
+            };
+            let path = format!("/api/v1/releases/{}", encode(reference.name.as_str()));
+            let release: Release = client.get(&path)?;
+            let packages: Vec<Package> =
+                client.get(&format!("/api/v1/packages?suite={}", encode(&of.to_string())))?;
+            let shown = Shown { release, suite: of.to_string(), packages };
+            out.show(&shown, |shown| show(shown, out));
         }
         ReleaseCommand::Diff { from, to } => {
             let (from, to) = (suite(&client, &from)?, suite(&client, &to)?);
             let (a, b) = (encode(&from.to_string()), encode(&to.to_string()));
-            let difference: Vec<PackageChange> = client.get(&format!("/api/v1/diff?from={a}&to={b}"))?;
-            out.show(&difference, |difference| {
-                out.line(format!("from {from} to {to}:"));
-                changes(difference, out);
-            });
+            let difference: Difference = client.get(&format!("/api/v1/diff?from={a}&to={b}"))?;
+            out.show(&difference, |difference| diff(difference, out));
         }
     }
     Ok(())
@@ -116,31 +169,104 @@ fn suite(client: &Client, text: &str) -> Result<Suite, Failure> {
     Ok(format!("{name}/{}", newest.revision).parse()?)
 }
 
-/// The table of package changes, also part of `volary promote`.
-pub fn changes(changes: &[PackageChange], out: &Out) {
-    let rows = changes
+/// A release with the packages of one of its revisions.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    release: Release,
+    /// The revision whose packages follow.
+    suite: String,
+    packages: Vec<Package>,
+}
+
+/// What a pick changes, and why.
+fn picked_changes(picked: &Picked, out: &Out) {
+    let rows = picked
+        .changes
         .iter()
         .map(|change| {
-            let (sign, tone) = match (&change.from, &change.to) {
-                (None, _) => ("+", Tone::Good),
-                (_, None) => ("-", Tone::Bad),
-                _ => ("~", Tone::Warn),
-            };
-            vec![
-                out.tone(tone, sign),
-                change.name.to_string(),
-                change.architecture.to_string(),
-                change.from.clone().unwrap_or_else(|| "–".into()),
-                change.to.clone().unwrap_or_else(|| "–".into()),
-                if change.size > 0 { bytes(change.size) } else { String::new() },
-            ]
+            let mut row = row(change, out);
+            row.push(change.because.clone());
+            row
         })
         .collect();
+    out.table(&["", "PACKAGE", "ARCH", "FROM", "TO", "SIZE", "BECAUSE"], rows, "no package differs");
+    show_downloads(&picked.downloads, out);
+}
+
+/// What devices fetch, and how much more or less they hold afterwards.
+fn show_downloads(downloads: &[Download], out: &Out) {
+    for download in downloads {
+        let packages = text::count(download.packages as usize, "package");
+        let (size, growth) = (bytes(download.bytes), growth(download.growth));
+        out.line(format!(
+            "{}: a device with all of it fetches {packages}, {size}; {growth} installed",
+            download.architecture
+        ));
+    }
+}
+
+/// A difference of sizes, with its sign.
+fn growth(change: i64) -> String {
+    let sign = if change < 0 { '-' } else { '+' };
+    format!("{sign}{}", bytes(change.unsigned_abs()))
+}
+
+fn diff(difference: &Difference, out: &Out) {
+    out.line(format!("from {} to {}:", difference.from, difference.to));
+    let rows = difference
+        .packages
+        .iter()
+        .map(|change| {
+            let mut row = row(change, out);
+            let before = i64::try_from(change.installed_before).unwrap_or(i64::MAX);
+            row.push(growth(i64::try_from(change.installed).unwrap_or(i64::MAX) - before));
+            row
+        })
+        .collect();
+    let headers = ["", "PACKAGE", "ARCH", "FROM", "TO", "SIZE", "INSTALLED"];
+    out.table(&headers, rows, "no package differs");
+    show_downloads(&difference.downloads, out);
+    for source in &difference.sources {
+        out.line("");
+        let (from, to) = (source.from.as_deref().unwrap_or("new"), &source.to);
+        let lost = if source.backwards { ", which takes back" } else { "" };
+        out.line(out.tone(Tone::Bold, format!("{} {from} → {to}{lost}", source.source)));
+        if source.entries.is_empty() {
+            out.line(out.tone(Tone::Dim, "  its changelog says nothing about it"));
+        }
+        for entry in &source.entries {
+            out.line(format!("  {}  {}", entry.version, out.tone(Tone::Dim, &entry.trailer)));
+            entry.changes.lines().for_each(|line| out.line(format!("  {line}")));
+        }
+    }
+}
+
+/// The table of package changes, also part of `volary promote`.
+pub fn changes(changes: &[PackageChange], out: &Out) {
+    let rows = changes.iter().map(|change| row(change, out)).collect();
     out.table(&["", "PACKAGE", "ARCH", "FROM", "TO", "SIZE"], rows, "no package differs");
 }
 
+fn row(change: &PackageChange, out: &Out) -> Vec<String> {
+    let (sign, tone) = match (&change.from, &change.to) {
+        (None, _) => ("+", Tone::Good),
+        (_, None) => ("-", Tone::Bad),
+        _ => ("~", Tone::Warn),
+    };
+    vec![
+        out.tone(tone, sign),
+        change.name.to_string(),
+        change.architecture.to_string(),
+        change.from.clone().unwrap_or_else(|| "–".into()),
+        change.to.clone().unwrap_or_else(|| "–".into()),
+        if change.size > 0 { bytes(change.size) } else { String::new() },
+    ]
+}
+
 fn frozen(release: &Release) -> String {
-    release.frozen_at.map_or_else(|| "open".into(), |at| format!("frozen {}", ago(at)))
+    let state = release.frozen_at.map_or_else(|| "open".into(), |at| format!("frozen {}", ago(at)));
+    if release.protection.is_some() { format!("{state}, protected") } else { state }
 }
 
 /// The table of releases, also part of `volary status`.
@@ -166,8 +292,12 @@ pub fn list(releases: &[Release], out: &Out) {
     );
 }
 
-fn show(release: &Release, out: &Out) {
+fn show(shown: &Shown, out: &Out) {
+    let release = &shown.release;
     out.line(format!("{} is {}", release.name, frozen(release)));
+    if let Some(protection) = &release.protection {
+        out.line(format!("protected by {} {}: {}", protection.by, ago(protection.since), protection.reason));
+    }
     let rows = release
         .revisions
         .iter()
@@ -182,4 +312,18 @@ fn show(release: &Release, out: &Out) {
         })
         .collect();
     out.table(&["REVISION", "MADE", "PACKAGES", "DIGEST", "PICKED"], rows, "it has no revision");
+    out.line("");
+    out.line(out.tone(Tone::Bold, format!("packages of {}", shown.suite)));
+    let rows = shown
+        .packages
+        .iter()
+        .map(|package| {
+            let commit = package.commit.as_ref().map_or("–".into(), |commit| commit.short().to_owned());
+            let source = package.built_from.as_ref().map_or_else(|| "–".into(), ToString::to_string);
+            let build = package.build.map_or_else(|| "–".into(), |build| build.to_string());
+            let (name, architecture) = (package.name.to_string(), package.architecture.to_string());
+            vec![name, package.version.clone(), architecture, source, commit, build]
+        })
+        .collect();
+    out.table(&["PACKAGE", "VERSION", "ARCH", "SOURCE", "COMMIT", "BUILD"], rows, "it has no package");
 }

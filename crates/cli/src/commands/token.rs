@@ -2,6 +2,7 @@
 
 use clap::{Subcommand, ValueEnum};
 use volary_api::v1::fleet::{NewToken, Role, Token, TokenSecret, UploadLimits};
+use volary_model::Component;
 
 use super::encode;
 use crate::config::Connection;
@@ -21,6 +22,10 @@ pub enum TokenCommand {
         /// With --role upload: only packages of these names, with * and ?
         #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
         packages: Vec<String>,
+        /// With --role upload: only into these components of rolling, such as main; debug symbols
+        /// stand in debug
+        #[arg(long, value_name = "COMPONENT", value_delimiter = ',')]
+        components: Vec<Component>,
     },
     /// List the tokens
     List,
@@ -59,8 +64,8 @@ impl From<RoleArg> for Role {
 pub fn run(command: TokenCommand, connection: &Connection, out: &Out) -> Result<(), Failure> {
     let client = connection.client()?;
     match command {
-        TokenCommand::Add { name, role, packages } => {
-            let limits = UploadLimits { packages };
+        TokenCommand::Add { name, role, packages, components } => {
+            let limits = UploadLimits { packages, components };
             let limits = (limits != UploadLimits::default()).then_some(limits);
             let token = NewToken { name, role: role.into(), limits };
             let secret: TokenSecret = client.post("/api/v1/tokens", &token)?;
@@ -90,5 +95,7 @@ pub fn run(command: TokenCommand, connection: &Connection, out: &Out) -> Result<
 
 fn limits(limits: Option<&UploadLimits>) -> String {
     let Some(limits) = limits else { return "–".into() };
-    if limits.packages.is_empty() { "any package".into() } else { limits.packages.join(" ") }
+    let packages = if limits.packages.is_empty() { "any package".into() } else { limits.packages.join(" ") };
+    let components: Vec<&str> = limits.components.iter().map(Component::as_str).collect();
+    if components.is_empty() { packages } else { format!("{packages} in {}", components.join(" ")) }
 }

@@ -2,4 +2,5 @@
 
 mod keys;
 mod support;
+mod upkeep;
 mod uploads;

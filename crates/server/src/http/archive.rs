@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
-use volary_api::v1::archive::{Cut, Include, Included, Package, PackageChange, Pick, Picked, Pin, Release};
+use volary_api::v1::archive::{Cut, Difference, Include, Included, Package, Pick, Picked, Pin, Release};
 use volary_api::v1::fleet::Role;
 use volary_archive::{Error, Provenance, UploadLimits, UploadPolicy};
 use volary_model::{ReleaseName, Revision, Suite};
@@ -195,7 +195,7 @@ async fn include_dir(
     let depot = app.archive.clone();
     let policy = match person.role {
         Role::Upload => {
-            let limits = UploadLimits { packages: person.limits.packages.clone() };
+            let limits = archive_limits(&person.limits);
             UploadPolicy::Vouched { keys: uploaders(app)?, limits }
         }
         _ if allow_unsigned => UploadPolicy::AllowUnsigned,
@@ -244,6 +244,11 @@ async fn tell(app: &App, person: &Person, added: &[Package]) {
         let more = volary_plan::text::count(added.len() - EVENTS, "more package");
         app.event("package-included", "rolling", &format!("{more} were included by {}", person.name)).await;
     }
+}
+
+/// The limits of a token in the words of the archive.
+pub(crate) fn archive_limits(limits: &volary_api::v1::fleet::UploadLimits) -> UploadLimits {
+    UploadLimits { packages: limits.packages.clone(), components: limits.components.clone() }
 }
 
 /// People know their files by name, not by where we kept them.
@@ -427,8 +432,8 @@ pub(crate) async fn diff(
     State(app): State<Arc<App>>,
     Viewer(_): Viewer,
     Query(query): Query<DiffQuery>,
-) -> Result<Json<Vec<PackageChange>>, Refusal> {
+) -> Result<Json<Difference>, Refusal> {
     let (from, to): (Suite, Suite) = (name(&query.from)?, name(&query.to)?);
     let depot = app.archive.clone();
-    Ok(Json(blocking(move || depot.diff(Some(&from), &to)).await??))
+    Ok(Json(blocking(move || depot.difference(&from, &to)).await??))
 }

@@ -39,7 +39,7 @@ pub(crate) fn role_from(text: &str) -> Role {
 
 /// The limits of a record. Limits that cannot be read let nothing through.
 pub(crate) fn limits_from(text: Option<&str>) -> UploadLimits {
-    let nothing = || UploadLimits { packages: vec![String::new()] };
+    let nothing = || UploadLimits { packages: vec![String::new()], ..UploadLimits::default() };
     text.map_or_else(UploadLimits::default, |text| serde_json::from_str(text).unwrap_or_else(|_| nothing()))
 }
 

@@ -19,6 +19,7 @@ use volary_model::{CommitId, DeviceName, StageName};
 use crate::app::App;
 use crate::fleet_view;
 use crate::gates::GateError;
+use crate::http::archive::archive_limits;
 use crate::http::auth::{Admin, Viewer, hash, limits_from, new_secret, role_from, role_text};
 use crate::http::input::{Input, blocking, name};
 use crate::http::refusal::Refusal;
@@ -232,7 +233,7 @@ pub(crate) async fn add_token(
         return Err(Refusal::invalid("only a token with the role upload has limits"));
     }
     let limits = request.limits.unwrap_or_default();
-    let known = volary_archive::UploadLimits { packages: limits.packages.clone() };
+    let known = archive_limits(&limits);
     known.check().map_err(Refusal::invalid)?;
     let limits = (request.role == Role::Upload)
         .then(|| serde_json::to_string(&limits).expect("limits are plain data"));

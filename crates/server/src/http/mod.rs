@@ -11,11 +11,13 @@ pub(crate) mod fleet;
 pub(crate) mod git;
 pub(crate) mod input;
 pub(crate) mod keys;
+pub(crate) mod lifecycle;
 pub(crate) mod mirror;
 pub(crate) mod page;
 pub(crate) mod quality;
 pub(crate) mod refusal;
 pub(crate) mod status;
+pub(crate) mod upkeep;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -45,13 +47,18 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/upload/{file}", put(archive::upload_one).post(archive::upload_one))
         .route("/api/v1/packages", get(archive::packages))
         .route("/api/v1/releases", get(archive::releases).post(archive::cut))
-        .route("/api/v1/releases/{name}", get(archive::release))
+        .route("/api/v1/releases/{name}", get(archive::release).delete(lifecycle::drop_release))
+        .route("/api/v1/releases/{name}/protect", post(lifecycle::protect))
+        .route("/api/v1/releases/{name}/unprotect", post(lifecycle::unprotect))
         .route("/api/v1/releases/{name}/picks", post(archive::pick))
         .route("/api/v1/releases/{name}/freeze", post(archive::freeze))
         .route("/api/v1/releases/{name}/pin", get(archive::pin))
         .route("/api/v1/exports", get(export::exports))
         .route("/api/v1/exports/{name}/run", post(export::run))
         .route("/api/v1/diff", get(archive::diff))
+        .route("/api/v1/archive/check", post(upkeep::check))
+        .route("/api/v1/archive/gc", post(upkeep::collect))
+        .route("/api/v1/archive/why", get(upkeep::why))
         .route("/api/v1/archive/keys", get(keys::keys).post(keys::add))
         .route("/api/v1/archive/keys/retire", post(keys::retire))
         .route("/api/v1/mirrors", get(mirror::mirrors).post(mirror::add))

@@ -3,6 +3,7 @@
 
 mod builds;
 mod devices;
+mod gc;
 mod mirrors;
 mod rebuilds;
 mod reproductions;
@@ -100,6 +101,10 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
     tasks.spawn(every(app.clone(), stop.clone(), "suites", SUITES, Some(|nudges| &nudges.suites), suites));
     tasks.spawn(every(app.clone(), stop.clone(), "certificate", CERTIFICATE, None, certificate));
     tasks.spawn(every(app.clone(), stop.clone(), "uploads", UPLOADS, None, uploads));
+    if app.config.gc.every > 0 {
+        let period = Duration::from_secs(3600 * u64::from(app.config.gc.every));
+        tasks.spawn(every(app.clone(), stop.clone(), "gc", period, None, gc::gc));
+    }
     for _ in 0..app.config.build_workers {
         tasks.spawn(builds::worker(app.clone(), stop.clone()));
     }

@@ -37,8 +37,9 @@ fn a_package_goes_from_upload_to_release() {
     let picked: Picked =
         developer.post("/api/v1/releases/v1.0/picks", &json!({"packages": ["hello"]})).json();
     assert_eq!(picked.release.to_string(), "v1.0/r2");
-    let changes: Vec<Value> = developer.get("/api/v1/diff?from=v1.0/r1&to=v1.0/r2").json();
-    assert_eq!((&changes[0]["from"], &changes[0]["to"]), (&json!("1.0"), &json!("1.1")));
+    let difference: Value = developer.get("/api/v1/diff?from=v1.0/r1&to=v1.0/r2").json();
+    let change = &difference["packages"][0];
+    assert_eq!((&change["from"], &change["to"]), (&json!("1.0"), &json!("1.1")));
     assert!(developer.post("/api/v1/releases/v1.0/freeze", &json!({})).status.is_success());
     developer.post("/api/v1/releases/v1.0/picks", &json!({"packages": ["hello"]})).refused(409, "frozen");
     let pin: Pin = developer.get("/api/v1/releases/v1.0/pin").json();

@@ -11,6 +11,7 @@ mod page;
 mod server;
 mod statuses;
 mod support;
+mod upkeep;
 mod uploads;
 
 /// Not a test of its own: the hook of a test's repository runs this program with this test's name,
