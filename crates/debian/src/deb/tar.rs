@@ -245,11 +245,30 @@ fn short_name(header: &[u8; BLOCK]) -> Vec<u8> {
 /// A number of a header: octal text, or GNU's binary form for large ones.
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] == 0x80 {
-        let (high, low) = field[1..].split_at(field.len() - 9);
+        // A field of 12 bytes has room for more than we hold, one of 8 for less.
+        let digits = &field[1..];
+        let (high, low) = digits.split_at(digits.len().saturating_sub(8));
         let small = high.iter().all(|&byte| byte == 0);
         return small.then(|| low.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)));
     }
     let text = field.split(|&byte| byte == 0).next().unwrap_or(b"");
     let text = std::str::from_utf8(text).ok()?.trim();
     if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_either_form() {
+        let check = |field: &[u8], expected| assert_eq!(number(field), expected, "{field:?}");
+        check(b"0000017\0", Some(15));
+        check(b"      7 ", Some(7));
+        check(&[0; 8], Some(0));
+        check(b"9\0\0\0\0\0\0\0", None);
+        check(&[0x80, 0, 0, 0, 0, 0, 1, 2], Some(0x0102));
+        check(&[0x80, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 2], Some((1 << 56) + 2));
+        check(&[0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], None);
+    }
 }
