@@ -35,6 +35,7 @@ impl Differences<'_> {
     pub(crate) fn write(&self, folder: &Path) -> Result<Option<WrittenDifferences>, FileError> {
         let path = format!("{}/{}", self.component, self.kind);
         let nothing = PackageSet::default();
+        let limit = longest(self.to.size);
         let mut patches: Vec<Patch> = Vec::new();
         for past in self.history {
             let Some(from) = past.indexes.get(&path).filter(|from| **from != self.to) else {
@@ -45,7 +46,7 @@ impl Differences<'_> {
                 continue;
             }
             let set = past.content.component(self.component).unwrap_or(&nothing);
-            let script = pdiff::script(set, self.set, self.kind);
+            let Some(script) = pdiff::script(set, self.set, self.kind, limit) else { continue };
             let gz = crate::frame::gzip(script.as_bytes());
             make_dir(folder)?;
             let path = folder.join(format!("{name}.gz"));
@@ -70,6 +71,13 @@ impl Differences<'_> {
         let current = vec![(by_hash, vec![index.sha256.hex()]), (folder.to_owned(), names)];
         Ok(Some(WrittenDifferences { index, current }))
     }
+}
+
+/// The longest script that is worth writing to an index of that many bytes. Beyond a quarter of it,
+/// packed better as it is, there is nothing to gain for a device, and each publish after a large
+/// import would write all of the import again, for as long as the state before it is remembered.
+fn longest(size: u64) -> u64 {
+    (size / 4).clamp(16 << 10, 256 << 10)
 }
 
 /// Where the differences lie that lead to a Packages index (its path) of a Release file.

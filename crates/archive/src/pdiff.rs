@@ -80,6 +80,8 @@ struct Hunks {
     open: Hunk,
     /// The next line of the old index, counted from 1.
     line: usize,
+    /// What the script will have at least.
+    bytes: u64,
 }
 
 impl Hunks {
@@ -100,12 +102,14 @@ impl Hunks {
 
     fn add(&mut self, text: &str) {
         self.begin();
+        self.bytes += text.len() as u64;
         self.open.text.push_str(text);
     }
 
     fn begin(&mut self) {
         if self.open.count == 0 && self.open.text.is_empty() {
             self.open.start = self.line;
+            self.bytes += SHORTEST;
         }
     }
 
@@ -181,12 +185,19 @@ fn lines(entry: &PackageEntry) -> usize {
     entry.stanza.matches('\n').count() + 1
 }
 
-/// The ed script that makes the index of `new` out of that of `old`.
-pub(crate) fn script(old: &PackageSet, new: &PackageSet, kind: &IndexKind) -> String {
+/// Bytes of the shortest command of a script: `1d` and the end of the line.
+const SHORTEST: u64 = 3;
+
+/// The ed script that makes the index of `new` out of that of `old`; `None` as soon as it is
+/// longer than `limit` bytes.
+pub(crate) fn script(old: &PackageSet, new: &PackageSet, kind: &IndexKind, limit: u64) -> Option<String> {
     let cursor = |chunks| Cursor { chunks, at: 0, kind };
     let (mut left, mut right) = (cursor(old.chunks()), cursor(new.chunks()));
-    let mut hunks = Hunks { all: Vec::new(), open: Hunk::default(), line: 1 };
+    let mut hunks = Hunks { all: Vec::new(), open: Hunk::default(), line: 1, bytes: 0 };
     loop {
+        if hunks.bytes > limit {
+            return None;
+        }
         left.settle();
         right.settle();
         if let (Some(a), Some(b)) = (left.chunk(), right.chunk())
@@ -198,7 +209,7 @@ pub(crate) fn script(old: &PackageSet, new: &PackageSet, kind: &IndexKind) -> St
             continue;
         }
         let order = match (left.peek(), right.peek()) {
-            (None, None) => return hunks.script(),
+            (None, None) => return Some(hunks.script()),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (Some(a), Some(b)) => (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)),

@@ -195,3 +195,31 @@ fn rolling_offers_the_newest_of_each_architecture() {
     let versions = lab.archive.versions(&"hello".parse().unwrap()).unwrap();
     assert_eq!(versions.len(), 4);
 }
+
+#[test]
+fn differences_that_are_not_worth_it_are_left_out() {
+    let lab = Lab::new();
+    let offered = || {
+        let dists = lab.archive.public_dir().join("dists/rolling");
+        let release = volary_host::read_to_string(&dists.join("InRelease")).unwrap();
+        let diff = "main/binary-amd64/Packages.diff";
+        let listed = release.lines().find(|line| line.ends_with(&format!(" {diff}/Index")));
+        let Some(sha256) = listed.and_then(|line| line.split_whitespace().next()) else { return 0 };
+        let text =
+            volary_host::read_to_string(&dists.join(format!("{diff}/by-hash/SHA256/{sha256}"))).unwrap();
+        // Each earlier state from which a device can come stands once in the history.
+        let history = text.lines().skip_while(|line| !line.starts_with("SHA256-History:")).skip(1);
+        history.take_while(|line| line.starts_with(' ')).count()
+    };
+    lab.add("hello", "1.0", "amd64", "");
+    lab.add("hello", "1.1", "amd64", "");
+    assert_eq!(offered(), 1);
+    // More text than a difference may have comes in at once.
+    let large = format!("X-Large: {}\n", "x".repeat(100 << 10));
+    let files: Vec<_> =
+        (0..3).map(|number| lab.deb(&format!("large{number}"), "1.0", "amd64", &large)).collect();
+    lab.include(&files).unwrap();
+    assert_eq!(offered(), 0);
+    lab.add("hello", "1.2", "amd64", "");
+    assert_eq!(offered(), 1, "from the state before, not from those before the large import");
+}
