@@ -55,8 +55,8 @@ impl Sidecars {
 
     fn keep_changelog(&self, entry: &PackageEntry, changelog: &str) -> Result<(), FileError> {
         let path = self.public.join(changelog_path(entry));
-        // Packages of one source have the same.
-        if path.exists() {
+        // Packages of one source have the same. An empty one is what a power cut left.
+        if fs::metadata(&path).is_ok_and(|meta| meta.len() > 0) {
             return Ok(());
         }
         make_folder(&path)?;
@@ -80,6 +80,10 @@ impl Sidecars {
 
     fn read_listing(&self, sha256: &Digest) -> Option<String> {
         let file = File::open(self.listing_path(sha256)).ok()?;
+        // An empty list is not an empty file: that is what a power cut left.
+        if file.metadata().ok()?.len() == 0 {
+            return None;
+        }
         let mut text = String::new();
         zstd::Decoder::new(file).ok()?.take(LIMIT).read_to_string(&mut text).ok()?;
         Some(text)
@@ -88,6 +92,7 @@ impl Sidecars {
     fn changelog(&self, entry: &PackageEntry) -> Result<Option<String>, Error> {
         match volary_host::read_to_string(&self.public.join(changelog_path(entry))) {
             Err(error) if error.is_not_found() => {}
+            Ok(empty) if empty.is_empty() => {}
             other => return Ok(Some(other?)),
         }
         Ok(self.extract(entry)?.changelog)

@@ -422,3 +422,16 @@ fn releases_are_exported_with_xz() {
     assert!(packed.iter().any(|line| line.contains(&hash[..64])), "{packed:#?}");
     assert_eq!(apt.candidate("hello"), "1.0");
 }
+
+#[test]
+fn a_changelog_that_a_power_cut_emptied_is_made_again() {
+    let lab = Lab::new();
+    let deb = deb_with_changelog(lab.dir.path(), "hello");
+    let included = lab.include(&[deb]).unwrap();
+    let path = lab.archive.public_dir().join("changelogs/main/h/hello/hello_1.0_changelog");
+    let before = volary_host::read_to_string(&path).unwrap();
+    std::fs::File::create(&path).unwrap();
+    let digest = included.added[0].sha256;
+    assert_eq!(lab.archive.changelog(&digest).unwrap().as_deref(), Some(before.as_str()));
+    assert_eq!(volary_host::read_to_string(&path).unwrap(), before);
+}
