@@ -269,7 +269,7 @@ impl Publisher {
             }
         }
         let mut release = Release { fields: fields(job), files: written.files };
-        let kept = upkeep::kept(before.as_ref(), &release, &dir, job.content, &job.extras);
+        let kept = upkeep::kept(before.as_ref(), &release, &dir, job);
         for extra in kept.iter().chain(&job.extras) {
             extra.list(&mut release);
             let (folder, name) = extra.path.rsplit_once('/').expect("extras lie below a component");

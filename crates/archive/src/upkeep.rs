@@ -58,13 +58,7 @@ impl Extra {
 }
 
 /// The extras of a published suite that are still right for its next publish.
-pub(crate) fn kept(
-    before: Option<&Published>,
-    next: &Release,
-    dir: &Path,
-    content: &Content,
-    made: &[Extra],
-) -> Vec<Extra> {
+pub(crate) fn kept(before: Option<&Published>, next: &Release, dir: &Path, job: &Job<'_>) -> Vec<Extra> {
     let Some(before) = before.map(|before| &before.release) else { return Vec::new() };
     let made_of = contents_state(before);
     let mut extras = Vec::new();
@@ -76,10 +70,13 @@ pub(crate) fn kept(
             let hash = |release: &Release| release.files.get(plain_path).map(|file| file.sha256.clone());
             hash(before).is_some() && hash(before) == hash(next)
         };
-        let has_component = content.components().keys().any(|known| known.as_str() == component);
-        let is_right =
-            if is_contents { has_component && made_of.is_some() } else { ending == "xz" && is_same() };
-        if !is_right || made.iter().any(|extra| extra.path == *path) {
+        let has_component = job.content.components().keys().any(|known| known.as_str() == component);
+        let is_right = if is_contents {
+            job.settings.contents && has_component && made_of.is_some()
+        } else {
+            ending == "xz" && is_same()
+        };
+        if !is_right || job.extras.iter().any(|extra| extra.path == *path) {
             continue;
         }
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);

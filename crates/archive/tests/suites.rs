@@ -144,7 +144,15 @@ fn contents_come_with_the_upkeep_and_stay_over_publishes() {
     assert_eq!(again.upkeep(later).unwrap().contents.len(), 1);
     assert_eq!(contents("rolling"), format!("{expected}usr/share/doc/more/README more\n"));
     let http = Http::new(lab.archive.public_dir());
-    Apt::new(&http.uri, "rolling", lab.archive.public_key()).update();
+    let apt = Apt::new(&http.uri, "rolling", lab.archive.public_key());
+    apt.update();
+    // Who wants none any more gets rid of them, each device of their lines in InRelease.
+    again.configure(|settings| settings.contents = false, later).unwrap();
+    let deb = lab.deb("last", "1.0", "amd64", "");
+    again.include(&[deb], &Provenance::default(), &UploadPolicy::Refuse, later).unwrap();
+    assert!(!in_release(&again, "rolling").contains("Contents"));
+    apt.update();
+    assert_eq!(apt.candidate("last"), "1.0");
 }
 
 #[test]

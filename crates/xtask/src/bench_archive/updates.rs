@@ -46,13 +46,13 @@ impl Link {
         Ok(link)
     }
 
-    /// Bytes of an update, both ways together.
+    /// Bytes that an update receives, headers and all.
     fn update(&self) -> anyhow::Result<f64> {
         self.proxy.take();
         let run = self.client.update()?;
         ensure!(run.complaint().is_none(), "apt complains: {}", run.said);
         let traffic = self.proxy.take();
-        Ok((traffic.up + traffic.down) as f64)
+        Ok(traffic.down as f64)
     }
 
     /// Bytes of an update after which `package` must be there in `version`.
@@ -101,7 +101,7 @@ pub fn measure(bench: &Bench<'_>, ours: &Ours, peers: &mut Peers, set: &Set) -> 
         let [plain, tls, aptly, reprepro] = bytes.map(|bytes| median(&bytes));
         let name = format!("archive-update-{}", debian.codename());
         let meaning = format!(
-            "bytes of apt-get update, both ways, after one of {} packages changed, {apt}, plain HTTP; the peer \
+            "bytes that apt-get update receives, headers included, after one of {} packages changed, {apt}, plain HTTP; the peer \
              is the lighter of aptly and reprepro",
             set.count
         );
