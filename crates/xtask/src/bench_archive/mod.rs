@@ -156,6 +156,9 @@ fn median(values: &[f64]) -> f64 {
 
 const MS: f64 = 1000.0;
 
+/// How long ext4 takes an inode for just removed, at most, and some seconds.
+const REMOVED: Duration = Duration::from_secs(310);
+
 /// What a release may cost the server, however many packages are in it.
 const RELEASE_MS: f64 = 50.0;
 
@@ -325,6 +328,9 @@ impl Bench<'_> {
         let set = Set::make(self.workspace, args.large)?;
         let ours = Ours::open(self, "large")?;
         ours.import(&set.files)?;
+        // For so long ext4 steps over the inodes of the uploads, which were just removed, each time
+        // that a file is made.
+        std::thread::sleep(REMOVED);
         let mut server = Costs::default();
         let mut client = Costs::default();
         for (_, file) in set.newer(self.folder.path(), 1, args.rounds)? {
