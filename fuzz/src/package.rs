@@ -81,7 +81,8 @@ fn same_as_the_reference(files: &[String], archive: &[u8]) {
         if has_content && !(kind.is_file() || kind.is_contiguous()) {
             return;
         }
-        let path = entry.path_bytes().into_owned();
+        // A long name ends at its first NUL for us, as for dpkg; the crate goes on to the last one.
+        let path = entry.path_bytes().split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
         let is_old_folder = kind.is_file() && path.ends_with(b"/");
         if kind.is_dir() || (is_old_folder && entry.header().as_bytes()[156] == 0) {
             continue;

@@ -43,9 +43,9 @@ pub(crate) struct State {
 }
 
 /// How many earlier states of rolling devices may hold and still update by a difference. Each
-/// costs 270 bytes in the list that every device fetches when something changed; with five the
-/// whole update stays below 4 kB.
-const HISTORY: usize = 5;
+/// costs 270 bytes in the list that every device fetches when something changed; with four
+/// the whole update stays below 4 kB.
+const HISTORY: usize = 4;
 
 /// An earlier state of rolling.
 #[derive(Debug)]

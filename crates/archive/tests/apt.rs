@@ -149,8 +149,9 @@ fn a_change_is_fetched_as_a_difference() {
     late.update();
     lab.add("package-17", "1.1", "amd64", "");
     check(&apt, "package-17", "1.1");
-    lab.add("a-first", "1.0", "amd64", "Section: misc\n");
-    lab.add("zz-last", "1.0", "all", "");
+    let first = lab.deb("a-first", "1.0", "amd64", "Section: misc\n");
+    let last = lab.deb("zz-last", "1.0", "all", "");
+    lab.include(&[first, last]).unwrap();
     check(&apt, "a-first", "1.0");
     lab.add("package-00", "1.1", "amd64", "Section: misc\n");
     lab.add("package-39", "1.1", "all", "");
