@@ -92,7 +92,10 @@ pub fn release(data: &[u8]) {
         let Ok(read) = Release::parse(text) else { return };
         assert!(read.files.keys().all(|path| stays_inside(path)));
         assert!(read.files.values().all(|file| is_sha256(&file.sha256)));
-        assert_eq!(Release::parse(&read.text()).expect("what is written reads back"), read);
+        // One that lists nothing in SHA-256 and says nothing else has no text.
+        if !read.text().is_empty() {
+            assert_eq!(Release::parse(&read.text()).expect("what is written reads back"), read);
+        }
         for date in [read.date(), read.valid_until()].into_iter().flatten().flatten() {
             let written = release::format_date(date);
             assert_eq!(release::parse_date(&written).expect("what is written reads back"), date, "{written}");
