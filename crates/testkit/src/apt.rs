@@ -37,9 +37,14 @@ impl AptRun {
     /// The first thing that is not as it should be: apt exits with 0 on many failures, and only
     /// says so.
     pub fn complaint(&self) -> Option<String> {
-        let line = self.said.lines().find(|line| COMPLAINTS.iter().any(|start| line.starts_with(start)));
+        let mut lines = self.said.lines();
+        let line = lines.find(|line| COMPLAINTS.iter().any(|start| line.starts_with(start)));
         match line {
-            Some(line) => Some(line.to_owned()),
+            // Why stands in the lines after it, indented.
+            Some(line) => {
+                let reason = lines.take_while(|line| line.starts_with(' ')).map(str::trim);
+                Some(std::iter::once(line).chain(reason).collect::<Vec<_>>().join(" "))
+            }
             None if !self.succeeded => Some(format!("it failed: {}", self.said.trim())),
             None => None,
         }
