@@ -63,14 +63,14 @@ pub(crate) fn new_clashes(
 fn concerned<'a>(content: &'a Content, edits: &Edits) -> Vec<&'a Arc<PackageEntry>> {
     let incoming: Vec<&Arc<PackageEntry>> = edits.values().flatten().collect();
     let mut theirs: HashSet<String> = incoming.iter().map(|entry| entry.name.to_string()).collect();
-    theirs.extend(incoming.iter().flat_map(|entry| provided(entry)));
+    theirs.extend(incoming.iter().flat_map(|entry| entry.provided().iter().cloned()));
     let spoken: HashSet<&str> =
         incoming.iter().flat_map(|entry| against(entry)).map(|target| target.name.as_str()).collect();
     let is_concerned = |entry: &&Arc<PackageEntry>| {
         theirs.contains(entry.name.as_str())
             || against(entry).any(|target| theirs.contains(&target.name))
             || spoken.contains(entry.name.as_str())
-            || provided(entry).iter().any(|name| spoken.contains(name.as_str()))
+            || entry.provided().iter().any(|name| spoken.contains(name.as_str()))
     };
     content.binaries().filter(is_concerned).collect()
 }
@@ -91,19 +91,13 @@ fn by_name<'a>(entries: &[&'a Arc<PackageEntry>]) -> HashMap<&'a str, Vec<&'a Ar
     let mut offering: HashMap<&str, Vec<&Arc<PackageEntry>>> = HashMap::new();
     for entry in entries {
         let mut names: Vec<&str> = spoken.get(entry.name.as_str()).copied().into_iter().collect();
-        names.extend(provided(entry).iter().filter_map(|name| spoken.get(name.as_str()).copied()));
+        names.extend(entry.provided().iter().filter_map(|name| spoken.get(name.as_str()).copied()));
         for name in names {
             offering.entry(name).or_default().push(entry);
         }
     }
     // The names are those of the packages that speak, which live as long.
     offering
-}
-
-fn provided(entry: &PackageEntry) -> Vec<String> {
-    let Some(field) = entry.relations().provides.as_deref() else { return Vec::new() };
-    let relations = volary_debian::relation::parse(field).unwrap_or_default();
-    relations.into_iter().flat_map(|one| one.alternatives).map(|target| target.name).collect()
 }
 
 /// True if what `by` says against `target` is about `with`.
@@ -114,7 +108,7 @@ fn meets(by: &PackageEntry, target: &Target, with: &PackageEntry) -> bool {
     }
     // Who provides a name and conflicts with it says that there can be one on each device, not
     // that the archive may have only one: mail servers do.
-    if target.name != with.name.as_str() && provided(by).contains(&target.name) {
+    if target.name != with.name.as_str() && by.provided().contains(&target.name) {
         return false;
     }
     let mut offers = Offers::new();

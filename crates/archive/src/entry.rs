@@ -83,6 +83,8 @@ pub(crate) struct Relations {
     pub(crate) needs: Vec<Relation>,
     /// `Breaks` and `Conflicts`.
     pub(crate) against: Vec<Relation>,
+    /// The names in `Provides`.
+    provided: Vec<String>,
     pub(crate) provides: Option<String>,
 }
 
@@ -214,7 +216,14 @@ impl PackageEntry {
             let read = |field| relation::parse(paragraph.get(field).unwrap_or("")).unwrap_or_default();
             let needs = read("Pre-Depends").into_iter().chain(read("Depends")).collect();
             let against = read("Breaks").into_iter().chain(read("Conflicts")).collect();
-            Relations { needs, against, provides: paragraph.get("Provides").map(str::to_owned) }
+            let provided = read("Provides").into_iter().flat_map(|one| one.alternatives);
+            let provided = provided.map(|target| target.name).collect();
+            Relations { needs, against, provided, provides: paragraph.get("Provides").map(str::to_owned) }
         })
+    }
+
+    /// The names that it provides besides its own.
+    pub(crate) fn provided(&self) -> &[String] {
+        &self.relations().provided
     }
 }

@@ -259,17 +259,10 @@ fn known<'a>(state: &State, names: &HashSet<&'a str>) -> HashSet<&'a str> {
         let newest = versions.values().next_back().expect("a package has at least one version");
         if !newest.is_source() {
             known.extend(names.get(name.as_str()));
-            known.extend(provided(newest).iter().filter_map(|name| names.get(name.as_str())));
+            known.extend(newest.provided().iter().filter_map(|name| names.get(name.as_str())));
         }
     }
     known
-}
-
-/// The names that a package provides besides its own.
-fn provided(entry: &PackageEntry) -> Vec<String> {
-    let Some(field) = entry.relations().provides.as_deref() else { return Vec::new() };
-    let relations = volary_debian::relation::parse(field).unwrap_or_default();
-    relations.into_iter().flat_map(|one| one.alternatives).map(|target| target.name).collect()
 }
 
 /// True if a package alone fulfils a dependency.
@@ -284,7 +277,7 @@ fn offers(content: &Content, architecture: &Architecture, names: &HashSet<&str>)
     let mut offers = Offers::new();
     let is_named = |entry: &PackageEntry| {
         names.contains(entry.name.as_str())
-            || provided(entry).iter().any(|name| names.contains(name.as_str()))
+            || entry.provided().iter().any(|name| names.contains(name.as_str()))
     };
     for entry in content.iter().filter(|entry| entry.serves(architecture) && is_named(entry)) {
         offers.add(entry.name.as_str(), &entry.version, entry.relations().provides.as_deref());
@@ -397,7 +390,7 @@ impl Planner<'_> {
             touched.insert(name.to_string());
             let there = self.base.component(component).and_then(|set| set.get(name, architecture));
             for entry in incoming.iter().chain(there) {
-                touched.extend(provided(entry));
+                touched.extend(entry.provided().iter().cloned());
             }
         }
         touched

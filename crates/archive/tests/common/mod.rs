@@ -87,6 +87,19 @@ pub struct Apt {
     root: Option<PathBuf>,
 }
 
+/// Makes the folders that an apt with a root of its own wants.
+pub fn make_apt_folders(root: &Path) {
+    for below in [
+        "etc/sources.list.d",
+        "etc/preferences.d",
+        "etc/apt.conf.d",
+        "state/lists/partial",
+        "cache/archives/partial",
+    ] {
+        fs::create_dir_all(root.join(below)).unwrap();
+    }
+}
+
 impl Apt {
     pub fn new(uri: &str, suite: &str, key: impl AsRef<str>) -> Self {
         Self::with(uri, suite, key, "")
@@ -100,15 +113,7 @@ impl Apt {
         };
         let apt = Self { dir, root };
         let dir = &apt.dir;
-        for below in [
-            "etc/sources.list.d",
-            "etc/preferences.d",
-            "etc/apt.conf.d",
-            "state/lists/partial",
-            "cache/archives/partial",
-        ] {
-            fs::create_dir_all(dir.path().join(below)).unwrap();
-        }
+        make_apt_folders(dir.path());
         let write = |name: &str, text: &str| {
             volary_host::write_atomic(&dir.path().join(name), text.as_bytes(), 0o644).unwrap();
         };

@@ -161,15 +161,7 @@ impl Foreign {
 pub fn simulate(uri: &str, suite: &str, components: &str, key: &str, packages: &[&str]) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
-    for below in [
-        "etc/sources.list.d",
-        "etc/preferences.d",
-        "etc/apt.conf.d",
-        "state/lists/partial",
-        "cache/archives/partial",
-    ] {
-        fs::create_dir_all(path.join(below)).unwrap();
-    }
+    crate::common::make_apt_folders(path);
     write(&path.join("key.asc"), key);
     write(&path.join("status"), "");
     let shown = path.display();
