@@ -3,13 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use http_body_util::BodyExt;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use volary_api::v1::archive::{Cut, Difference, Include, Included, Package, Pick, Picked, Pin, Release};
@@ -28,9 +26,6 @@ pub(super) const FILE_LIMIT: u64 = 4 << 30;
 
 /// The largest `.changes` file: it is read as a whole.
 pub(super) const CHANGES_LIMIT: u64 = 4 << 20;
-
-/// How long a sender may pause.
-pub(super) const STALLED: Duration = Duration::from_secs(60);
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
@@ -108,30 +103,15 @@ fn upload_dir(app: &App, id: &str) -> Result<PathBuf, Refusal> {
 }
 
 async fn receive(mut body: Body, path: &std::path::Path, limit: u64) -> Result<(), Refusal> {
-    let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::StorageFull => {
-            Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "the server's disk is full")
-        }
-        _ => Refusal::broken(format!("cannot write {}: {error}", path.display())),
-    };
+    let failed = |error: std::io::Error| batch::unwritable(path.display(), &error);
     let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
     let mut size = 0;
-    loop {
-        let frame = tokio::time::timeout(STALLED, body.frame())
-            .await
-            .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the upload stood still for too long"))?;
-        match frame {
-            None => break,
-            Some(Err(_)) => return Err(Refusal::invalid("the upload broke off")),
-            Some(Ok(frame)) => {
-                let Ok(data) = frame.into_data() else { continue };
-                size += data.len() as u64;
-                if size > limit {
-                    return Err(too_large(limit));
-                }
-                file.write_all(&data).await.map_err(failed)?;
-            }
+    while let Some(data) = batch::next_piece(&mut body).await? {
+        size += data.len() as u64;
+        if size > limit {
+            return Err(too_large(limit));
         }
+        file.write_all(&data).await.map_err(failed)?;
     }
     file.flush().await.map_err(failed)
 }

@@ -1,19 +1,24 @@
 //! Files that come as a tar archive, unpacked while they arrive. Not here: what they are.
 
+use std::fmt::Display;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
-use super::archive::{CHANGES_LIMIT, FILE_LIMIT, STALLED, plain_name};
+use super::archive::{CHANGES_LIMIT, FILE_LIMIT, plain_name};
 use super::input::{blocking, too_large};
 use super::refusal::Refusal;
 
 /// How many files one request may have: a large source package has some hundred.
 const MOST_FILES: usize = 4096;
+
+/// How long a sender may pause.
+const STALLED: Duration = Duration::from_secs(60);
 
 /// How many pieces of a request wait to be written.
 const PIECES: usize = 8;
@@ -25,15 +30,7 @@ pub(super) async fn unpack(mut body: Body, dir: PathBuf) -> Result<(), Refusal> 
     let unpacking = tokio::spawn(blocking(move || unpack_files(Pieces::new(receive), &dir)));
     let mut trouble = None;
     loop {
-        let piece = match tokio::time::timeout(STALLED, body.frame()).await {
-            Ok(None) => break,
-            Ok(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => Ok(data),
-                Err(_) => continue,
-            },
-            Ok(Some(Err(_))) => Err(Refusal::invalid("the upload broke off")),
-            Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the upload stood still for too long")),
-        };
+        let Some(piece) = next_piece(&mut body).await.transpose() else { break };
         let piece = piece.map_err(|refusal| {
             trouble = Some(refusal);
             io::ErrorKind::UnexpectedEof.into()
@@ -46,6 +43,24 @@ pub(super) async fn unpack(mut body: Body, dir: PathBuf) -> Result<(), Refusal> 
     drop(send);
     let unpacked = unpacking.await.map_err(|error| Refusal::broken(error.to_string()))?;
     trouble.map_or(unpacked.and_then(|unpacked| unpacked), Err)
+}
+
+/// The next bytes of a request, if it has more of them. Says if the sender is gone or stands still.
+pub(super) async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
+    loop {
+        let frame = tokio::time::timeout(STALLED, body.frame())
+            .await
+            .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the upload stood still for too long"))?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(_)) => return Err(Refusal::invalid("the upload broke off")),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
 }
 
 /// What arrived, as something to read. Blocks.
@@ -121,7 +136,8 @@ fn copy(from: &mut impl Read, to: &mut std::fs::File, name: &str) -> Result<(), 
     }
 }
 
-fn unwritable(name: &str, error: &io::Error) -> Refusal {
+/// Our trouble, not the sender's: a file cannot be written.
+pub(super) fn unwritable(name: impl Display, error: &io::Error) -> Refusal {
     if error.kind() == io::ErrorKind::StorageFull {
         return Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "the server's disk is full");
     }
