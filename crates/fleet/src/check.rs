@@ -10,7 +10,7 @@ use volary_model::CommitId;
 
 use crate::check_ansible;
 use crate::checkout::{CheckoutError, checkout, link_stays_inside};
-use crate::config::{FleetConfig, Packages};
+use crate::config::{FleetConfig, Packages, Zone};
 use crate::fields::{FieldError, did_you_mean};
 use crate::lock::FleetLock;
 use crate::object::{ObjectError, ObjectSource, ReadObjects};
@@ -138,6 +138,9 @@ fn check_files(files: &dyn Files) -> Result<Vec<Finding>, ObjectError> {
     if let (Some(config), Some(signers)) = (&config, &signers) {
         check_signer_names(config, signers, &mut findings);
     }
+    if let Some(config) = &config {
+        check_zones(config, &mut findings);
+    }
     check_lock(files, config.as_ref(), &mut findings)?;
     check_entrances(files, &mut findings);
     for path in files.paths() {
@@ -216,6 +219,31 @@ fn check_signer_names(config: &FleetConfig, signers: &AllowedSigners, findings: 
                     format!("{name:?} is not in {SIGNERS_FILE}"),
                     did_you_mean(name, &known),
                 )
+            });
+        }
+    }
+}
+
+/// A zone that no device knows would leave it without a window. Where there is no data base of
+/// zones at all, the name alone was checked.
+fn check_zones(config: &FleetConfig, findings: &mut Vec<Finding>) {
+    let zones = jiff::tz::db();
+    if zones.is_definitively_empty() {
+        return;
+    }
+    for (stage, windows) in &config.windows {
+        let Zone::Named(name) = &windows.zone else { continue };
+        if zones.get(name).is_err() {
+            let known: Vec<String> = zones.available().map(|zone| zone.as_str().to_owned()).collect();
+            let known: Vec<&str> =
+                known.iter().map(String::as_str).filter(|zone| zone.contains('/')).collect();
+            let remedy = match did_you_mean(name, &known) {
+                near if near.len() < 200 => near,
+                _ => "`timedatectl list-timezones` lists them".to_owned(),
+            };
+            findings.push(Finding {
+                field: Some(format!("windows.{stage}.time_zone")),
+                ..error_in(CONFIG_FILE, format!("there is no time zone {name}"), remedy)
             });
         }
     }

@@ -71,6 +71,16 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The value of a required key, a map in which only `known` keys may stand.
+    pub fn map(&self, name: &str, known: &[&str]) -> Result<Self, FieldError> {
+        Self::new(self.required(name)?, &self.at(name), known)
+    }
+
+    /// The value of a required key, a map of any keys.
+    pub fn any_map(&self, name: &str) -> Result<Self, FieldError> {
+        Self::any(self.required(name)?, &self.at(name))
+    }
+
     fn any(node: &'a Node, path: &str) -> Result<Self, FieldError> {
         let entries: &[_] = match &node.value {
             Value::Map(entries) => entries,
@@ -91,6 +101,17 @@ impl<'a> Fields<'a> {
     /// A complaint about the field `name`.
     pub fn complain(&self, name: &str, message: impl Into<String>, remedy: impl Into<String>) -> FieldError {
         let line = self.get(name).map_or(self.line, |node| node.line);
+        FieldError::new(line, self.at(name), message, remedy)
+    }
+
+    /// A complaint about something in the field `name` that stands on a line of its own.
+    pub fn complain_at(
+        &self,
+        line: usize,
+        name: &str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> FieldError {
         FieldError::new(line, self.at(name), message, remedy)
     }
 
@@ -123,8 +144,28 @@ impl<'a> Fields<'a> {
 
     /// The keys of a required map with their lines and values.
     pub fn entries(&self, name: &str) -> Result<Vec<(&'a str, usize, &'a Node)>, FieldError> {
-        let map = Self::any(self.required(name)?, &self.at(name))?;
+        let map = self.any_map(name)?;
         Ok(map.entries.iter().map(|(key, node)| (key.text.as_str(), key.line, node)).collect())
+    }
+
+    /// The scalars of a required list, with their lines; one scalar stands for a list of one.
+    pub fn texts(&self, name: &str) -> Result<Vec<(&'a str, usize)>, FieldError> {
+        let node = self.required(name)?;
+        let items = match &node.value {
+            Value::List(items) => items.as_slice(),
+            Value::Scalar(_) => std::slice::from_ref(node),
+            Value::Map(_) => {
+                return Err(self.complain(name, "this is not a list", "write one: [FIRST, SECOND]"));
+            }
+        };
+        let text = |item: &'a Node| match &item.value {
+            Value::Scalar(text) if !text.is_empty() => Ok((text.as_str(), item.line)),
+            Value::Scalar(_) | Value::List(_) | Value::Map(_) => {
+                let remedy = "write one value after each dash or comma";
+                Err(FieldError::new(item.line, self.at(name), "this is not a single value", remedy))
+            }
+        };
+        items.iter().map(text).collect()
     }
 
     /// `version: 1`, which every file of ours begins with.

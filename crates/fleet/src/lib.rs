@@ -35,7 +35,10 @@ pub use check::{
 };
 pub use checkout::{CheckoutError, CheckoutSummary, checkout};
 pub use commit::{Commit, Person, Signed};
-pub use config::{FleetConfig, Gates, Healthy, Packages, Percent, Stage};
+pub use config::{
+    Drift, DriftAction, FleetConfig, Freeze, Gates, Healthy, Moment, Packages, Percent, Rollout,
+    SITE_VARIABLE, Stage, Weekdays, Window, Windows, Zone,
+};
 pub use diff::{Change, ChangeKind, changed_files, files};
 pub use fields::FieldError;
 pub use hook::{HookOptions, InvalidUpdate, RefUpdate, Rejection, pre_receive};

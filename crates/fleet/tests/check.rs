@@ -135,6 +135,20 @@ fn mistakes_in_volary_yml_are_named() {
     );
     check(&fleet, path, |old| old + "signers:\n  canary: []\n", &["nobody may sign"]);
     check(&fleet, path, |old| old + "poll: 10s\n", &["stands twice"]);
+    let zone = |name: &'static str| {
+        move |old| format!("{old}windows:\n  canary: {{ install: 02:00-05:00, time_zone: {name} }}\n")
+    };
+    check(
+        &fleet,
+        path,
+        zone("Europe/Pariss"),
+        &[
+            "volary.yml, windows.canary.time_zone",
+            "no time zone Europe/Pariss",
+            "did you mean \"Europe/Paris\"?",
+        ],
+    );
+    check(&fleet, path, zone("Xxxxxxxxxxxxx/Zzzzzzzzzzz"), &["no time zone", "timedatectl list-timezones"]);
 }
 
 #[test]

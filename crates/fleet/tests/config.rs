@@ -1,0 +1,179 @@
+//! `volary.yml`: what its sections mean, their defaults, and what each mistake is told.
+
+use std::time::Duration;
+
+use jiff::civil::{Weekday, date};
+use volary_fleet::{DriftAction, FleetConfig, Freeze, Moment, Zone};
+use volary_model::StageName;
+
+const STAGES: &str = "version: 1\nstages:\n  dev: { branch: master }\n  prod: { branch: prod, from: dev }\n";
+
+fn parse(sections: &str) -> FleetConfig {
+    FleetConfig::parse(&format!("{STAGES}{sections}")).unwrap()
+}
+
+fn stage(name: &str) -> StageName {
+    name.parse().unwrap()
+}
+
+#[test]
+fn without_sections_the_defaults_hold() {
+    let (config, prod) = (parse(""), stage("prod"));
+    assert_eq!(config.confirm_of(&prod), Duration::from_secs(300));
+    assert_eq!(config.run_within_of(&prod), Duration::from_secs(3600));
+    assert_eq!(config.splay_of(&prod), Duration::ZERO);
+    assert_eq!(config.quorum_of(&prod), 1);
+    assert_eq!((config.windows_of(&prod), config.stop_of(&prod)), (None, None));
+    assert_eq!((config.rollout_of(&prod), config.drift_of(&prod)), (None, None));
+    assert_eq!((config.freezes_of(&prod).count(), config.checkpoint.len()), (0, 0));
+}
+
+#[test]
+fn each_section_is_read_for_the_stage_that_it_names() {
+    let config = parse(
+        "confirm: { prod: 10m }\nrun_within: { prod: 2h }\nsplay: { prod: 15m }\nquorum: { prod: 2 }\n\
+         checkpoint: [/opt/app, /srv/data/x]\nrollout: { prod: { per_site_at_most: 3 } }\n\
+         drift: { prod: { every: 12h, do: repair }, dev: {} }\nstop: { prod: \"  the sensor lies \" }\n\
+         windows:\n  prod: { install: [\"Mon..Fri 02:00-05:00\", \"Sat 22:00-04:00\"], time_zone: Europe/Paris }\n",
+    );
+    let (dev, prod) = (stage("dev"), stage("prod"));
+    let seconds = |count| Duration::from_secs(count);
+    assert_eq!((config.confirm_of(&prod), config.confirm_of(&dev)), (seconds(600), seconds(300)));
+    assert_eq!((config.run_within_of(&prod), config.run_within_of(&dev)), (seconds(7200), seconds(3600)));
+    assert_eq!((config.splay_of(&prod), config.splay_of(&dev)), (seconds(900), Duration::ZERO));
+    assert_eq!((config.quorum_of(&prod), config.quorum_of(&dev)), (2, 1));
+    assert_eq!(config.checkpoint, ["/opt/app", "/srv/data/x"]);
+    assert_eq!(config.rollout_of(&prod).unwrap().per_site_at_most, 3);
+    let (repairs, reports) = (config.drift_of(&prod).unwrap(), config.drift_of(&dev).unwrap());
+    assert_eq!((repairs.every, repairs.action), (seconds(12 * 3600), DriftAction::Repair));
+    assert_eq!((reports.every, reports.action), (seconds(24 * 3600), DriftAction::Report));
+    assert_eq!((config.stop_of(&prod), config.stop_of(&dev)), (Some("the sensor lies"), None));
+    let windows = config.windows_of(&prod).unwrap();
+    assert_eq!(windows.zone, Zone::Named("Europe/Paris".into()));
+    assert!(windows.install[0].days.contains(Weekday::Friday));
+    assert!(!windows.install[0].days.contains(Weekday::Saturday));
+    assert_eq!((windows.install[1].from, windows.install[1].until), (22 * 60, 4 * 60));
+}
+
+#[test]
+fn freezes_are_days_local_times_or_exact_ones() {
+    let config = parse(
+        "freeze:\n\
+         \x20 - { stage: prod, from: 2026-12-20, until: 2027-01-06, reason: Christmas }\n\
+         \x20 - { stage: [dev, prod], from: \"2026-07-01 08:00\", until: 2026-07-01T18:00, reason: audit }\n\
+         \x20 - { stage: dev, from: 2026-07-01T08:00+02:00, until: 2026-07-01T18:00Z, reason: move }\n",
+    );
+    let prod = stage("prod");
+    let of_prod: Vec<&Freeze> = config.freezes_of(&prod).collect();
+    let local = |year, month, day, hour| Moment::Local(date(year, month, day).at(hour, 0, 0, 0));
+    // A day as an end means all of it.
+    assert_eq!((of_prod[0].from, of_prod[0].until), (local(2026, 12, 20, 0), local(2027, 1, 7, 0)));
+    assert_eq!(of_prod[0].reason, "Christmas");
+    assert_eq!((of_prod[1].from, of_prod[1].until), (local(2026, 7, 1, 8), local(2026, 7, 1, 18)));
+    assert_eq!(of_prod.len(), 2);
+    let exact = |text: &str| Moment::Exact(text.parse().unwrap());
+    assert_eq!(config.freezes[2].from, exact("2026-07-01T06:00:00Z"));
+    assert_eq!(config.freezes[2].until, exact("2026-07-01T18:00:00Z"));
+}
+
+#[test]
+fn mistakes_are_named_with_line_field_and_remedy() {
+    let check = |sections: &str, expected: &[&str]| {
+        let error = FleetConfig::parse(&format!("{STAGES}{sections}")).unwrap_err().to_string();
+        assert!(expected.iter().all(|part| error.contains(part)), "{sections}: {error}");
+    };
+    check("widnows: {}\n", &["line 5, widnows", "did you mean \"windows\"?"]);
+    check(
+        "confirm: { prdo: 5m }\n",
+        &["line 5, confirm.prdo", "there is no stage", "did you mean \"prod\"?"],
+    );
+    check("confirm: { prod: 0s }\n", &["line 5, confirm.prod", "out of range, which is 1 s to 3600 s"]);
+    check("confirm: { prod: 61m }\n", &["confirm.prod", "out of range"]);
+    check("confirm: 5m\n", &["line 5, confirm", "not a map"]);
+    check("run_within: { prod: 30s }\n", &["run_within.prod", "out of range"]);
+    check("splay: { prod: 2d }\n", &["splay.prod", "out of range"]);
+    check("quorum: { prod: 0 }\n", &["quorum.prod", "nobody signed", "at least 1"]);
+    check("quorum: { prod: two }\n", &["quorum.prod", "not a whole number"]);
+    check(
+        "signers: { prod: [a, b, a] }\nquorum: { prod: 3 }\n",
+        &["line 6, quorum", "3 people must sign for prod, and signers.prod names 2"],
+    );
+    check("signers: { prod: a }\n", &["signers.prod", "not a list"]);
+    check("rollout: { prod: { per_site_at_most: 0 } }\n", &["rollout.prod.per_site_at_most", "no device"]);
+    check("rollout: { prod: { waves: [1%] } }\n", &["rollout.prod.waves", "unknown"]);
+    check("rollout: { prod: {} }\n", &["rollout.prod.per_site_at_most", "missing"]);
+    check("drift: { prod: { do: ignore } }\n", &["drift.prod.do", "`report` or `repair`"]);
+    check("drift: { prod: { every: 1s } }\n", &["drift.prod.every", "out of range"]);
+    check("stop: { prod: }\n", &["stop.prod", "there is no value"]);
+    check(&format!("stop: {{ prod: {} }}\n", "x".repeat(501)), &["stop.prod", "501 bytes"]);
+}
+
+#[test]
+fn mistakes_in_lists_are_named_by_their_own_line() {
+    let check = |sections: &str, expected: &[&str]| {
+        let error = FleetConfig::parse(&format!("{STAGES}{sections}")).unwrap_err().to_string();
+        assert!(expected.iter().all(|part| error.contains(part)), "{sections}: {error}");
+    };
+    let paths = |path: &str| format!("checkpoint:\n  - /opt\n  - {path}\n");
+    check(&paths("opt"), &["line 7, checkpoint", "not an absolute path", "begin with `/`"]);
+    check(&paths("/"), &["line 7", "too much to save"]);
+    for path in ["/opt/../etc", "/opt/./x", "//opt", "/opt/"] {
+        check(&paths(path), &["line 7", "not written as a plain path"]);
+    }
+    check(&paths("/proc/sys"), &["nothing below /proc can be put back"]);
+    check(&paths("/var/lib/volary"), &["nothing below /var/lib/volary"]);
+    parse("checkpoint: [/procedures, /var/lib/volary2]\n");
+    let windows =
+        |text: &str| format!("windows:\n  prod:\n    install:\n      - 01:00-02:00\n      - {text}\n");
+    check(
+        &windows("Mo 02:00-05:00"),
+        &["line 9, windows.prod.install", "\"Mo\" is no day", "Mon..Fri 02:00-05:00"],
+    );
+    check("windows: { prod: { install: [] } }\n", &["windows.prod.install", "there are 0 windows"]);
+    check("windows: { prod: { time_zone: UTC } }\n", &["windows.prod.install", "missing"]);
+    check(
+        "windows: { prod: { install: 01:00-02:00, time_zone: Paris } }\n",
+        &["windows.prod.time_zone", "\"Paris\" is no time zone", "`Area/City`"],
+    );
+    let freeze = |text: &str| format!("freeze:\n  - {{ {text} }}\n");
+    check(
+        &freeze("stage: prdo, from: 2026-01-01, until: 2026-01-02, reason: x"),
+        &["line 6, freeze[0].stage", "did you mean"],
+    );
+    check(&freeze("stage: [], from: 2026-01-01, until: 2026-01-02, reason: x"), &["no stage is named"]);
+    check(&freeze("stage: prod, from: 2026-01-01, until: 2026-01-02"), &["freeze[0].reason", "missing"]);
+    check(
+        &freeze("stage: prod, from: 2026-01-03, until: 2026-01-02, reason: x"),
+        &["freeze[0].until", "before it begins"],
+    );
+    for time in ["soon", "2026-02-30", "20260101", "2026-01-01T25:00", "\"2026-01-01T08:00[Europe/Paris]\""] {
+        check(
+            &freeze(&format!("stage: prod, from: {time}, until: 2027-01-02, reason: x")),
+            &["freeze[0].from", "no date or time"],
+        );
+    }
+    check("freeze: { stage: prod }\n", &["line 5, freeze", "not a list"]);
+}
+
+/// What `volary init` writes offers sections in comments: each is valid as it stands there.
+#[test]
+fn the_examples_in_the_template_are_valid() {
+    let template = include_str!("../../../templates/fleet/volary.yml");
+    let is_example = |line: &str| {
+        let key: String =
+            line.chars().take_while(|letter| letter.is_ascii_lowercase() || *letter == '_').collect();
+        line.starts_with("  ") || (!key.is_empty() && line[key.len()..].starts_with(':'))
+    };
+    let uncomment = |line: &str| match line.strip_prefix("# ") {
+        Some(example) if is_example(example) => format!("{example}\n"),
+        Some(_) | None => format!("{line}\n"),
+    };
+    let text: String = template.lines().map(uncomment).collect();
+    // The example names one signer; two must sign, so that another one is added here.
+    let config =
+        FleetConfig::parse(&text.replace("[alice@example.com]", "[alice@example.com, bob]")).unwrap();
+    let production = stage("production");
+    assert_eq!(config.quorum_of(&production), 2);
+    assert!(config.windows_of(&production).is_some() && config.stop_of(&production).is_some());
+    assert_eq!((config.freezes.len(), config.drift.len(), config.rollout.len()), (1, 1, 1));
+}
