@@ -1,0 +1,152 @@
+//! The dead man's rule: is a change that nobody confirmed to be undone now? It is asked by a timer
+//! outside of the agent and once at each boot. Not here: the files, the clocks, the undo.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use volary_device::Target;
+
+/// How many boots an unconfirmed change may see. One may be a coincidence and two bad luck; a
+/// change that makes the device boot again and again never gets to its deadline.
+const BOOTS: u32 = 3;
+
+/// A change that is undone unless it is confirmed: what `armed.json` holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Armed {
+    /// The version of this record: 1.
+    pub version: u32,
+    /// The checkpoint to go back to.
+    pub checkpoint: String,
+    /// What the change goes for.
+    pub target: Target,
+    /// What it is doing.
+    pub mode: Mode,
+    /// Seconds that the device may be without the path, or without an agent.
+    pub grace: u64,
+    /// When it is undone, in seconds of the boot clock.
+    pub deadline: u64,
+    /// The boot by whose clock the deadline is meant.
+    pub boot: String,
+    /// How many boots it saw since it was armed.
+    pub boots: u32,
+    /// True if the management path worked before the change. If not, it is not judged.
+    pub path_worked: bool,
+}
+
+/// What an unconfirmed change is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// The device changes; the deadline moves as long as all is well.
+    Applying,
+    /// It is looked at whether the change holds; the deadline moves no more.
+    Confirming,
+}
+
+/// What the timer sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// The boot clock, in seconds.
+    pub clock: u64,
+    /// This boot.
+    pub boot: String,
+    /// An agent is at work.
+    pub agent_alive: bool,
+    /// The management path works.
+    pub path_works: bool,
+    /// An undo was begun and did not end.
+    pub undoing: bool,
+}
+
+/// What the timer is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rescue {
+    /// Undo the change.
+    Undo(Cause),
+    /// Write this record: the deadline moved.
+    Extend(Armed),
+    /// Nothing.
+    Nothing,
+}
+
+/// Why a change is undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The agent says so: a step failed, or the change did not hold.
+    Failed,
+    /// The management path was away for too long.
+    PathLost,
+    /// No agent was at work for too long.
+    AgentGone,
+    /// It was not confirmed in time.
+    Unconfirmed,
+    /// The device booted again and again.
+    Boots,
+    /// A person asked for it.
+    Person,
+}
+
+impl Cause {
+    /// A sentence.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Failed => "the agent undid what failed",
+            Self::PathLost => "the server could not be reached for too long after the change",
+            Self::AgentGone => "the agent did not run any more after the change",
+            Self::Unconfirmed => "the change was not confirmed in time",
+            Self::Boots => "the device booted again and again before the change was confirmed",
+            Self::Person => "a person asked for it",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// Decides. `armed` is `None` if no change waits to be confirmed.
+pub fn rescue(armed: Option<&Armed>, seen: &Observed) -> Rescue {
+    if seen.undoing {
+        // Whoever began it is gone or at it; the undo itself takes the lock and is idempotent.
+        return Rescue::Undo(Cause::Unconfirmed);
+    }
+    let Some(armed) = armed else { return Rescue::Nothing };
+    if armed.boot != seen.boot {
+        return booted(armed, seen);
+    }
+    let path = seen.path_works || !armed.path_worked;
+    match armed.mode {
+        Mode::Applying if path && seen.agent_alive => extended(armed, seen),
+        Mode::Applying | Mode::Confirming if seen.clock < armed.deadline => Rescue::Nothing,
+        Mode::Applying | Mode::Confirming => Rescue::Undo(if !seen.agent_alive {
+            Cause::AgentGone
+        } else if path {
+            Cause::Unconfirmed
+        } else {
+            Cause::PathLost
+        }),
+    }
+}
+
+fn booted(armed: &Armed, seen: &Observed) -> Rescue {
+    let boots = armed.boots.saturating_add(1);
+    if boots >= BOOTS {
+        return Rescue::Undo(Cause::Boots);
+    }
+    let deadline = seen.clock.saturating_add(armed.grace);
+    Rescue::Extend(Armed { boot: seen.boot.clone(), boots, deadline, ..armed.clone() })
+}
+
+/// Proof that all is well moves the deadline. It is written only when half of the grace is used
+/// up: the timer looks often, and each write wears the card.
+fn extended(armed: &Armed, seen: &Observed) -> Rescue {
+    let deadline = seen.clock.saturating_add(armed.grace);
+    if deadline.saturating_sub(armed.deadline) < armed.grace / 2 {
+        return Rescue::Nothing;
+    }
+    Rescue::Extend(Armed { deadline, ..armed.clone() })
+}
