@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use volary_api::v1::device::{CheckResult, Desired};
-use volary_device::{Effect, Event, Outcome, Phase, State, Target, step};
+use volary_device::{Effect, Event, Outcome, Phase, State, Target, Urge, step};
 use volary_host::{FileError, Lock, LockError, now, read};
 use volary_model::Architecture;
 
 use crate::config::{Config, ConfigError};
+use crate::daemon;
 use crate::facts::{self, FactsError};
 use crate::http::{Answer, HttpError, Identity, Server};
 use crate::ledger::{Ledger, LoadError};
@@ -22,7 +23,7 @@ use crate::log;
 use crate::paths::Paths;
 use crate::report::{self, Look};
 use crate::spool::Spool;
-use crate::work;
+use crate::{transaction, work, zone};
 
 /// One enrolled device.
 pub struct Agent {
@@ -33,6 +34,8 @@ pub struct Agent {
     pub(crate) state: State,
     /// What the last run of the fleet's checks said.
     pub(crate) checks: Vec<CheckResult>,
+    /// If the program was replaced, whether the new one takes the place of this process.
+    pub hands_over: bool,
     etag: Option<String>,
     spool: Spool,
     ending: Arc<Ending>,
@@ -90,6 +93,7 @@ impl Agent {
             architecture: facts::architecture()?,
             state,
             checks: Vec::new(),
+            hands_over: true,
             etag: None,
             ending: Arc::default(),
         })
@@ -112,12 +116,24 @@ impl Agent {
     pub fn turn(&mut self, event: Event, patience: Duration) -> Result<Timestamp, AgentError> {
         let _lock = Lock::acquire(&self.paths.lock(), patience)?;
         let mut ledger = self.remember()?;
-        // With the lock in our hand, a convergence under way is one whose process died.
-        let mut event = if self.state.is_idle() {
-            event
-        } else {
-            self.state.forced |= event == Event::Nudged;
-            Event::Started
+        // With the lock in our hand, a convergence under way is one whose process died. What a
+        // person said on top of that is heard when it is over.
+        let mut event = match event {
+            event if self.state.is_idle() => event,
+            Event::Nudged { again } => {
+                let urge = if again { Urge::Again } else { Urge::Run };
+                self.state.memory.urge = self.state.memory.urge.max(urge);
+                self.started()
+            }
+            Event::Held(hold) => {
+                self.state.hold = Some(hold);
+                self.started()
+            }
+            Event::Released => {
+                self.state.hold = None;
+                self.started()
+            }
+            _ => self.started(),
         };
         loop {
             let (state, effects) = step(self.state.clone(), event, now());
@@ -131,11 +147,25 @@ impl Agent {
                     Effect::Ask => reply = Some(self.ask()),
                     Effect::Fetch(target) => reply = Some(work::fetch(self, &target)),
                     Effect::Verify(work) => reply = Some(work::verify(self, &work)),
-                    Effect::Apply(work, step) => {
-                        self.ending.changing.store(true, Ordering::SeqCst);
-                        reply = Some(work::apply(self, &work, step));
-                        self.ending.changing.store(false, Ordering::SeqCst);
+                    Effect::Checkpoint(work) => {
+                        reply = Some(self.uninterrupted(|agent| transaction::checkpoint(agent, &work)));
                     }
+                    Effect::Apply(work, step) => {
+                        reply = Some(self.uninterrupted(|agent| work::apply(agent, &work, step)));
+                    }
+                    // A new version of the agent has to show itself that it works.
+                    Effect::Confirm(_) if self.hands_over && daemon::replaced_program().is_some() => {
+                        return Ok(now());
+                    }
+                    Effect::Confirm(work) => reply = Some(transaction::confirm(self, &work)),
+                    Effect::Disarm(work) => {
+                        reply = Some(self.uninterrupted(|agent| transaction::disarm(agent, &work)));
+                    }
+                    Effect::Undo(work, failure) => {
+                        log::say(format!("undoing commit {}: {failure}", work.target.commit.short()));
+                        reply = Some(self.uninterrupted(|agent| transaction::undo(agent, &work, &failure)));
+                    }
+                    Effect::Drift(work) => reply = Some(work::drift(self, &work)),
                     Effect::Report => reply = Some(self.report()?),
                 }
             }
@@ -147,29 +177,37 @@ impl Agent {
         }
     }
 
+    /// The event that the agent starts with.
+    pub fn started(&self) -> Event {
+        Event::Started { undone: transaction::undone(&self.paths).map(Box::new) }
+    }
+
+    /// A step that changes the device, or takes care that it can be changed back: a signal waits.
+    fn uninterrupted(&mut self, step: impl FnOnce(&mut Self) -> Event) -> Event {
+        self.ending.changing.store(true, Ordering::SeqCst);
+        let event = step(self);
+        self.ending.changing.store(false, Ordering::SeqCst);
+        event
+    }
+
     /// Reads the ledger; what only this process knows stays.
     fn remember(&mut self) -> Result<Ledger, AgentError> {
         let (ledger, stored) = Ledger::open(&self.paths, &self.config)?;
-        let known = &self.state;
-        self.state = State {
-            offered: known.offered.clone().filter(|offered| offered.stage == stored.stage),
-            poll: known.poll,
-            unanswered: known.unanswered,
-            cut_short: known.cut_short,
-            strays: known.strays,
-            forced: known.forced,
-            last_report: known.last_report.max(stored.last_report),
-            ..stored
-        };
+        let mut memory = std::mem::take(&mut self.state.memory);
+        memory.offered = memory.offered.filter(|offered| offered.stage == stored.stage);
+        let last_report = self.state.last_report.max(stored.last_report);
+        self.state = State { memory, last_report, ..stored };
+        let waits = self.state.work().map(|work| &work.policy);
+        self.state.memory.zones = zone::of(waits.into_iter().chain([&self.state.policy]));
         Ok(ledger)
     }
 
     fn ask(&mut self) -> Event {
         // Without a known offer, "nothing changed" would say nothing.
-        let etag = self.state.offered.as_ref().and(self.etag.as_deref());
+        let etag = self.state.memory.offered.as_ref().and(self.etag.as_deref());
         match self.server.desired(etag) {
             Ok(answer) => {
-                if self.state.unanswered > 0 {
+                if self.state.memory.unanswered > 0 {
                     log::say("the server answers again");
                 }
                 self.send();
@@ -182,7 +220,7 @@ impl Agent {
                 }
             }
             Err(error) => {
-                if self.state.unanswered == 0 {
+                if self.state.memory.unanswered == 0 {
                     log::say(error.to_string());
                 }
                 Event::Unreachable(error.to_string())
@@ -191,19 +229,19 @@ impl Agent {
     }
 
     fn offered(&self, desired: Desired) -> Event {
-        let Desired { stage, commit, rolling, poll, branch: _ } = desired;
+        let Desired { stage, commit, rolling, poll, budget, branch: _ } = desired;
         let target = Target { stage, commit, rolling };
-        let known = [self.state.good.as_ref(), self.state.offered.as_ref()];
+        let known = [self.state.good.as_ref(), self.state.memory.offered.as_ref()];
         if !known.contains(&Some(&target)) {
             log::say(format!("{} is to be at commit {}", target.stage, target.commit.short()));
         }
-        Event::Offered { target, poll }
+        Event::Offered { target, poll, budget }
     }
 
     /// Stores and sends the report of the convergence that ended. That it cannot be stored (a full
     /// disk) must not make the device repeat the convergence at once, so it is sent anyway.
     fn report(&mut self) -> Result<Event, AgentError> {
-        if let Phase::Report { work, outcome, failure, .. } = &self.state.phase {
+        if let Phase::Report { work, outcome, failure, undone, .. } = &self.state.phase {
             let commit = work.target.commit.short();
             let suite = work.suite.as_deref().map(|suite| format!(", suite {suite}")).unwrap_or_default();
             log::say(match (outcome, failure) {
@@ -214,8 +252,14 @@ impl Agent {
                 ),
                 (Outcome::Failed, Some(failure)) => format!("failed: commit {commit}{suite}: {failure}"),
                 (Outcome::Refused, Some(failure)) => format!("refused: commit {commit}: {}", failure.message),
-                (Outcome::Failed | Outcome::Refused, None) => format!("commit {commit} did not end well"),
+                (Outcome::Reverted, Some(failure)) => format!("reverted: commit {commit}{suite}: {failure}"),
+                (Outcome::Failed | Outcome::Refused | Outcome::Reverted, None) => {
+                    format!("commit {commit} did not end well")
+                }
             });
+            for left in undone.iter().flat_map(|undone| &undone.left) {
+                log::say(format!("not put back: {left}"));
+            }
         }
         let report = self.store_report()?;
         self.send();

@@ -13,11 +13,7 @@ use volary_host::{
 };
 use volary_model::{CommitId, DeviceName, InvalidName, StageName};
 
-use crate::checkpoint;
 use crate::paths::Paths;
-
-/// How long a playbook may take: an hour, as some install a lot on a slow card.
-const PLAYBOOK: Duration = Duration::from_secs(3600);
 
 /// How long reading the inventory may take: 100,000 hosts in one file take half a minute of
 /// a fast core.
@@ -118,11 +114,20 @@ impl AnsibleError {
 enum Event {
     Start,
     Task { task: String },
-    Changed {},
+    Changed { task: String },
     Failed { task: String, message: String },
     Unreachable { task: String, message: String },
     NoHosts,
     Stats { hosts: Vec<String> },
+}
+
+/// What a device's variables say about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Host {
+    /// `volary_stage`: the stage it belongs to.
+    pub stage: Option<StageName>,
+    /// `volary_site`: where it is; devices of one site can be told to change one after the other.
+    pub site: Option<String>,
 }
 
 /// Ansible on the checkout of one commit.
@@ -138,14 +143,15 @@ pub struct Ansible<'a> {
 }
 
 impl Ansible<'_> {
-    /// The stage that the device's variables name, if they do.
+    /// What the device's variables say about itself.
     ///
     /// # Errors
     /// [`AnsibleError`].
-    pub fn stage(&self) -> Result<Option<StageName>, AnsibleError> {
+    pub fn host(&self) -> Result<Host, AnsibleError> {
         #[derive(Deserialize)]
-        struct Host {
+        struct Variables {
             volary_stage: Option<String>,
+            volary_site: Option<serde_json::Value>,
         }
         let ended = self
             .command("ansible-inventory")
@@ -163,20 +169,50 @@ impl Ansible<'_> {
         if !ended.status.success() {
             return Err(bad(tail(&ended.stderr, 10)));
         }
-        let host: Host = serde_json::from_slice(&ended.stdout).map_err(|error| bad(error.to_string()))?;
-        Ok(host.volary_stage.map(|stage| stage.parse()).transpose()?)
+        let host: Variables =
+            serde_json::from_slice(&ended.stdout).map_err(|error| bad(error.to_string()))?;
+        Ok(Host {
+            stage: host.volary_stage.map(|stage| stage.parse()).transpose()?,
+            // A site may be called 7.
+            site: host.volary_site.and_then(|site| match site {
+                serde_json::Value::String(site) => Some(site),
+                serde_json::Value::Number(site) => Some(site.to_string()),
+                _ => None,
+            }),
+        })
     }
 
-    /// Runs the playbook for this host alone. Returns how many tasks changed something. `progress`
-    /// is given each line that Ansible prints.
+    /// Runs the playbook for this host alone, for at most `limit`. Returns how many tasks changed
+    /// something. `progress` is given each line that Ansible prints.
     ///
     /// # Errors
     /// [`AnsibleError`].
     pub fn playbook(
         &self,
         variables: &Variables,
+        limit: Duration,
         progress: &mut dyn FnMut(&str),
     ) -> Result<u32, AnsibleError> {
+        let changed = self.run(variables, limit, &["--diff"], progress)?;
+        Ok(u32::try_from(changed.len()).unwrap_or(u32::MAX))
+    }
+
+    /// The tasks that would change something, in Ansible's check mode: nothing is changed.
+    ///
+    /// # Errors
+    /// [`AnsibleError`].
+    pub fn would_change(&self, variables: &Variables, limit: Duration) -> Result<Vec<String>, AnsibleError> {
+        self.run(variables, limit, &["--check"], &mut |_| {})
+    }
+
+    /// Returns the names of the tasks that changed something.
+    fn run(
+        &self,
+        variables: &Variables,
+        limit: Duration,
+        options: &[&str],
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Vec<String>, AnsibleError> {
         let playbook = PLAYBOOKS.into_iter().find(|name| self.checkout.join(name).is_file());
         let playbook = playbook.ok_or_else(|| AnsibleError::NoPlaybook(self.commit.clone()))?;
         let plugins = self.paths.ansible();
@@ -186,18 +222,16 @@ impl Ansible<'_> {
         let text = serde_json::to_vec(variables).expect("variables are text");
         write_atomic(&file, &text, 0o600)?;
         remove_if_exists(&self.paths.events())?;
-        let mut command = self.command("ansible-playbook");
-        if let Some(made) = checkpoint::made_file(self.paths) {
-            command = command.env("VOLARY_MADE", made);
-        }
-        let ended = command
+        let ended = self
+            .command("ansible-playbook")
             .args(["--inventory", self.inventory()?, "--connection", "local", "--limit", self.name.as_str()])
-            .args(["--extra-vars", &format!("@{}", file.display()), "--diff", playbook])
+            .args(["--extra-vars", &format!("@{}", file.display())])
+            .args(options)
+            .arg(playbook)
             .env("ANSIBLE_CALLBACK_PLUGINS", &plugins)
             .env("ANSIBLE_RETRY_FILES_ENABLED", "False")
             .env("VOLARY_EVENTS", self.paths.events())
-            .env(crate::undo::MARK, "yes")
-            .timeout(PLAYBOOK)
+            .timeout(limit)
             .check_lines(progress);
         let events = events(&read_to_string(&self.paths.events()).unwrap_or_default());
         remove_if_exists(&self.paths.events())?;
@@ -206,7 +240,7 @@ impl Ansible<'_> {
     }
 
     /// Brings together how the program ended and what the plugin heard.
-    fn judge(&self, ended: Option<CmdError>, events: &[Event]) -> Result<u32, AnsibleError> {
+    fn judge(&self, ended: Option<CmdError>, events: &[Event]) -> Result<Vec<String>, AnsibleError> {
         let failed = last_failure(events);
         let running = events.iter().rev().find_map(|event| match event {
             Event::Task { task } => Some(task.clone()),
@@ -234,8 +268,16 @@ impl Ansible<'_> {
             let played = "the playbook has no play for this device: no task was run";
             return Err(AnsibleError::Playbook(played.to_owned()));
         }
-        let changed = events.iter().filter(|event| matches!(event, Event::Changed {})).count();
-        Ok(u32::try_from(changed).unwrap_or(u32::MAX))
+        let changed = events.iter().filter_map(|event| match event {
+            Event::Changed { task } => Some(task.clone()),
+            Event::Start
+            | Event::Task { .. }
+            | Event::Failed { .. }
+            | Event::Unreachable { .. }
+            | Event::NoHosts
+            | Event::Stats { .. } => None,
+        });
+        Ok(changed.collect())
     }
 
     fn inventory(&self) -> Result<&'static str, AnsibleError> {
@@ -263,7 +305,9 @@ fn last_failure(events: &[Event]) -> Option<(String, String)> {
     events.iter().rev().find_map(|event| match event {
         Event::Failed { task, message } => Some((task.clone(), message.clone())),
         Event::Unreachable { task, message } => Some((task.clone(), format!("unreachable: {message}"))),
-        Event::Start | Event::Task { .. } | Event::Changed {} | Event::NoHosts | Event::Stats { .. } => None,
+        Event::Start | Event::Task { .. } | Event::Changed { .. } | Event::NoHosts | Event::Stats { .. } => {
+            None
+        }
     })
 }
 

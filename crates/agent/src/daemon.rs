@@ -46,7 +46,7 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
         agent.state().stage,
         agent.config.server
     ));
-    let mut event = Event::Started;
+    let mut event = agent.started();
     let mut told = Instant::now();
     loop {
         let wait = match agent.turn(event, OTHER) {
@@ -56,7 +56,7 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
                 AFTER_ERROR
             }
         };
-        become_the_new_version();
+        agent.hands_over &= become_the_new_version();
         if told.elapsed() >= HEALTH {
             if let Err(error) = agent.tell_if_free() {
                 log::say(format!("error: {error}"));
@@ -66,7 +66,7 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
         // A clock that jumped must not put the device to sleep for a year.
         match wakes.recv_timeout(wait.min(Duration::from_secs(24 * 3600))) {
             Ok(Wake::End) | Err(RecvTimeoutError::Disconnected) => break,
-            Ok(Wake::Nudge) => event = Event::Nudged,
+            Ok(Wake::Nudge) => event = Event::Nudged { again: false },
             Err(RecvTimeoutError::Timeout) => event = Event::Due,
         }
     }
@@ -104,16 +104,18 @@ fn listen(ending: Arc<Ending>) -> Receiver<Wake> {
 }
 
 /// If the package was upgraded, goes on as the new program. The package's scripts do not restart
-/// the service, since that would end the apt that a convergence is running.
-fn become_the_new_version() {
-    let Some(program) = replaced_program() else { return };
+/// the service, since that would end the apt that a convergence is running. Returns false if that
+/// cannot be done.
+pub fn become_the_new_version() -> bool {
+    let Some(program) = replaced_program() else { return true };
     log::say(format!("{} is new: going on with it", program.display()));
-    let error = Cmd::new(&program).arg("daemon").into_std().exec();
+    let error = Cmd::new(&program).args(std::env::args_os().skip(1)).into_std().exec();
     log::say(format!("cannot run {}: {error}; going on with the old one", program.display()));
+    false
 }
 
 /// The path of our own program, if another file is there now.
-fn replaced_program() -> Option<PathBuf> {
+pub(crate) fn replaced_program() -> Option<PathBuf> {
     let link = std::fs::read_link("/proc/self/exe").ok()?;
     let path = PathBuf::from(link.to_str()?.strip_suffix(" (deleted)")?);
     Path::new(&path).is_file().then_some(path)

@@ -33,9 +33,6 @@ pub enum LoadError {
     /// A file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A newer agent wrote it.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
     /// The record beside the key is there and cannot be read. Going on without it would let a
     /// server send the device back in time.
     #[error(
@@ -64,7 +61,12 @@ impl Ledger {
         let accepted = Accepted::load(paths)?;
         let (mut state, next) = match volary_device::decode(copies.each_ref().map(Option::as_deref)) {
             Ok(loaded) => (loaded.state, loaded.next),
-            Err(error @ LedgerError::Newer(_)) => return Err(error.into()),
+            // A newer agent was here and was taken back. What it was doing is over: its undo tells
+            // of it, and what it accepted stands beside the key.
+            Err(error @ LedgerError::Newer { next, .. }) => {
+                log::say(format!("{error}: beginning anew, without forgetting what was accepted"));
+                (State::new(config.stage.clone(), seed(config)), next)
+            }
             Err(error @ (LedgerError::Missing | LedgerError::Damaged)) => {
                 if error == LedgerError::Damaged || !accepted.accepted.is_empty() {
                     log::say(format!("{error}: beginning anew, without forgetting what was accepted"));

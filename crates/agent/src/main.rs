@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use lexopt::prelude::{Long, Short, Value};
 use volary_agent::agent::{Agent, AgentError};
-use volary_agent::by_hand::{self, ByHandError};
-use volary_agent::checkpoint::keep::{self, KeepError};
 use volary_agent::config::{Config, ConfigError};
 use volary_agent::enroll::{self, Ending, EnrollError, Wanted};
 use volary_agent::http::HttpError;
@@ -16,9 +14,10 @@ use volary_agent::ledger::Ledger;
 use volary_agent::paths::Paths;
 use volary_agent::spool::Spool;
 use volary_agent::status::Status;
-use volary_agent::{daemon, log, rescue, units, work};
+use volary_agent::{daemon, log, units, work};
 use volary_api::join::JoinToken;
-use volary_device::{Event, Rest};
+use volary_device::{Event, Hold, Phase, Rest};
+use volary_host::now;
 use volary_model::DeviceName;
 
 const HELP: &str = "\
@@ -30,18 +29,22 @@ volary-agent: follows a branch of a fleet repository
       gets an identity; without a token it waits for: volary device accept NAME
       run again, it goes on where it was cut off
   volary-agent daemon           asks, converges and reports until it is told to end
-  volary-agent run              one convergence now; says how it ended
+  volary-agent run [--again]    one convergence now, whatever windows say; says how it ended;
+                                --again also tries what was undone here before
+  volary-agent hold [--for 2h] [REASON]
+                                no convergence begins until it is released, or for that long
+  volary-agent release          ends a hold
   volary-agent status [--json]  what this device is and how its last convergence ended
-  volary-agent confirm          ends the confirmation of a change early: it stays
-  volary-agent revert [--yes]   undoes the last change, confirmed or not
   volary-agent version
-
-For systemd and apt: volary-agent rescue [--boot], volary-agent keep-packages
 
 SIGHUP makes the daemon converge now.
 
 Exit status: 0 good; 1 it failed; 2 wrong use; 3 what was offered was refused;
-4 waiting to be accepted; 5 another volary-agent is at work; 6 not enrolled; 7 server away.";
+4 waiting to be accepted; 5 another volary-agent is at work; 6 not enrolled; 7 server away;
+8 it may not change now.";
+
+/// How long a command waits for a daemon that converges.
+const OTHER: Duration = Duration::from_secs(2 * 3600);
 
 /// How a command ended, as its exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,7 @@ enum Exit {
     Busy = 5,
     NotEnrolled = 6,
     Away = 7,
+    Waits = 8,
 }
 
 /// Why a command did not do its work.
@@ -68,12 +72,6 @@ enum MainError {
     Enroll(#[from] EnrollError),
     #[error(transparent)]
     Agent(#[from] AgentError),
-    #[error(transparent)]
-    ByHand(#[from] ByHandError),
-    #[error(transparent)]
-    Keep(#[from] KeepError),
-    #[error("standard input: {0}")]
-    Input(#[from] std::io::Error),
 }
 
 fn main() -> ExitCode {
@@ -91,11 +89,7 @@ fn main() -> ExitCode {
                 MainError::Agent(AgentError::Config(ConfigError::NotEnrolled)) => Exit::NotEnrolled,
                 MainError::Agent(AgentError::Busy(_)) => Exit::Busy,
                 MainError::Enroll(EnrollError::Http(error)) => exit_of(&error),
-                MainError::Enroll(_)
-                | MainError::Agent(_)
-                | MainError::ByHand(_)
-                | MainError::Keep(_)
-                | MainError::Input(_) => Exit::Failed,
+                MainError::Enroll(_) | MainError::Agent(_) => Exit::Failed,
             }
         }
     };
@@ -131,19 +125,15 @@ fn run() -> Result<Exit, MainError> {
             Ok(Exit::Good)
         }
         "run" => {
+            let again = flag(parser, "again")?;
+            converge(&paths, again)
+        }
+        "hold" => hold(&paths, parser),
+        "release" => {
             nothing_more(parser)?;
-            converge(&paths)
+            tell_machine(&paths, Event::Released)
         }
         "status" => status(&paths, parser),
-        "rescue" => rescue_from_outside(&paths, parser),
-        "keep-packages" => keep_packages(&paths, parser),
-        "revert" => revert(&paths, parser),
-        "confirm" => {
-            nothing_more(parser)?;
-            by_hand::confirm(&paths)?;
-            log::say("the change is confirmed");
-            Ok(Exit::Good)
-        }
         "version" => {
             nothing_more(parser)?;
             log::print(format!("volary-agent {}", env!("CARGO_PKG_VERSION")));
@@ -157,6 +147,18 @@ fn run() -> Result<Exit, MainError> {
             Ok(Exit::Good)
         }
         other => Err(MainError::Wrong(format!("there is no command {other:?}"))),
+    }
+}
+
+/// Whether the one option that there may be is given.
+fn flag(mut parser: lexopt::Parser, name: &str) -> Result<bool, MainError> {
+    match parser.next()? {
+        None => Ok(false),
+        Some(Long(given)) if given == name => {
+            nothing_more(parser)?;
+            Ok(true)
+        }
+        Some(other) => Err(other.unexpected().into()),
     }
 }
 
@@ -263,35 +265,84 @@ fn wanted(paths: &Paths, options: Options) -> Result<Wanted, MainError> {
     }
 }
 
-fn converge(paths: &Paths) -> Result<Exit, MainError> {
+fn converge(paths: &Paths, again: bool) -> Result<Exit, MainError> {
     let mut agent = Agent::open(paths)?;
     // A daemon that converges right now is waited for: then this run looks at the newest.
-    agent.turn(Event::Nudged, Duration::from_secs(2 * 3600))?;
+    agent.turn(Event::Nudged { again }, OTHER)?;
+    if !agent.state().is_idle() {
+        // The new version goes on with what this one began. If it cannot be run, this one does.
+        daemon::become_the_new_version();
+        agent.hands_over = false;
+        agent.turn(agent.started(), OTHER)?;
+    }
     let state = agent.state();
-    if state.unanswered > 0 {
+    if state.memory.unanswered > 0 {
         return Ok(Exit::Away);
     }
     // An offer for another stage: nothing of it was taken, patient as the device is with it.
-    if state.strays > 0 {
+    if state.memory.strays > 0 {
         return Ok(Exit::Refused);
     }
     Ok(match &state.phase {
-        volary_device::Phase::Idle(Rest::Failed(_)) => Exit::Failed,
-        volary_device::Phase::Idle(Rest::Refused(_)) => Exit::Refused,
-        _ if state.good.is_some() => Exit::Good,
-        _ => Exit::Failed,
+        Phase::Idle(Rest::Content) if state.good.is_some() => Exit::Good,
+        Phase::Idle(Rest::Waiting(waiting)) => {
+            for obstacle in &waiting.obstacles {
+                log::say(format!("waits: {obstacle}"));
+            }
+            Exit::Waits
+        }
+        Phase::Idle(Rest::Quarantined(target)) => {
+            let why = state.quarantine(target).map_or_else(String::new, |bad| bad.failure.to_string());
+            log::say(format!("commit {} is in quarantine: {why}", target.commit.short()));
+            log::say("help: volary-agent run --again tries it once more");
+            Exit::Failed
+        }
+        Phase::Idle(Rest::Refused(_)) => Exit::Refused,
+        Phase::Idle(Rest::Content | Rest::Failed(_) | Rest::Reverted(_))
+        | Phase::Fetch(_)
+        | Phase::Verify(_)
+        | Phase::Checkpoint(_)
+        | Phase::Apply(..)
+        | Phase::Confirm(_)
+        | Phase::Commit(_)
+        | Phase::Revert(..)
+        | Phase::Drift(_)
+        | Phase::Report { .. } => Exit::Failed,
     })
 }
 
-fn status(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
-    let json = match parser.next()? {
-        None => false,
-        Some(Long("json")) => {
-            nothing_more(parser)?;
-            true
+fn hold(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let (mut until, mut reason) = (None, Vec::new());
+    while let Some(option) = parser.next()? {
+        match option {
+            Long("for") => {
+                let given = text(&mut parser)?;
+                let wrong = || MainError::Wrong(format!("--for {given:?} is no duration, as 30m, 2h or 3d"));
+                until = Some(now().checked_add(span(&given).ok_or_else(wrong)?).map_err(|_| wrong())?);
+            }
+            Value(word) => reason.push(word.to_string_lossy().into_owned()),
+            other => return Err(other.unexpected().into()),
         }
-        Some(other) => return Err(other.unexpected().into()),
-    };
+    }
+    tell_machine(paths, Event::Held(Hold { since: now(), until, reason: reason.join(" ") }))
+}
+
+/// `30m`, `2h`, `3d`, or several of them.
+fn span(text: &str) -> Option<Duration> {
+    let span: jiff::Span = text.parse().ok()?;
+    let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok()?;
+    Duration::try_from(duration).ok().filter(|duration| !duration.is_zero())
+}
+
+/// One turn with what a person says.
+fn tell_machine(paths: &Paths, event: Event) -> Result<Exit, MainError> {
+    let mut agent = Agent::open(paths)?;
+    agent.turn(event, OTHER)?;
+    Ok(Exit::Good)
+}
+
+fn status(paths: &Paths, parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let json = flag(parser, "json")?;
     let config = Config::load(paths).map_err(AgentError::Config)?;
     let (_, state) = Ledger::open(paths, &config).map_err(AgentError::Ledger)?;
     let status = Status::new(&config, &state, Spool::new(paths.spool()).count());
@@ -301,50 +352,4 @@ fn status(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> 
         log::print(status.text());
     }
     Ok(Exit::Good)
-}
-
-/// The dead man's own command; it never needs the ledger or the configuration.
-fn rescue_from_outside(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
-    let at_boot = match parser.next()? {
-        None => false,
-        Some(Long("boot")) => {
-            nothing_more(parser)?;
-            true
-        }
-        Some(other) => return Err(other.unexpected().into()),
-    };
-    rescue::run(paths, at_boot).map_err(ByHandError::from)?;
-    Ok(Exit::Good)
-}
-
-/// apt tells on standard input what it is about to do.
-fn keep_packages(paths: &Paths, parser: lexopt::Parser) -> Result<Exit, MainError> {
-    nothing_more(parser)?;
-    let mut input = Vec::new();
-    std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut input)?;
-    keep::run(paths, &String::from_utf8_lossy(&input))?;
-    Ok(Exit::Good)
-}
-
-fn revert(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
-    let yes = match parser.next()? {
-        None => false,
-        Some(Long("yes")) => {
-            nothing_more(parser)?;
-            true
-        }
-        Some(other) => return Err(other.unexpected().into()),
-    };
-    let change = by_hand::last_change(paths)?;
-    if !yes {
-        log::say(format!("this undoes {change}"));
-        log::say("help: volary-agent revert --yes");
-        return Ok(Exit::Usage);
-    }
-    match by_hand::revert(paths)? {
-        Some(undone) if undone.could_not.is_empty() => Ok(Exit::Good),
-        Some(_) => Ok(Exit::Failed),
-        // The rest follows with the boot.
-        None => Ok(Exit::Good),
-    }
 }

@@ -11,6 +11,7 @@ use std::fs;
 use std::io::BufReader;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use volary_api::v1::device::WantObjects;
 use volary_device::{State, Target};
 use volary_fleet::{
@@ -275,6 +276,14 @@ impl<'a> Repo<'a> {
             }
         };
         Ok(Wishes { rules, stage, lock })
+    }
+
+    /// When a commit was made, by the clock of whoever made it.
+    ///
+    /// # Errors
+    /// [`RepoError`].
+    pub fn committed_at(&self, commit: &CommitId) -> Result<Option<Timestamp>, RepoError> {
+        Ok(Timestamp::from_second(self.store.commit(commit)?.committer.seconds).ok())
     }
 
     /// Puts exactly the commit's files on disk and returns the folder.

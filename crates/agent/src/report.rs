@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use volary_api::v1::device::{self as wire, CheckResult, Report};
-use volary_device::{Failure, Outcome, Phase, State};
+use volary_device::{Failure, Outcome, Phase, Rest, State, Undone, UndoneBy};
 use volary_model::Architecture;
 
 use crate::apt::{self, Inventory, Source};
@@ -52,6 +52,9 @@ pub fn build(state: &State, look: Look, architecture: &Architecture, number: u64
         stage: state.stage.clone(),
         good_commit: good_commit(state),
         convergence: convergence(state),
+        waiting: waiting(state),
+        quarantined: quarantined(state),
+        drift: drift(state),
         packages: offered.iter().map(|package| (package.name.clone(), package.version.to_string())).collect(),
         packages_total: total(&inventory),
         failed_units: units::failed().unwrap_or_default().into_iter().collect(),
@@ -86,7 +89,7 @@ fn good_commit(state: &State) -> Option<volary_model::CommitId> {
 }
 
 fn convergence(state: &State) -> Option<wire::Convergence> {
-    let Phase::Report { work, outcome, failure, ended_at } = &state.phase else { return None };
+    let Phase::Report { work, outcome, failure, undone, ended_at } = &state.phase else { return None };
     Some(wire::Convergence {
         commit: work.target.commit.clone(),
         suite: work.suite.clone(),
@@ -94,12 +97,65 @@ fn convergence(state: &State) -> Option<wire::Convergence> {
             Outcome::Good => wire::Outcome::Good,
             Outcome::Failed => wire::Outcome::Failed,
             Outcome::Refused => wire::Outcome::Refused,
+            // A server that does not know of undos takes it as what it was before the undo.
+            Outcome::Reverted => wire::Outcome::Failed,
         },
+        reverted: undone.as_deref().map(|undone| reverted(state, undone)),
         failure: failure.as_ref().map(wire_failure),
         started_at: work.started_at,
         ended_at: *ended_at,
         changed_tasks: work.changed_tasks,
         packages: work.packages.clone(),
+    })
+}
+
+fn reverted(state: &State, undone: &Undone) -> wire::Reverted {
+    let by = match undone.by {
+        UndoneBy::Agent => "agent",
+        UndoneBy::Timer => "timer",
+        UndoneBy::Boot => "boot",
+        UndoneBy::Person => "person",
+    };
+    wire::Reverted {
+        by: by.to_owned(),
+        reason: undone.words(),
+        at: undone.at,
+        path_works: undone.path_works,
+        rebooted: undone.rebooted,
+        restored: undone.restored.clone(),
+        left: undone.left.clone(),
+        quarantined: state.quarantine(&undone.target).is_some(),
+    }
+}
+
+fn waiting(state: &State) -> Option<wire::Waiting> {
+    let Phase::Idle(Rest::Waiting(waiting)) = &state.phase else { return None };
+    Some(wire::Waiting {
+        commit: waiting.work.target.commit.clone(),
+        obstacles: waiting.obstacles.iter().map(ToString::to_string).collect(),
+    })
+}
+
+fn quarantined(state: &State) -> Vec<wire::Quarantined> {
+    let quarantined = state.reverted.iter().filter(|reverted| reverted.quarantined);
+    quarantined
+        .map(|reverted| wire::Quarantined {
+            commit: reverted.target.commit.clone(),
+            rolling: reverted.target.rolling.clone(),
+            failure: wire_failure(&reverted.failure),
+            at: reverted.at,
+            times: reverted.times,
+        })
+        .collect()
+}
+
+fn drift(state: &State) -> Option<wire::Drift> {
+    let drift = state.drift.as_ref()?;
+    Some(wire::Drift {
+        at: drift.at,
+        commit: drift.commit.clone(),
+        changes: drift.changes.clone(),
+        failure: drift.failure.as_ref().map(wire_failure),
     })
 }
 

@@ -30,6 +30,14 @@ pub struct Status {
     pub accepted_commit: Option<CommitId>,
     /// What went wrong last, if it did.
     pub trouble: Option<Trouble>,
+    /// What it would do and may not do yet.
+    pub waiting: Option<Waiting>,
+    /// What it does not try again by itself, oldest first.
+    pub quarantined: Vec<Quarantined>,
+    /// Who on the device holds it.
+    pub hold: Option<Hold>,
+    /// What the last look for differences found.
+    pub drift: Option<Drift>,
     /// Reports that wait to be sent.
     pub waiting_reports: usize,
 }
@@ -37,7 +45,7 @@ pub struct Status {
 /// A convergence that did not end well.
 #[derive(Debug, Serialize)]
 pub struct Trouble {
-    /// `failed` or `refused`.
+    /// `failed`, `reverted` or `refused`.
     pub outcome: &'static str,
     /// The commit.
     pub commit: CommitId,
@@ -51,6 +59,50 @@ pub struct Trouble {
     pub attempts: u32,
     /// When it is tried again.
     pub retry_at: Timestamp,
+}
+
+/// A convergence that may not begin yet.
+#[derive(Debug, Serialize)]
+pub struct Waiting {
+    /// The commit.
+    pub commit: CommitId,
+    /// What stands in the way, the weightiest first.
+    pub obstacles: Vec<String>,
+}
+
+/// A commit that hurt this device.
+#[derive(Debug, Serialize)]
+pub struct Quarantined {
+    /// The commit.
+    pub commit: CommitId,
+    /// What failed, in one sentence.
+    pub why: String,
+    /// When it was undone last.
+    pub at: Timestamp,
+    /// How often it was undone.
+    pub times: u32,
+}
+
+/// A person on the device wants no changes.
+#[derive(Debug, Serialize)]
+pub struct Hold {
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when at the latest.
+    pub until: Option<Timestamp>,
+    /// Why.
+    pub reason: String,
+}
+
+/// What differs from the commit that holds.
+#[derive(Debug, Serialize)]
+pub struct Drift {
+    /// When it was looked for.
+    pub at: Timestamp,
+    /// Tasks that would change something.
+    pub changes: Vec<String>,
+    /// Why it could not be found out.
+    pub failure: Option<String>,
 }
 
 impl Status {
@@ -67,11 +119,18 @@ impl Status {
         };
         let (doing, trouble) = match &state.phase {
             Phase::Idle(Rest::Content) => ("idle", None),
+            Phase::Idle(Rest::Waiting(_)) => ("waiting", None),
+            Phase::Idle(Rest::Quarantined(_)) => ("quarantined", None),
             Phase::Idle(Rest::Failed(failed)) => ("idle", Some(trouble("failed", failed))),
+            Phase::Idle(Rest::Reverted(reverted)) => ("idle", Some(trouble("reverted", reverted))),
             Phase::Idle(Rest::Refused(refused)) => ("idle", Some(trouble("refused", refused))),
             Phase::Fetch(_) => ("fetch", None),
             Phase::Verify(_) => ("verify", None),
+            Phase::Checkpoint(_) => ("checkpoint", None),
             Phase::Apply(_, step) => (step.name(), None),
+            Phase::Confirm(_) | Phase::Commit(_) => ("confirm", None),
+            Phase::Revert(..) => ("undo", None),
+            Phase::Drift(_) => ("drift", None),
             Phase::Report { .. } => ("report", None),
         };
         Self {
@@ -85,6 +144,18 @@ impl Status {
             good_since: state.good_since,
             accepted_commit: state.trusted.clone(),
             trouble,
+            waiting: waiting(state),
+            quarantined: quarantined(state),
+            hold: state.hold.as_ref().map(|hold| Hold {
+                since: hold.since,
+                until: hold.until,
+                reason: hold.reason.clone(),
+            }),
+            drift: state.drift.as_ref().map(|drift| Drift {
+                at: drift.at,
+                changes: drift.changes.clone(),
+                failure: drift.failure.as_ref().map(ToString::to_string),
+            }),
             waiting_reports,
         }
     }
@@ -115,9 +186,49 @@ impl Status {
             let at = trouble.retry_at.strftime("%F %T UTC");
             lines.push(format!("again     {at}, after {} attempts", trouble.attempts));
         }
+        if let Some(waiting) = &self.waiting {
+            lines.push(format!("next      commit {}", waiting.commit.short()));
+            lines.extend(waiting.obstacles.iter().map(|obstacle| format!("waits     {obstacle}")));
+        }
+        if let (Some(hold), None) = (&self.hold, &self.waiting) {
+            let until = hold.until.map(|at| format!(" until {}", at.strftime("%F %T UTC")));
+            lines.push(format!("held      by a person{}: {}", until.unwrap_or_default(), hold.reason));
+        }
+        for quarantined in &self.quarantined {
+            let at = quarantined.at.strftime("%F %T UTC");
+            lines.push(format!("bad       commit {}, undone {at}", quarantined.commit.short()));
+            lines.extend(quarantined.why.lines().map(|line| format!("          {line}")));
+        }
+        if self.doing == "quarantined" {
+            lines.push("help      the commit is not tried again: volary-agent run --again".to_owned());
+        }
+        if let Some(drift) = self.drift.as_ref().filter(|drift| !drift.changes.is_empty()) {
+            lines.push(format!("drift     {} tasks would change something", drift.changes.len()));
+            lines.extend(drift.changes.iter().map(|task| format!("          {task}")));
+        }
         if self.waiting_reports > 0 {
             lines.push(format!("reports   {} wait to be sent", self.waiting_reports));
         }
         lines.join("\n")
     }
+}
+
+fn waiting(state: &State) -> Option<Waiting> {
+    let Phase::Idle(Rest::Waiting(waiting)) = &state.phase else { return None };
+    Some(Waiting {
+        commit: waiting.work.target.commit.clone(),
+        obstacles: waiting.obstacles.iter().map(ToString::to_string).collect(),
+    })
+}
+
+fn quarantined(state: &State) -> Vec<Quarantined> {
+    let quarantined = state.reverted.iter().filter(|reverted| reverted.quarantined);
+    quarantined
+        .map(|reverted| Quarantined {
+            commit: reverted.target.commit.clone(),
+            why: reverted.failure.to_string(),
+            at: reverted.at,
+            times: reverted.times,
+        })
+        .collect()
 }

@@ -18,7 +18,7 @@ use crate::http::HttpError;
 use crate::log;
 use crate::pin::{self, PinError};
 use crate::repo::{Blame, Repo, RepoError, Wishes};
-use crate::units;
+use crate::{policy, units, zone};
 
 /// An upper bound for a message in a report.
 const MESSAGE: usize = 4000;
@@ -42,7 +42,7 @@ pub fn fetch(agent: &Agent, target: &Target) -> Event {
 pub fn verify(agent: &Agent, work: &Work) -> Event {
     log::say(format!("verifying commit {}", work.target.commit.short()));
     match try_verify(agent, work) {
-        Ok(passed) => Event::Verified(passed),
+        Ok(passed) => Event::Verified(Box::new(passed)),
         Err(event) => {
             // Whoever offers one bad commit after the other must not fill the disk with them.
             tidy(agent);
@@ -73,11 +73,13 @@ fn try_verify(agent: &Agent, work: &Work) -> Result<Passed, Box<Event>> {
         pin::check(&agent.server, locked, &agent.architecture).map_err(|error| Box::new(from_pin(&error)))?;
     }
     let checkout = repo.checkout(&target.commit).map_err(repo_failed)?;
-    let stage = match work.scope {
-        Scope::Packages => None,
+    let (stage, site) = match work.scope {
+        // Its variables are those of the commit that holds.
+        Scope::Packages => (None, agent.state.policy.site.clone()),
         Scope::Full => {
             let ansible = ansible(agent, &checkout, target);
-            ansible.stage().map_err(|error| Box::new(from_ansible(&error)))?
+            let host = ansible.host().map_err(|error| Box::new(from_ansible(&error)))?;
+            (host.stage, host.site)
         }
     };
     if let Some(stage) = stage.as_ref().filter(|stage| wishes.rules.config.stage(stage).is_none()) {
@@ -86,7 +88,15 @@ fn try_verify(agent: &Agent, work: &Work) -> Result<Passed, Box<Event>> {
     }
     let failed_units =
         units::failed().map_err(|error| Box::new(failed(Step::Units, "", error.to_string())))?;
-    Ok(Passed { suite: suite.map(|suite| suite.to_string()), stage, failed_units })
+    let policy = policy::of(&wishes.rules.config, &target.stage, site);
+    Ok(Passed {
+        suite: suite.map(|suite| suite.to_string()),
+        stage,
+        failed_units,
+        committed_at: repo.committed_at(&target.commit).map_err(repo_failed)?,
+        zones: zone::of([&policy]),
+        policy,
+    })
 }
 
 /// The locked release, if the suite is pinned.
@@ -102,10 +112,16 @@ pub fn apply(agent: &mut Agent, work: &Work, step: Step) -> Event {
     match step {
         Step::Playbook => playbook(agent, work),
         Step::Packages => packages(agent, work),
-        Step::Units => watch_units(agent, work),
-        Step::Check => check(agent, work),
         // The machine has effects of their own for these.
-        Step::Fetch | Step::Verify => Event::Done(Gains::default()),
+        Step::Fetch
+        | Step::Verify
+        | Step::Checkpoint
+        | Step::Units
+        | Step::Check
+        | Step::Path
+        | Step::Confirm
+        | Step::Undo
+        | Step::Revert => Event::Done(Gains::default()),
     }
 }
 
@@ -120,8 +136,11 @@ fn playbook(agent: &Agent, work: &Work) -> Event {
                 log::say(format!("  {line}"));
             }
         };
-        let changed_tasks =
-            ansible(agent, &checkout, &work.target).playbook(&variables(agent, work), &mut progress)?;
+        let changed_tasks = ansible(agent, &checkout, &work.target).playbook(
+            &variables(agent, work),
+            work.policy.run_within,
+            &mut progress,
+        )?;
         let after = apt::installed(agent.paths.dpkg())?.versions();
         Ok(Event::Done(Gains { changed_tasks, packages: apt::changes(&before, &after) }))
     };
@@ -191,10 +210,10 @@ fn lock_of(agent: &Agent, work: &Work, suite: &str) -> Result<Option<LockedRelea
     Ok(locked(&wishes, wanted.as_ref()).cloned())
 }
 
-fn watch_units(agent: &Agent, work: &Work) -> Event {
+/// A unit that did not stand after the change, or that failed and had not before.
+pub fn watch_units(agent: &Agent, work: &Work) -> Option<Failure> {
     let run = || -> Result<Option<Failure>, CmdError> {
-        let unchanged = work.changed_tasks == 0 && work.packages.is_empty();
-        let broken = units::settle(&watched(agent, work)?, unchanged)?;
+        let broken = units::settle(&watched(agent, work)?, work.is_unchanged())?;
         if let Some(broken) = broken.first() {
             let message = format!("{}\n{}", broken.reason, units::journal(&broken.unit));
             return Ok(Some(failure(Step::Units, &broken.unit, message)));
@@ -207,11 +226,7 @@ fn watch_units(agent: &Agent, work: &Work) -> Event {
             failure(Step::Units, &unit, message)
         }))
     };
-    match run() {
-        Ok(None) => Event::Done(Gains::default()),
-        Ok(Some(failure)) => Event::Failed(failure),
-        Err(error) => failed(Step::Units, "", error.to_string()),
-    }
+    run().unwrap_or_else(|error| Some(failure(Step::Units, "", error.to_string())))
 }
 
 /// The services that came with installed packages of the suite.
@@ -232,13 +247,32 @@ fn watched(agent: &Agent, work: &Work) -> Result<BTreeSet<String>, CmdError> {
     Ok(watched)
 }
 
-fn check(agent: &mut Agent, work: &Work) -> Event {
+/// A check that the fleet requires and that does not pass.
+pub fn check(agent: &mut Agent, work: &Work) -> Option<Failure> {
     let checkout = agent.paths.checkout(&work.target.commit);
     agent.checks = health::run(&checkout, &work.target.stage, &work.target.commit);
-    match agent.checks.iter().find(|check| check.required && !check.passed) {
-        None => Event::Done(Gains::default()),
-        Some(check) => failed(Step::Check, &check.name, check.output.clone()),
-    }
+    let failed = agent.checks.iter().find(|check| check.required && !check.passed)?;
+    Some(failure(Step::Check, &failed.name, failed.output.clone()))
+}
+
+/// Looks for what the playbook would change, and changes nothing.
+pub fn drift(agent: &Agent, work: &Work) -> Event {
+    log::say("looking for what differs from the commit");
+    let run = || -> Result<Event, String> {
+        let repo = Repo::open(&agent.paths, &agent.config.name).map_err(|error| error.to_string())?;
+        let wishes = repo.wishes(&work.target).map_err(|error| error.to_string())?;
+        let suite = wishes.lock.suite_for(&wishes.stage).map(|suite| suite.to_string());
+        let work = Work { suite, ..work.clone() };
+        let checkout = repo.checkout(&work.target.commit).map_err(|error| error.to_string())?;
+        let ansible = ansible(agent, &checkout, &work.target);
+        let limit = agent.state.policy.run_within;
+        let changes = ansible.would_change(&variables(agent, &work), limit);
+        Ok(match changes {
+            Ok(changes) => Event::Drifted { changes },
+            Err(error) => from_ansible(&error),
+        })
+    };
+    run().unwrap_or_else(|message| failed(Step::Playbook, "", message))
 }
 
 /// The checks of the commit that the device is at, run outside of a convergence.

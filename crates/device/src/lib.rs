@@ -6,14 +6,25 @@
 
 #![warn(missing_docs)]
 
+mod event;
 mod ledger;
 mod machine;
 mod patience;
+mod permit;
+mod policy;
+mod rescue;
 mod state;
 mod upgrade;
 
+pub use event::{Effect, Event, Gains, Passed};
 pub use ledger::{LedgerError, LoadedLedger, decode, encode, slot};
-pub use machine::{Effect, Event, Gains, Passed, step};
+pub use machine::step;
 pub use patience::{jittered, retry_after};
-pub use state::{Failure, Outcome, Phase, Rest, Scope, State, Step, Target, Trouble, Work};
+pub use permit::{Circumstances, Obstacle, Permit, Zones, permit};
+pub use policy::{Days, DriftPolicy, Freeze, Moment, Policy, Window, Zone};
+pub use rescue::{Armed, Cause, Mode, Observed, Rescue, rescue};
+pub use state::{
+    Drift, Failure, Hold, Last, Memory, Outcome, Phase, Rest, Reverted, Scope, State, Step, Target, Trouble,
+    Undone, UndoneBy, Urge, Waiting, Work,
+};
 pub use upgrade::{Change, Installed, Offer, plan_upgrade};

@@ -26,6 +26,12 @@ pub fn retry_after(attempts: u32, seed: u64) -> Duration {
     jittered(Duration::from_secs(base), seed.wrapping_add(u64::from(attempts)))
 }
 
+/// A part of `whole`, chosen by `luck`.
+pub fn part(whole: Duration, luck: u64) -> Duration {
+    let whole = u64::try_from(whole.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis(if whole == 0 { 0 } else { mix(luck) % whole })
+}
+
 /// The finaliser of `SplitMix64`: neighbouring seeds give unrelated numbers.
 fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);

@@ -4,10 +4,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use volary_model::{CommitId, StageName};
+
+use crate::permit::{Obstacle, Zones};
+use crate::policy::Policy;
+use crate::rescue::Cause;
+
+/// How many reverted targets are remembered: a device that is offered more bad commits in a row
+/// has other troubles, and each entry costs some 500 bytes of every write of the ledger.
+const REVERTED: usize = 16;
 
 /// What a device goes for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +45,16 @@ pub enum Step {
     Check,
     /// Units of systemd.
     Units,
+    /// Saving what the device is before it changes.
+    Checkpoint,
+    /// The management path: can the server still be reached.
+    Path,
+    /// Holding for as long as the fleet wants.
+    Confirm,
+    /// Putting the device back.
+    Undo,
+    /// A person wants it undone.
+    Revert,
 }
 
 impl Step {
@@ -48,6 +67,11 @@ impl Step {
             Self::Packages => "packages",
             Self::Check => "check",
             Self::Units => "units",
+            Self::Checkpoint => "checkpoint",
+            Self::Path => "path",
+            Self::Confirm => "confirm",
+            Self::Undo => "undo",
+            Self::Revert => "revert",
         }
     }
 }
@@ -64,10 +88,12 @@ impl fmt::Display for Step {
 pub enum Outcome {
     /// Everything holds.
     Good,
-    /// A step failed.
+    /// A step failed before anything was changed, or what was changed could not be undone.
     Failed,
     /// What was offered is not to be trusted; nothing of it was executed.
     Refused,
+    /// It failed or did not hold, and the device was put back.
+    Reverted,
 }
 
 /// Which step failed, and how.
@@ -110,14 +136,89 @@ pub struct Work {
     pub scope: Scope,
     /// When it started.
     pub started_at: Timestamp,
+    /// When the device first knew of the target.
+    pub seen_at: Timestamp,
     /// The how-manieth try in a row at this target this is, from 1.
     pub attempt: u32,
+    /// A person asked for it.
+    pub urged: bool,
     /// The suite that packages come from; known after verification, `None` without a release.
     pub suite: Option<String>,
+    /// When the commit was made; known after verification.
+    pub committed_at: Option<Timestamp>,
+    /// What the fleet says about changes; known after verification.
+    pub policy: Policy,
+    /// What the device goes back to if it does not hold.
+    pub checkpoint: Option<String>,
+    /// How often it was cut off while it changed the device.
+    pub interruptions: u32,
+    /// How often it could not be confirmed, or undone, for want of a disk or the like.
+    pub stuck: u32,
     /// Tasks of the playbook that changed something.
     pub changed_tasks: u32,
     /// Packages that changed: name → (before, after), empty text for "not there".
     pub packages: BTreeMap<String, (String, String)>,
+}
+
+impl Undone {
+    /// Why, in words.
+    pub fn words(&self) -> String {
+        if self.said.is_empty() { self.cause.text().to_owned() } else { self.said.clone() }
+    }
+}
+
+impl Work {
+    /// True if it changed nothing, as far as it says. Whoever was cut off does not know what it
+    /// had changed before.
+    pub fn is_unchanged(&self) -> bool {
+        self.changed_tasks == 0 && self.packages.is_empty() && self.interruptions == 0
+    }
+
+    /// How long it has to hold before it is confirmed. What changed nothing is looked at once.
+    pub fn confirm_within(&self) -> Duration {
+        if self.is_unchanged() { Duration::ZERO } else { self.policy.confirm_within }
+    }
+}
+
+/// How an undo ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undone {
+    /// The checkpoint that the device was put back to.
+    pub checkpoint: String,
+    /// What the change had gone for.
+    pub target: Target,
+    /// Who undid it.
+    pub by: UndoneBy,
+    /// Why.
+    pub cause: Cause,
+    /// The same in the words of whoever undid it; may be empty.
+    #[serde(default)]
+    pub said: String,
+    /// When.
+    pub at: Timestamp,
+    /// Whether the management path works after it; `None` if it did not work before the change
+    /// either, so that nobody can tell.
+    pub path_works: Option<bool>,
+    /// True if it took a reboot.
+    pub rebooted: bool,
+    /// What was put back, for a person.
+    pub restored: Vec<String>,
+    /// What could not be put back, for a person.
+    pub left: Vec<String>,
+}
+
+/// Who put a device back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UndoneBy {
+    /// The agent.
+    Agent,
+    /// The dead man's timer.
+    Timer,
+    /// The unit of the boot, which stands in for the timer.
+    Boot,
+    /// A person on the device.
+    Person,
 }
 
 /// Where the device is in a convergence.
@@ -130,8 +231,18 @@ pub enum Phase {
     Fetch(Work),
     /// The commit is verified; nothing of it has been executed.
     Verify(Work),
-    /// A step changes the device or looks at it.
+    /// What the device is gets saved; nothing has been changed.
+    Checkpoint(Work),
+    /// A step changes the device.
     Apply(Work, Step),
+    /// It was changed; it is looked at whether that holds.
+    Confirm(Work),
+    /// It holds; the dead man's timer is told so.
+    Commit(Work),
+    /// It failed, or does not hold; the device is put back.
+    Revert(Work, Failure),
+    /// The device is as it should be; what differs from the commit is looked for.
+    Drift(Work),
     /// It ended; the report is to be stored.
     Report {
         /// The convergence.
@@ -140,6 +251,8 @@ pub enum Phase {
         outcome: Outcome,
         /// What failed, unless it is good.
         failure: Option<Failure>,
+        /// How it was undone, if it was.
+        undone: Option<Box<Undone>>,
         /// When it ended.
         ended_at: Timestamp,
     },
@@ -151,20 +264,35 @@ pub enum Phase {
 pub enum Rest {
     /// There is nothing to do, or nothing was asked yet.
     Content,
-    /// The last convergence failed; it is tried again.
+    /// What to do is known and verified, and something stands in the way.
+    Waiting(Box<Waiting>),
+    /// The last convergence failed before it changed anything; it is tried again.
     Failed(Trouble),
+    /// The last convergence failed and was undone; it is tried again.
+    Reverted(Trouble),
     /// The last offer was refused; it is looked at again, since a server can be put right.
     Refused(Trouble),
+    /// What is offered hurt this device before and is not tried again, see [`State::reverted`].
+    Quarantined(Target),
 }
 
 impl Rest {
     /// The trouble, if there is one.
     pub const fn trouble(&self) -> Option<&Trouble> {
         match self {
-            Self::Content => None,
-            Self::Failed(trouble) | Self::Refused(trouble) => Some(trouble),
+            Self::Content | Self::Waiting(_) | Self::Quarantined(_) => None,
+            Self::Failed(trouble) | Self::Reverted(trouble) | Self::Refused(trouble) => Some(trouble),
         }
     }
+}
+
+/// A convergence that may not begin yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// It.
+    pub work: Work,
+    /// What stands in the way, the weightiest first.
+    pub obstacles: Vec<Obstacle>,
 }
 
 /// A convergence that did not end well.
@@ -180,6 +308,68 @@ pub struct Trouble {
     pub retry_at: Timestamp,
 }
 
+/// A target that was undone on this device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reverted {
+    /// It.
+    pub target: Target,
+    /// Why, the last time.
+    pub failure: Failure,
+    /// When, the last time.
+    pub at: Timestamp,
+    /// How often.
+    pub times: u32,
+    /// True if it is not tried again until a person says so.
+    pub quarantined: bool,
+}
+
+/// A person on the device wants no changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when at the latest; `None` until it is released.
+    pub until: Option<Timestamp>,
+    /// Why; may be empty.
+    pub reason: String,
+}
+
+/// The last convergence that was confirmed: a person may still have it undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Last {
+    /// It.
+    pub work: Work,
+    /// What the device was before.
+    pub before: Option<Target>,
+    /// Since when it was that.
+    pub before_since: Option<Timestamp>,
+}
+
+/// What the last look for differences found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// When.
+    pub at: Timestamp,
+    /// Which commit the device was compared with.
+    pub commit: CommitId,
+    /// Tasks that would change something.
+    pub changes: Vec<String>,
+    /// Why it could not be found out, if so.
+    pub failure: Option<Failure>,
+}
+
+/// What a person on the device asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Urge {
+    /// Nothing.
+    #[default]
+    None,
+    /// A convergence now, whether it is needed or not.
+    Run,
+    /// The same, also of what is quarantined.
+    Again,
+}
+
 /// Everything a device remembers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -191,6 +381,9 @@ pub struct State {
     pub accepted: BTreeMap<StageName, CommitId>,
     /// The commit accepted last of all: its signers are those that count next.
     pub trusted: Option<CommitId>,
+    /// What the fleet says about changes, by that commit.
+    #[serde(default)]
+    pub policy: Policy,
     /// What it converged to last with a good end.
     pub good: Option<Target>,
     /// Since when.
@@ -200,52 +393,76 @@ pub struct State {
     pub failed_before: Option<BTreeSet<String>>,
     /// The target whose convergence was cut off by the end of the process, and how often.
     pub interrupted: Option<(Target, u32)>,
+    /// What was undone here, oldest first; the quarantine among it. See [`State::quarantine`].
+    #[serde(default)]
+    pub reverted: Vec<Reverted>,
+    /// The checkpoint of the last undo that is known: `undone.json` tells of it again and again.
+    #[serde(default)]
+    pub undone: Option<String>,
+    /// The last convergence that was confirmed, while it can still be undone.
+    #[serde(default)]
+    pub last: Option<Box<Last>>,
+    /// A person on the device wants no changes.
+    #[serde(default)]
+    pub hold: Option<Hold>,
+    /// What the last look for differences found.
+    #[serde(default)]
+    pub drift: Option<Drift>,
     /// Number of the report made last. Reports are numbered by the clock in milliseconds, or one
     /// more than the last: so they rise even if the clock goes back or this record is lost.
     pub last_report: u64,
     /// Where jitter comes from: different on each device.
     pub seed: u64,
 
-    /// What the server offered last. Forgotten at the end of the process.
+    /// What only the process knows.
     #[serde(skip)]
+    pub memory: Memory,
+}
+
+/// What a device knows only until its process ends.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// What the server offered last.
     pub offered: Option<Target>,
-    /// How long to wait between two questions, in seconds, as the server said. Forgotten.
-    #[serde(skip)]
+    /// What the server says against a change now.
+    pub budget: Option<String>,
+    /// How long to wait between two questions, in seconds, as the server said.
     pub poll: Option<u32>,
-    /// Questions in a row that got no answer. Forgotten.
-    #[serde(skip)]
+    /// Questions in a row that got no answer.
     pub unanswered: u32,
-    /// Convergences in a row that ended since a server could not be reached. Forgotten.
-    #[serde(skip)]
+    /// Convergences in a row that ended since a server could not be reached.
     pub cut_short: u32,
-    /// Offers in a row for a stage that is not ours. Forgotten.
-    #[serde(skip)]
+    /// Offers in a row for a stage that is not ours.
     pub strays: u32,
-    /// Somebody asked for a convergence now. Forgotten.
-    #[serde(skip)]
-    pub forced: bool,
+    /// Somebody asked for a convergence.
+    pub urge: Urge,
+    /// The time zones of the policy.
+    pub zones: Zones,
+    /// When an obstacle may be gone.
+    pub look_again: Option<Timestamp>,
 }
 
 impl State {
     /// A device that was just enrolled.
-    pub const fn new(stage: StageName, seed: u64) -> Self {
+    pub fn new(stage: StageName, seed: u64) -> Self {
         Self {
             stage,
             phase: Phase::Idle(Rest::Content),
             accepted: BTreeMap::new(),
             trusted: None,
+            policy: Policy::default(),
             good: None,
             good_since: None,
             failed_before: None,
             interrupted: None,
+            reverted: Vec::new(),
+            undone: None,
+            last: None,
+            hold: None,
+            drift: None,
             last_report: 0,
             seed,
-            offered: None,
-            poll: None,
-            unanswered: 0,
-            cut_short: 0,
-            strays: 0,
-            forced: false,
+            memory: Memory::default(),
         }
     }
 
@@ -253,7 +470,34 @@ impl State {
     pub const fn trouble(&self) -> Option<&Trouble> {
         match &self.phase {
             Phase::Idle(rest) => rest.trouble(),
-            Phase::Fetch(_) | Phase::Verify(_) | Phase::Apply(..) | Phase::Report { .. } => None,
+            Phase::Fetch(_)
+            | Phase::Verify(_)
+            | Phase::Checkpoint(_)
+            | Phase::Apply(..)
+            | Phase::Confirm(_)
+            | Phase::Commit(_)
+            | Phase::Revert(..)
+            | Phase::Drift(_)
+            | Phase::Report { .. } => None,
+        }
+    }
+
+    /// The convergence under way, or that ended or waits.
+    pub fn work(&self) -> Option<&Work> {
+        match &self.phase {
+            Phase::Idle(Rest::Waiting(waiting)) => Some(&waiting.work),
+            Phase::Idle(
+                Rest::Content | Rest::Failed(_) | Rest::Reverted(_) | Rest::Refused(_) | Rest::Quarantined(_),
+            ) => None,
+            Phase::Fetch(work)
+            | Phase::Verify(work)
+            | Phase::Checkpoint(work)
+            | Phase::Apply(work, _)
+            | Phase::Confirm(work)
+            | Phase::Commit(work)
+            | Phase::Revert(work, _)
+            | Phase::Drift(work)
+            | Phase::Report { work, .. } => Some(work),
         }
     }
 
@@ -262,17 +506,72 @@ impl State {
         matches!(self.phase, Phase::Idle(_))
     }
 
+    /// Why this target is not tried again, if it is not: a commit counts together with the state of
+    /// rolling that it met.
+    pub fn quarantine(&self, target: &Target) -> Option<&Reverted> {
+        self.reverted_of(target).filter(|reverted| reverted.quarantined)
+    }
+
+    /// What is remembered of a target that was undone.
+    pub fn reverted_of(&self, target: &Target) -> Option<&Reverted> {
+        self.reverted.iter().find(|reverted| is_same(&reverted.target, target))
+    }
+
+    /// Forgets that a target was undone.
+    pub fn forgive(&mut self, target: &Target) {
+        self.reverted.retain(|reverted| !is_same(&reverted.target, target));
+    }
+
+    /// Remembers a target that was undone, in the place of what was known of it.
+    pub fn remember_reverted(&mut self, reverted: Reverted) {
+        self.forgive(&reverted.target);
+        self.reverted.push(reverted);
+        let excess = self.reverted.len().saturating_sub(REVERTED);
+        self.reverted.drain(..excess);
+    }
+
     /// True if `other` differs in something that the ledger holds.
     pub fn differs_durably(&self, other: &Self) -> bool {
-        let durable = |state: &Self| Self {
-            offered: None,
-            poll: None,
-            unanswered: 0,
-            cut_short: 0,
-            strays: 0,
-            forced: false,
-            ..state.clone()
-        };
-        durable(self) != durable(other)
+        // Without `..`: whoever adds a field decides here.
+        let Self {
+            stage,
+            phase,
+            accepted,
+            trusted,
+            policy,
+            good,
+            good_since,
+            failed_before,
+            interrupted,
+            reverted,
+            undone,
+            last,
+            hold,
+            drift,
+            last_report,
+            seed,
+            memory: _,
+        } = self;
+        *stage != other.stage
+            || *phase != other.phase
+            || *accepted != other.accepted
+            || *trusted != other.trusted
+            || *policy != other.policy
+            || *good != other.good
+            || *good_since != other.good_since
+            || *failed_before != other.failed_before
+            || *interrupted != other.interrupted
+            || *reverted != other.reverted
+            || *undone != other.undone
+            || *last != other.last
+            || *hold != other.hold
+            || *drift != other.drift
+            || *last_report != other.last_report
+            || *seed != other.seed
     }
+}
+
+/// A merge makes another commit, so the stage adds nothing.
+fn is_same(one: &Target, other: &Target) -> bool {
+    one.commit == other.commit && one.rolling == other.rolling
 }

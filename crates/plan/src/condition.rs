@@ -74,6 +74,19 @@ pub enum Ending {
         /// Its message.
         message: String,
     },
+    /// A step failed or the change did not hold, and the device was put back.
+    Reverted {
+        /// `playbook`, `units`, `path`, …
+        step: String,
+        /// The task, package, check or unit.
+        what: String,
+        /// Its message.
+        message: String,
+        /// What could not be put back.
+        left: Vec<String>,
+        /// True if the device does not try it again by itself.
+        quarantined: bool,
+    },
     /// The device did not trust the commit; its sentence.
     Refused(String),
 }
@@ -91,6 +104,8 @@ pub struct Observed {
     pub suite: Option<String>,
     /// How that convergence ended.
     pub ending: Option<Ending>,
+    /// Why it does not converge yet, in its own sentences, if it waits.
+    pub waiting: Vec<String>,
     /// What is installed of what the archive offers: name → version.
     pub packages: BTreeMap<String, String>,
     /// Failed units.
@@ -126,6 +141,10 @@ pub fn condition(
         Some(Ending::Failed { step, what, message }) => {
             return (Condition::Failed, failure(step, what, message));
         }
+        Some(Ending::Reverted { step, what, message, left, quarantined }) => {
+            let why = failure(step, what, message);
+            return (Condition::Failed, format!("{why}; {}", put_back(left, *quarantined)));
+        }
         Some(Ending::Good) => {}
     }
     if let Some((name, output)) = observed.failed_checks.first() {
@@ -134,7 +153,11 @@ pub fn condition(
     if !observed.failed_units.is_empty() {
         return (Condition::Failed, format!("failed units: {}", text::some(&observed.failed_units, 3)));
     }
-    behind(wanted, observed).map_or((Condition::Good, String::new()), |why| (Condition::Converging, why))
+    match behind(wanted, observed) {
+        None => (Condition::Good, String::new()),
+        Some(why) if observed.waiting.is_empty() => (Condition::Converging, why),
+        Some(why) => (Condition::Converging, format!("{why}; it waits: {}", observed.waiting.join("; "))),
+    }
 }
 
 fn failure(step: &str, what: &str, message: &str) -> String {
@@ -145,6 +168,17 @@ fn failure(step: &str, what: &str, message: &str) -> String {
         (false, true) => format!("{step} {what:?} failed"),
         (false, false) => format!("{step} {what:?}: {first_line}"),
     }
+}
+
+/// How a device is after an undo.
+fn put_back(left: &[String], quarantined: bool) -> String {
+    let device = if left.is_empty() {
+        "reverted: the device is safe, as it was before".to_owned()
+    } else {
+        format!("reverted, but not put back: {}", text::some(left, 2))
+    };
+    let next = if quarantined { "does not try this again by itself" } else { "tries again" };
+    format!("{device}, and {next}")
 }
 
 /// Why a healthy device is not there yet, if it is not.
@@ -231,6 +265,7 @@ mod tests {
             commit: Some(commit('a')),
             suite: Some("v1.0/r1".into()),
             ending: Some(Ending::Good),
+            waiting: vec![],
             packages: BTreeMap::from([("pulse".into(), "1.1".into()), ("other".into(), "9".into())]),
             failed_units: vec![],
             failed_checks: vec![],
@@ -254,6 +289,11 @@ mod tests {
             &Observed { commit: Some(commit('b')), ..good() },
             Condition::Converging,
             "at bbbbbbb, its stage is at aaaaaaa",
+        );
+        check(
+            &Observed { commit: Some(commit('b')), waiting: vec!["held on the device".into()], ..good() },
+            Condition::Converging,
+            "at bbbbbbb, its stage is at aaaaaaa; it waits: held on the device",
         );
         check(
             &Observed { suite: None, ..good() },
@@ -281,6 +321,32 @@ mod tests {
         check(&failed, Condition::Failed, "units \"volary-pulse.service\": key missing");
         let silent = Observed { seen_at: Some("2026-11-22T11:00:00Z".parse().unwrap()), ..failed };
         check(&silent, Condition::Silent, "not heard of for 1 h");
+    }
+
+    #[test]
+    fn a_device_that_was_put_back_is_told_to_be_safe() {
+        let reverted = |left: Vec<String>, quarantined| Observed {
+            commit: Some(commit('b')),
+            ending: Some(Ending::Reverted {
+                step: "path".into(),
+                what: String::new(),
+                message: "the server could not be reached".into(),
+                left,
+                quarantined,
+            }),
+            ..good()
+        };
+        check(
+            &reverted(vec![], true),
+            Condition::Failed,
+            "path: the server could not be reached; reverted: the device is safe, as it was before, and does \
+             not try this again by itself",
+        );
+        check(
+            &reverted(vec!["package pulse".into()], false),
+            Condition::Failed,
+            "path: the server could not be reached; reverted, but not put back: package pulse, and tries again",
+        );
     }
 
     #[test]

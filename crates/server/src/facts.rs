@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use volary_api::v1::device::{Convergence, Outcome, Report};
+use volary_api::v1::device::{Convergence, Failure, Outcome, Report};
 use volary_api::v1::status;
 use volary_model::{Architecture, DeviceName, StageName, Suite};
 use volary_plan::condition::{Condition, Ending, Observed, Standing, Tally, Wanted, condition};
@@ -100,6 +100,10 @@ fn observed(record: &Device, report: Option<&Report>, seen_at: Option<Timestamp>
         commit,
         suite,
         ending,
+        waiting: report
+            .and_then(|report| report.waiting.as_ref())
+            .map(|waiting| waiting.obstacles.clone())
+            .unwrap_or_default(),
         packages: report.map(|report| report.packages.clone()).unwrap_or_default(),
         failed_units: report.map(|report| report.failed_units.clone()).unwrap_or_default(),
         failed_checks: report
@@ -113,6 +117,20 @@ fn observed(record: &Device, report: Option<&Report>, seen_at: Option<Timestamp>
 
 fn ending(convergence: &Convergence) -> Ending {
     let failure = convergence.failure.clone();
+    if let Some(reverted) = &convergence.reverted {
+        let failure = failure.unwrap_or_else(|| Failure {
+            step: "convergence".into(),
+            what: String::new(),
+            message: reverted.reason.clone(),
+        });
+        return Ending::Reverted {
+            step: failure.step,
+            what: failure.what,
+            message: failure.message,
+            left: reverted.left.clone(),
+            quarantined: reverted.quarantined,
+        };
+    }
     match convergence.outcome {
         Outcome::Good => Ending::Good,
         Outcome::Failed => failure.map_or_else(

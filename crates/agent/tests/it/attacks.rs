@@ -6,7 +6,7 @@ use volary_agent::paths::Paths;
 use volary_device::Event;
 use volary_host::{read_to_string, write_atomic};
 
-use crate::convergence::Device;
+use crate::convergence::{Device, NUDGE};
 use crate::fleet::CONFIG;
 use crate::stub::Stub;
 
@@ -186,7 +186,7 @@ fn another_server_with_other_keys() {
     write_atomic(&config, text.as_bytes(), 0o644).unwrap();
     device.restart();
     device.agent.turn(Event::Due, Duration::ZERO).unwrap();
-    assert_eq!(device.agent.state().unanswered, 1);
+    assert_eq!(device.agent.state().memory.unanswered, 1);
     assert!(other.world().requests.is_empty(), "it did not even get a question");
 }
 
@@ -199,11 +199,11 @@ fn garbage_instead_of_objects() {
         (b"PACK\0\0\0\x02\xff\xff\xff\xff".to_vec(), "more objects than"),
     ] {
         device.stub.world().false_pack = Some(pack);
-        let found = device.turn(Event::Nudged);
+        let found = device.turn(NUDGE);
         assert!(found.contains(expected), "{found}");
     }
     device.stub.world().false_pack = None;
-    assert_eq!(device.turn(Event::Nudged), "good");
+    assert_eq!(device.turn(NUDGE), "good");
 }
 
 /// A fleet whose development stage is pinned to a release.
@@ -232,6 +232,6 @@ fn an_archive_with_other_content_than_the_lock() {
     device.stub.world().archive.insert("dists/v1.0/r1/InRelease".into(), release.into_bytes());
     refused(&mut device, "other content than the signed lock");
     device.stub.world().archive.clear();
-    let found = device.turn(Event::Nudged);
+    let found = device.turn(NUDGE);
     assert!(found.contains("the archive has no suite v1.0/r1"), "{found}");
 }

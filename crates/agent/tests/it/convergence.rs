@@ -7,11 +7,14 @@ use volary_agent::agent::Agent;
 use volary_agent::enroll::{Ending, Wanted, enroll};
 use volary_agent::paths::Paths;
 use volary_api::join::JoinToken;
-use volary_device::Event;
+use volary_device::{Event, Hold};
 use volary_host::{create_dir, read_to_string, remove_if_exists, write_atomic};
 
 use crate::fleet::{Fleet, INVENTORY};
 use crate::stub::Stub;
+
+/// A person wants a convergence.
+pub const NUDGE: Event = Event::Nudged { again: false };
 
 /// A device that is enrolled at a stub which serves a fleet.
 pub struct Device {
@@ -107,7 +110,7 @@ fn stray_files_are_neither_kept_nor_run() {
     let checkout = device.state_folder().join("checkout").join(device.fleet.head().as_str());
     write_atomic(&checkout.join("dev-1.yml"), b"- hosts: all\n", 0o644).unwrap();
     write_atomic(&checkout.join("site.yml"), b"garbage", 0o644).unwrap();
-    assert_eq!(device.turn(Event::Nudged), "good");
+    assert_eq!(device.turn(NUDGE), "good");
     assert!(!checkout.join("dev-1.yml").exists());
 }
 
@@ -159,6 +162,55 @@ fn checks_decide_and_are_reported() {
 }
 
 #[test]
+fn a_commit_that_does_not_hold_is_left_alone_until_a_person_says_so() {
+    let mut device = Device::new();
+    device.converge();
+    let good = device.fleet.head();
+    let link = device.root.path().join("link");
+    device
+        .fleet
+        .put_executable("health/required.d/link", &format!("#!/bin/sh\ntest -e {}\n", link.display()));
+    device.fleet.put("site.yml", &device.fleet.playbook("two"));
+    device.fleet.commit("alice", "Need a link");
+    assert!(device.converge().starts_with("failed check link"));
+    let report = device.stub.last_result();
+    let reverted = report.convergence.unwrap().reverted.unwrap();
+    assert!(reverted.quarantined && reverted.by == "agent");
+    assert_eq!(report.good_commit, Some(good.clone()));
+    assert_eq!(report.quarantined.len(), 1);
+    let reports = device.stub.world().reports.len();
+    device.turn(Event::Due);
+    device.turn(NUDGE);
+    device.restart();
+    device.turn(Event::Due);
+    assert_eq!(device.stub.world().reports.len(), reports, "it is not tried again");
+    assert_eq!(device.agent.state().good.as_ref().map(|good| &good.commit), Some(&good));
+    write_atomic(&link, b"", 0o644).unwrap();
+    assert_eq!(device.turn(Event::Nudged { again: true }), "good");
+    assert!(device.stub.last_result().quarantined.is_empty());
+}
+
+#[test]
+fn a_held_device_waits_and_says_so() {
+    let mut device = Device::new();
+    let hold = Hold { since: volary_host::now(), until: None, reason: "measuring".into() };
+    device.agent.turn(Event::Held(hold), Duration::ZERO).unwrap();
+    device.restart();
+    device.stub.want("development", &device.fleet.head());
+    device.agent.turn(Event::Due, Duration::ZERO).unwrap();
+    let waiting = device.stub.world().reports.last().unwrap().waiting.clone().unwrap();
+    assert_eq!(
+        (waiting.commit, waiting.obstacles),
+        (device.fleet.head(), vec!["held on the device: measuring".into()])
+    );
+    let reports = device.stub.world().reports.len();
+    device.agent.turn(NUDGE, Duration::ZERO).unwrap();
+    assert_eq!(device.stub.world().reports.len(), reports, "told once");
+    assert_eq!(device.written(), "");
+    assert_eq!(device.turn(Event::Released), "good");
+}
+
+#[test]
 fn a_failed_commit_is_retried_and_a_new_one_ends_the_wait() {
     let mut device = Device::new();
     let flag = device.root.path().join("flag");
@@ -174,7 +226,7 @@ fn a_failed_commit_is_retried_and_a_new_one_ends_the_wait() {
     assert_eq!(device.stub.world().reports.len(), reports, "no tight loop");
     write_atomic(&flag, b"", 0o644).unwrap();
     // A person, or the end of the wait, tries the same commit again.
-    assert_eq!(device.turn(Event::Nudged), "good");
+    assert_eq!(device.turn(NUDGE), "good");
     remove_if_exists(&flag).unwrap();
     device.fleet.commit("alice", "Still");
     assert!(device.converge().starts_with("failed"));

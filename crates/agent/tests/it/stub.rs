@@ -111,6 +111,7 @@ impl Stub {
     pub fn want(&self, stage: &str, commit: &CommitId) {
         let branch = if stage == "development" { "master" } else { stage };
         self.world().desired = Some(Desired {
+            budget: None,
             stage: stage.parse().unwrap(),
             branch: branch.to_owned(),
             commit: commit.clone(),

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use volary_api::join::JoinToken;
-use volary_api::v1::device::Report;
+use volary_api::v1::device::{Outcome, Report};
 use volary_api::v1::fleet::{Accept, DeviceToken, NewDeviceToken};
 use volary_api::v1::status::Device;
 use volary_model::{DeviceName, StageName};
@@ -191,7 +191,13 @@ fn convergences(reports: &[Report], out: &Out) {
                 ago(run.ended_at),
                 run.commit.short().to_owned(),
                 run.suite.clone().unwrap_or_else(|| "–".into()),
-                format!("{:?}", run.outcome).to_lowercase(),
+                match (&run.reverted, run.outcome) {
+                    (Some(_), _) => "reverted",
+                    (None, Outcome::Good) => "good",
+                    (None, Outcome::Failed) => "failed",
+                    (None, Outcome::Refused) => "refused",
+                }
+                .to_owned(),
                 run.changed_tasks.to_string(),
                 why,
             ]

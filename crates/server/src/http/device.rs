@@ -164,6 +164,7 @@ fn desired_of(view: &FleetView, rolling: &str, stage: &StageName) -> Result<Desi
         unavailable(format!("the branch {} of stage {stage} has no usable commit", found.branch))
     })?;
     Ok(Desired {
+        budget: None,
         stage: stage.clone(),
         branch: found.branch.clone(),
         commit: tip.commit.clone(),

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use volary_device::Target;
+use crate::state::Target;
 
 /// How many boots an unconfirmed change may see. One may be a coincidence and two bad luck; a
 /// change that makes the device boot again and again never gets to its deadline.
@@ -26,6 +26,9 @@ pub struct Armed {
     pub grace: u64,
     /// When it is undone, in seconds of the boot clock.
     pub deadline: u64,
+    /// How far the deadline may move at most: what cannot even be recorded, as on a full disk,
+    /// does not apply for ever.
+    pub latest: u64,
     /// The boot by whose clock the deadline is meant.
     pub boot: String,
     /// How many boots it saw since it was armed.
@@ -64,6 +67,8 @@ pub struct Observed {
 pub enum Rescue {
     /// Undo the change.
     Undo(Cause),
+    /// Go on with the undo that was begun, for the reason that it was begun for.
+    Finish,
     /// Write this record: the deadline moved.
     Extend(Armed),
     /// Nothing.
@@ -111,8 +116,8 @@ impl fmt::Display for Cause {
 /// Decides. `armed` is `None` if no change waits to be confirmed.
 pub fn rescue(armed: Option<&Armed>, seen: &Observed) -> Rescue {
     if seen.undoing {
-        // Whoever began it is gone or at it; the undo itself takes the lock and is idempotent.
-        return Rescue::Undo(Cause::Unconfirmed);
+        // Whoever began it is gone, or at it and holds the lock; each of its steps can be repeated.
+        return Rescue::Finish;
     }
     let Some(armed) = armed else { return Rescue::Nothing };
     if armed.boot != seen.boot {
@@ -120,7 +125,7 @@ pub fn rescue(armed: Option<&Armed>, seen: &Observed) -> Rescue {
     }
     let path = seen.path_works || !armed.path_worked;
     match armed.mode {
-        Mode::Applying if path && seen.agent_alive => extended(armed, seen),
+        Mode::Applying if path && seen.agent_alive && seen.clock < armed.latest => extended(armed, seen),
         Mode::Applying | Mode::Confirming if seen.clock < armed.deadline => Rescue::Nothing,
         Mode::Applying | Mode::Confirming => Rescue::Undo(if !seen.agent_alive {
             Cause::AgentGone
@@ -137,15 +142,18 @@ fn booted(armed: &Armed, seen: &Observed) -> Rescue {
     if boots >= BOOTS {
         return Rescue::Undo(Cause::Boots);
     }
+    // The clock begins anew. What is left of the longest time is not known, so it does too.
+    let span = armed.latest.saturating_sub(armed.deadline).saturating_add(armed.grace);
+    let latest = seen.clock.saturating_add(span);
     let deadline = seen.clock.saturating_add(armed.grace);
-    Rescue::Extend(Armed { boot: seen.boot.clone(), boots, deadline, ..armed.clone() })
+    Rescue::Extend(Armed { boot: seen.boot.clone(), boots, deadline, latest, ..armed.clone() })
 }
 
-/// Proof that all is well moves the deadline. It is written only when half of the grace is used
-/// up: the timer looks often, and each write wears the card.
+/// Proof that all is well moves the deadline. It is written only when an eighth of the grace is
+/// used up: the timer looks often, and each write wears the card.
 fn extended(armed: &Armed, seen: &Observed) -> Rescue {
-    let deadline = seen.clock.saturating_add(armed.grace);
-    if deadline.saturating_sub(armed.deadline) < armed.grace / 2 {
+    let deadline = seen.clock.saturating_add(armed.grace).min(armed.latest);
+    if deadline.saturating_sub(armed.deadline) < armed.grace / 8 {
         return Rescue::Nothing;
     }
     Rescue::Extend(Armed { deadline, ..armed.clone() })

@@ -1,0 +1,268 @@
+//! How a convergence begins: what is offered, whether there is something to do, and whether it may
+//! be done now. Nothing here changes the device.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{end, later, next_question, rest};
+use crate::event::{Effect, Passed};
+use crate::patience::jittered;
+use crate::permit::{Circumstances, Permit, permit};
+use crate::policy::Policy;
+use crate::state::{Failure, Outcome, Phase, Rest, Scope, State, Step, Target, Urge, Waiting, Work};
+
+/// How often in a row an offer for another stage is met with patience. The server needs one
+/// report to learn that the device moved; a third such offer is not a delay any more.
+const STRAYS: u32 = 3;
+
+/// Takes note of an offer.
+pub(super) fn offered(
+    mut state: State,
+    target: Target,
+    poll: u32,
+    budget: Option<String>,
+    now: Timestamp,
+) -> (State, Vec<Effect>) {
+    state.memory.poll = Some(poll.clamp(1, 24 * 3600));
+    state.memory.unanswered = 0;
+    state.memory.budget = budget;
+    if target.stage == state.stage {
+        state.memory.strays = 0;
+        state.memory.offered = Some(target.clone());
+        return consider(state, target, now);
+    }
+    state.memory.offered = None;
+    state.memory.strays = state.memory.strays.saturating_add(1);
+    if state.memory.strays < STRAYS {
+        let wait = Effect::Wait(next_question(&state, now));
+        return (state, vec![Effect::Tell, wait]);
+    }
+    if !state.is_idle() || waits_for(&state, &target, now) {
+        return rest(state, now);
+    }
+    let message = format!(
+        "the server offers a commit of stage {}, but this device follows {}; a device is moved by \
+         volary_stage in its variables, not by the server",
+        target.stage, state.stage
+    );
+    let failure = Failure { step: Step::Verify, what: String::new(), message };
+    let work = new_work(&state, target, Scope::Full, now);
+    end::ended(state, work, Outcome::Refused, Some(failure), now)
+}
+
+/// Looks at what is wanted and decides whether there is something to do.
+pub(super) fn consider(mut state: State, target: Target, now: Timestamp) -> (State, Vec<Effect>) {
+    if !state.is_idle() {
+        return rest(state, now);
+    }
+    let urge = std::mem::take(&mut state.memory.urge);
+    state.memory.look_again = None;
+    if urge == Urge::Again {
+        state.forgive(&target);
+    }
+    let urged = urge != Urge::None;
+    if state.quarantine(&target).is_some() {
+        let good = state.good.as_ref() == Some(&target);
+        state.phase = Phase::Idle(if good { Rest::Content } else { Rest::Quarantined(target) });
+        return rest(state, now);
+    }
+    if waits_for(&state, &target, now) && !urged {
+        return rest(state, now);
+    }
+    if let Phase::Idle(Rest::Waiting(waiting)) = &state.phase
+        && waiting.work.target == target
+    {
+        let mut work = waiting.work.clone();
+        work.urged |= urged;
+        return begin_or_wait(state, work, now);
+    }
+    match scope(&state, &target, urged) {
+        Some(scope) => begin(state, target, scope, urged, now),
+        None => {
+            state.phase = Phase::Idle(Rest::Content);
+            look_for_drift(state, now)
+        }
+    }
+}
+
+/// How much there is to do to get there; `None` if the device is there.
+fn scope(state: &State, target: &Target, urged: bool) -> Option<Scope> {
+    // After something went wrong with this target, or on the way to another one, half is not enough.
+    let troubled = match &state.phase {
+        Phase::Idle(Rest::Reverted(_)) => true,
+        Phase::Idle(Rest::Failed(trouble) | Rest::Refused(trouble)) => trouble.target == *target,
+        Phase::Idle(Rest::Content | Rest::Waiting(_) | Rest::Quarantined(_))
+        | Phase::Fetch(_)
+        | Phase::Verify(_)
+        | Phase::Checkpoint(_)
+        | Phase::Apply(..)
+        | Phase::Confirm(_)
+        | Phase::Commit(_)
+        | Phase::Revert(..)
+        | Phase::Drift(_)
+        | Phase::Report { .. } => false,
+    };
+    let at_commit =
+        state.good.as_ref().filter(|good| good.stage == target.stage && good.commit == target.commit);
+    match at_commit {
+        Some(good) if !urged && !troubled => (good.rolling != target.rolling).then_some(Scope::Packages),
+        Some(_) | None => Some(Scope::Full),
+    }
+}
+
+fn begin(
+    mut state: State,
+    target: Target,
+    scope: Scope,
+    urged: bool,
+    now: Timestamp,
+) -> (State, Vec<Effect>) {
+    let work = Work { urged, ..new_work(&state, target.clone(), scope, now) };
+    match scope {
+        Scope::Full => {
+            state.phase = Phase::Fetch(work);
+            (state, vec![Effect::Fetch(target)])
+        }
+        // The commit is here and holds; the suite is verified all the same.
+        Scope::Packages => {
+            state.phase = Phase::Verify(work.clone());
+            (state, vec![Effect::Verify(work)])
+        }
+    }
+}
+
+fn waits_for(state: &State, target: &Target, now: Timestamp) -> bool {
+    state.trouble().is_some_and(|trouble| trouble.target == *target && now < trouble.retry_at)
+}
+
+/// A convergence that was not begun before. What is known of the target from earlier counts on.
+pub(super) fn new_work(state: &State, target: Target, scope: Scope, now: Timestamp) -> Work {
+    let failed = state.trouble().filter(|trouble| trouble.target == target);
+    let failed = failed.map_or(0, |trouble| trouble.attempts);
+    let reverted = state.reverted_of(&target).map_or(0, |reverted| reverted.times);
+    // A commit that takes the place of one that waited takes its turn too: else a fleet with many
+    // commits and a long splay would wait for ever.
+    let seen_at = match &state.phase {
+        Phase::Idle(Rest::Waiting(waiting)) => waiting.work.seen_at,
+        _ => now,
+    };
+    Work {
+        attempt: failed.max(reverted).saturating_add(1),
+        target,
+        scope,
+        started_at: now,
+        seen_at,
+        urged: false,
+        suite: None,
+        committed_at: None,
+        policy: Policy::default(),
+        checkpoint: None,
+        interruptions: 0,
+        stuck: 0,
+        changed_tasks: 0,
+        packages: BTreeMap::new(),
+    }
+}
+
+/// The objects are there.
+pub(super) fn fetched(mut state: State, now: Timestamp) -> (State, Vec<Effect>) {
+    let Phase::Fetch(work) = state.phase.clone() else { return rest(state, now) };
+    state.phase = Phase::Verify(work.clone());
+    (state, vec![Effect::Verify(work)])
+}
+
+/// The commit may be applied: it counts as accepted from now on, also if it has to wait.
+pub(super) fn verified(mut state: State, passed: Passed, now: Timestamp) -> (State, Vec<Effect>) {
+    let Phase::Verify(mut work) = state.phase.clone() else { return rest(state, now) };
+    let target = &work.target;
+    state.accepted.insert(target.stage.clone(), target.commit.clone());
+    state.trusted = Some(target.commit.clone());
+    state.policy = passed.policy.clone();
+    state.memory.zones = passed.zones;
+    if let Some(stage) = passed.stage.filter(|stage| *stage != state.stage) {
+        state.stage = stage;
+        state.memory.offered = None;
+        state.memory.strays = 0;
+        state.phase = Phase::Idle(Rest::Content);
+        // The server learns of it from the report; then its next answer is of the new stage.
+        let soon = Effect::Wait(later(now, jittered(Duration::from_secs(2), state.seed)));
+        return (state, vec![Effect::Tell, soon]);
+    }
+    state.memory.cut_short = 0;
+    work.suite = passed.suite;
+    work.committed_at = passed.committed_at;
+    work.policy = passed.policy;
+    let permit = permit_of(&state, &work, now);
+    if !permit.obstacles.is_empty() {
+        return wait(state, work, permit, now);
+    }
+    state.failed_before.get_or_insert(passed.failed_units);
+    state.phase = Phase::Checkpoint(work.clone());
+    (state, vec![Effect::Checkpoint(work)])
+}
+
+/// Once nothing stands in the way, what waited is verified anew: the archive, the disk and the
+/// device may be other ones since.
+pub(super) fn begin_or_wait(mut state: State, work: Work, now: Timestamp) -> (State, Vec<Effect>) {
+    let permit = permit_of(&state, &work, now);
+    if !permit.obstacles.is_empty() {
+        return wait(state, work, permit, now);
+    }
+    let work = Work { started_at: now, ..work };
+    state.phase = Phase::Verify(work.clone());
+    (state, vec![Effect::Verify(work)])
+}
+
+fn wait(mut state: State, work: Work, permit: Permit, now: Timestamp) -> (State, Vec<Effect>) {
+    state.interrupted = None;
+    state.memory.look_again = permit.look_again;
+    let waiting = Waiting { work, obstacles: permit.obstacles };
+    let told = matches!(&state.phase, Phase::Idle(Rest::Waiting(before))
+        if before.work.target == waiting.work.target && before.obstacles == waiting.obstacles);
+    state.phase = Phase::Idle(Rest::Waiting(Box::new(waiting)));
+    let (state, mut effects) = rest(state, now);
+    if !told {
+        effects.insert(0, Effect::Tell);
+    }
+    (state, effects)
+}
+
+fn permit_of(state: &State, work: &Work, now: Timestamp) -> Permit {
+    let given = Circumstances {
+        zones: &state.memory.zones,
+        committed_at: work.committed_at,
+        hold: state.hold.as_ref(),
+        budget: state.memory.budget.as_deref().filter(|_| work.policy.per_site_at_most.is_some()),
+        seen_at: work.seen_at,
+        luck: luck(state.seed, &work.target),
+        urged: work.urged,
+        had_its_turn: work.attempt > 1,
+    };
+    permit(&work.policy, &given, now)
+}
+
+/// Each device gets another place for each commit, so that it is not always the same who go first
+/// (FNV-1a).
+fn luck(seed: u64, target: &Target) -> u64 {
+    target.commit.as_str().bytes().fold(seed ^ 0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+    })
+}
+
+/// A device that is there has time to look for what somebody changed by hand.
+fn look_for_drift(mut state: State, now: Timestamp) -> (State, Vec<Effect>) {
+    let (Some(policy), Some(good)) = (&state.policy.drift, &state.good) else { return rest(state, now) };
+    let known = state.trusted.as_ref() == Some(&good.commit);
+    let since = state.drift.as_ref().filter(|drift| drift.commit == good.commit).map(|drift| drift.at);
+    let since = since.or(state.good_since).unwrap_or(now);
+    let due = later(since, jittered(policy.every, state.seed));
+    // A clock that went back is not a reason to wait for years.
+    if !known || (since <= now && now < due) {
+        return rest(state, now);
+    }
+    let work = new_work(&state, good.clone(), Scope::Full, now);
+    state.phase = Phase::Drift(work.clone());
+    (state, vec![Effect::Drift(work)])
+}

@@ -1,0 +1,8 @@
+//! The machine of a device, from outside: transcripts, rules, and random worlds.
+
+mod common;
+mod confirm;
+mod machine;
+mod permit;
+mod rescue;
+mod wait;

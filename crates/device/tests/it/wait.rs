@@ -1,0 +1,126 @@
+//! What a device does with a change that it may not begin.
+
+use std::time::Duration;
+
+use jiff::civil::time;
+use volary_device::{Days, Effect, Event, Hold, Obstacle, Passed, Phase, Policy, Rest, State, Window, step};
+
+use crate::common::{NUDGE, at, checkpointed, feed, fresh, offer, passed, target, verified};
+
+/// Nights from 1 to 2 o'clock UTC; `at(0)` is a Friday, 08:00.
+fn nights() -> Policy {
+    let window = Window { days: Days::ALL, start: time(1, 0, 0, 0), end: time(2, 0, 0, 0) };
+    Policy { windows: vec![window], ..Policy::default() }
+}
+
+fn with(policy: Policy) -> Event {
+    Event::Verified(Box::new(Passed { policy, ..passed() }))
+}
+
+fn obstacles(state: &State) -> &[Obstacle] {
+    match &state.phase {
+        Phase::Idle(Rest::Waiting(waiting)) => &waiting.obstacles,
+        other => panic!("{other:?}"),
+    }
+}
+
+const OPENS: u64 = 17 * 3600;
+
+#[test]
+fn a_window_is_waited_for_and_the_change_verified_anew() {
+    let (state, effects) = feed(fresh(), [offer(1, ""), Event::Fetched, with(nights())], at(0));
+    assert!(matches!(effects[..], [Effect::Record, Effect::Tell, Effect::Wait(_)]), "{effects:?}");
+    assert_eq!(obstacles(&state), [Obstacle::Window { opens: Some(at(OPENS)) }]);
+    assert!(state.accepted.values().any(|commit| *commit == target(1, "").commit), "it goes no further back");
+    // Idle questions write nothing; just before the window it does not oversleep.
+    let (state, effects) = step(state, Event::Unchanged, at(100));
+    assert!(matches!(effects[..], [Effect::Wait(_)]), "{effects:?}");
+    let (state, effects) = step(state, Event::Unchanged, at(OPENS - 2));
+    assert_eq!(effects, [Effect::Wait(at(OPENS))]);
+    let (state, effects) = feed(state, [Event::Due, Event::Unchanged], at(OPENS));
+    assert!(matches!(effects.last(), Some(Effect::Verify(_))), "{effects:?}");
+    let (_, effects) = feed(state, [with(nights()), checkpointed()], at(OPENS + 1));
+    assert!(matches!(effects.last(), Some(Effect::Apply(..))), "{effects:?}");
+}
+
+#[test]
+fn a_newer_commit_takes_the_place_of_one_that_waits() {
+    let (state, _) = feed(fresh(), [offer(1, ""), Event::Fetched, with(nights())], at(0));
+    let (state, effects) = step(state, offer(2, ""), at(60));
+    assert_eq!(effects.last(), Some(&Effect::Fetch(target(2, ""))));
+    let (state, _) = feed(state, [Event::Fetched, with(nights())], at(61));
+    assert_eq!(obstacles(&state).len(), 1);
+    // And one without windows ends the wait.
+    let (_, effects) = feed(state, [offer(3, ""), Event::Fetched, verified()], at(62));
+    assert!(matches!(effects.last(), Some(Effect::Checkpoint(_))));
+}
+
+#[test]
+fn a_person_ignores_windows_but_not_a_stop() {
+    let (state, _) = feed(fresh(), [offer(1, ""), Event::Fetched, with(nights())], at(0));
+    let (state, effects) = feed(state, [NUDGE, Event::Unchanged], at(1));
+    assert!(matches!(effects.last(), Some(Effect::Verify(_))), "{effects:?}");
+    let (_, effects) = step(state, with(nights()), at(2));
+    assert!(matches!(effects.last(), Some(Effect::Checkpoint(_))), "{effects:?}");
+
+    let stopped = Policy { stop: Some("fire".into()), ..nights() };
+    let (state, _) = feed(fresh(), [NUDGE, offer(1, ""), Event::Fetched, with(stopped)], at(0));
+    assert_eq!(obstacles(&state), [Obstacle::Stopped("fire".into())]);
+}
+
+#[test]
+fn a_hold_ends_by_itself_or_by_a_person() {
+    let hold = |until| Event::Held(Hold { since: at(0), until, reason: "mine".into() });
+    let begin = || [offer(1, ""), Event::Fetched, verified()];
+    let (state, _) = feed(fresh(), [hold(None)].into_iter().chain(begin()), at(0));
+    assert_eq!(obstacles(&state), [Obstacle::Held("mine".into())]);
+    let (_, effects) = feed(state, [Event::Released, Event::Unchanged], at(1));
+    assert!(matches!(effects.last(), Some(Effect::Verify(_))), "{effects:?}");
+    let (state, _) = feed(fresh(), [hold(Some(at(500)))].into_iter().chain(begin()), at(0));
+    assert_eq!(obstacles(&state), [Obstacle::HeldUntil(at(500), "mine".into())]);
+    let (state, effects) = feed(state, [Event::Due, Event::Unchanged], at(500));
+    assert!(matches!(effects.last(), Some(Effect::Verify(_))), "{effects:?}");
+    assert_eq!(state.hold, None);
+}
+
+#[test]
+fn the_servers_budget_counts_where_the_fleet_limits_a_site() {
+    let crowded = || Event::Offered {
+        target: target(1, ""),
+        poll: 60,
+        budget: Some("dev-2 of this site changes now".into()),
+    };
+    let (_, effects) = feed(fresh(), [crowded(), Event::Fetched, verified()], at(0));
+    assert!(matches!(effects.last(), Some(Effect::Checkpoint(_))), "the server alone stops nobody");
+    let limited = || with(Policy { per_site_at_most: Some(1), ..Policy::default() });
+    let (state, _) = feed(fresh(), [crowded(), Event::Fetched, limited()], at(0));
+    assert_eq!(obstacles(&state), [Obstacle::Budget("dev-2 of this site changes now".into())]);
+    let (_, effects) = step(state, offer(1, ""), at(60));
+    assert!(matches!(effects.last(), Some(Effect::Verify(_))), "{effects:?}");
+}
+
+#[test]
+fn a_fleet_spreads_and_a_stream_of_commits_does_not_starve_it() {
+    let policy = || Policy { splay: Duration::from_secs(7200), ..Policy::default() };
+    let mut begun = Vec::new();
+    for seed in 0..200 {
+        let mut state = State::new("development".parse().unwrap(), seed * 7919);
+        for minute in 0..=120 {
+            // A new commit every ten minutes.
+            let events = [offer(1 + minute / 10, ""), Event::Fetched, with(policy())];
+            let mut applies = false;
+            for event in events {
+                let (next, effects) = step(state, event, at(minute * 60));
+                state = next;
+                applies |= matches!(effects.last(), Some(Effect::Checkpoint(_)));
+            }
+            if applies {
+                begun.push(minute);
+                break;
+            }
+        }
+    }
+    assert_eq!(begun.len(), 200, "each had its turn within the splay");
+    let early = begun.iter().filter(|minute| **minute < 10).count();
+    assert!(early < 60, "{early} of 200 began in the first tenth");
+}
