@@ -220,7 +220,7 @@ impl Archive {
         let record = Record::Include { at: now, provenance, packages, rolling: rolling.clone() };
         self.commit_rolling(&mut inner, &record, prepared, |state| {
             state.catalogue_all(&added);
-            state.roll(content, rolling)
+            state.roll(content, rolling, now)
         })?;
         Ok(Included { added, known, rolling: digest })
     }
@@ -236,7 +236,7 @@ impl Archive {
         let base = Some(&state.rolling);
         let architectures = &state.settings.architectures;
         let indexes = self.publisher.plain_indexes(content, architectures, base);
-        let history = state.history_with_current();
+        let history = state.history_with_current(now);
         let job = Job { content, base, history, ..Job::of(state, &Suite::Rolling, now)? };
         let prepared = self.publisher.prepare(&job)?;
         Ok((prepared, RollingRecord { content: content.digest(), indexes }))

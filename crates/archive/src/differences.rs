@@ -1,18 +1,35 @@
 //! Writes the differences between the states of a suite, and finds those that were written. What
 //! is in them is in `pdiff`.
+//!
+//! Each leads from one state to the next, and a device that is some states behind applies one
+//! after the other. So a publish makes one, however many states are offered.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::{SignedDuration, Timestamp};
 use volary_debian::release::Release;
 use volary_host::FileError;
 use volary_model::Component;
 
-use crate::files::{self, Prepared};
+use crate::files::Prepared;
 use crate::pdiff::{self, Patch};
 use crate::publish::make_dir;
 use crate::render::Blob;
 use crate::set::{IndexKind, PackageSet};
 use crate::state::Past;
+
+/// How many earlier states are offered whatever their age. Each costs 270 bytes in the list that
+/// every device fetches when something changed; with four the whole update stays below 4 kB.
+const LEAST: usize = 4;
+
+/// States that were replaced less than this ago are offered too, as many as are remembered: who
+/// updates while publishes come back to back holds one of them. apt 3.0 prints an error, though it
+/// goes on with the whole index, when the state that it holds is not in the list. An update takes
+/// some seconds on a slow machine.
+const RECENT: SignedDuration = SignedDuration::from_secs(20);
 
 /// The differences from earlier states to one Packages index.
 pub(crate) struct Differences<'a> {
@@ -20,7 +37,12 @@ pub(crate) struct Differences<'a> {
     pub(crate) kind: &'a IndexKind,
     pub(crate) set: &'a PackageSet,
     pub(crate) to: Blob,
+    /// The size of the smallest form in which the whole index is fetched.
+    pub(crate) packed: u64,
+    /// Oldest first.
     pub(crate) history: &'a [Past<'a>],
+    pub(crate) known: &'a KnownPatches,
+    pub(crate) now: Timestamp,
 }
 
 /// What `Differences` wrote.
@@ -30,31 +52,35 @@ pub(crate) struct WrittenDifferences {
     pub(crate) current: Vec<(PathBuf, Vec<String>)>,
 }
 
+/// A Packages index by its path, and the name of a difference to it.
+type Key = (String, String);
+
+/// The differences that are offered now, so that each is made once and not by every publish.
+#[derive(Debug, Default)]
+pub(crate) struct KnownPatches {
+    patches: Mutex<BTreeMap<Key, Arc<Patch>>>,
+}
+
+impl KnownPatches {
+    fn get(&self, path: &str, name: &str) -> Option<Arc<Patch>> {
+        let known = self.patches.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(path.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// Knows these of an index, and forgets its others.
+    fn replace(&self, path: &str, patches: &[Arc<Patch>]) {
+        let mut known = self.patches.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(of, ..), _| of != path);
+        known.extend(patches.iter().map(|patch| ((path.to_owned(), patch.name.clone()), Arc::clone(patch))));
+    }
+}
+
 impl Differences<'_> {
-    /// Writes the scripts and the list of them; `None` if there is no earlier state.
+    /// Writes the scripts that are not there yet, and the list of all; `None` if none is offered.
     pub(crate) fn write(&self, folder: &Path) -> Result<Option<WrittenDifferences>, FileError> {
         let path = format!("{}/{}", self.component, self.kind);
-        let nothing = PackageSet::default();
-        let limit = longest(self.to.size);
-        let mut patches: Vec<Patch> = Vec::new();
-        for past in self.history {
-            let Some(from) = past.indexes.get(&path).filter(|from| **from != self.to) else {
-                continue;
-            };
-            let name = pdiff::patch_name(from, &self.to);
-            if patches.iter().any(|patch| patch.name == name) {
-                continue;
-            }
-            let set = past.content.component(self.component).unwrap_or(&nothing);
-            let Some(script) = pdiff::script(set, self.set, self.kind, limit) else { continue };
-            let gz = crate::frame::gzip(script.as_bytes());
-            make_dir(folder)?;
-            let path = folder.join(format!("{name}.gz"));
-            // Not flushed: when a power cut takes it, apt fetches the whole index instead, and
-            // `open` writes it again.
-            Prepared::unflushed(path, &gz)?.place()?;
-            patches.push(Patch { name, from: *from, plain: Blob::of(script.as_bytes()), gz: Blob::of(&gz) });
-        }
+        let patches = self.chain(&path, folder)?;
+        self.known.replace(&path, &patches);
         if patches.is_empty() {
             return Ok(None);
         }
@@ -63,7 +89,7 @@ impl Differences<'_> {
         let by_hash = folder.join("by-hash/SHA256");
         make_dir(&by_hash)?;
         let path = by_hash.join(index.sha256.hex());
-        if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
+        if fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
             Prepared::write(path, [text.as_bytes()], None)?.place()?;
             volary_host::sync_dir(&by_hash)?;
         }
@@ -71,20 +97,92 @@ impl Differences<'_> {
         let current = vec![(by_hash, vec![index.sha256.hex()]), (folder.to_owned(), names)];
         Ok(Some(WrittenDifferences { index, current }))
     }
+
+    /// The differences from each state that is offered to the next one, oldest first.
+    fn chain(&self, path: &str, folder: &Path) -> Result<Vec<Arc<Patch>>, FileError> {
+        let nothing = PackageSet::default();
+        let mut after = State { set: self.set, index: self.to };
+        let mut patches: Vec<Arc<Patch>> = Vec::new();
+        let mut bytes = 0;
+        for past in self.history.iter().rev() {
+            let Some(&index) = past.indexes.get(path) else { break };
+            // A publish leaves the indexes of other architectures as they are.
+            if index == after.index {
+                continue;
+            }
+            // A state that comes again has a shorter way already.
+            let again = index == self.to || patches.iter().any(|patch| patch.from == index);
+            let recent = self.now.duration_since(past.until) <= RECENT;
+            if again || patches.len() >= LEAST && !recent {
+                break;
+            }
+            let before = State { set: past.content.component(self.component).unwrap_or(&nothing), index };
+            let name = pdiff::patch_name(past.number, &after.index);
+            let known = self.known.get(path, &name).filter(|patch| is_there(folder, patch));
+            let patch = match known {
+                Some(patch) => Some(patch),
+                None => self.make(folder, name, &before, &after)?.map(Arc::new),
+            };
+            let Some(patch) = patch else { break };
+            // apt refuses differences that are larger than the whole index.
+            bytes += patch.gz.size;
+            if bytes > self.packed {
+                break;
+            }
+            patches.push(patch);
+            after = before;
+        }
+        patches.reverse();
+        Ok(patches)
+    }
+
+    /// Makes and writes the difference between two states; `None` if it is too long.
+    fn make(
+        &self,
+        folder: &Path,
+        name: String,
+        before: &State<'_>,
+        after: &State<'_>,
+    ) -> Result<Option<Patch>, FileError> {
+        let limit = longest(after.index.size);
+        let Some(script) = pdiff::script(before.set, after.set, self.kind, limit) else { return Ok(None) };
+        let gz = crate::frame::gzip(script.as_bytes());
+        make_dir(folder)?;
+        // Not flushed: when a power cut takes it, apt fetches the whole index instead, and `open`
+        // writes it again.
+        Prepared::unflushed(folder.join(format!("{name}.gz")), &gz)?.place()?;
+        let (plain, gz) = (Blob::of(script.as_bytes()), Blob::of(&gz));
+        Ok(Some(Patch { name, from: before.index, plain, gz }))
+    }
+}
+
+/// A state of the index.
+struct State<'a> {
+    set: &'a PackageSet,
+    index: Blob,
+}
+
+fn is_there(folder: &Path, patch: &Patch) -> bool {
+    fs::metadata(folder.join(format!("{}.gz", patch.name))).is_ok_and(|meta| meta.len() == patch.gz.size)
 }
 
 /// The longest script that is worth writing to an index of that many bytes. Beyond a quarter of it,
-/// packed better as it is, there is nothing to gain for a device, and each publish after a large
-/// import would write all of the import again, for as long as the state before it is remembered.
+/// packed better as it is, there is nothing to gain for a device.
 fn longest(size: u64) -> u64 {
     (size / 4).clamp(16 << 10, 256 << 10)
 }
 
-/// Where the differences lie that lead to a Packages index (its path) of a Release file.
-pub(crate) fn patches_to(dir: &Path, release: &Release, path: &str) -> Result<Vec<PathBuf>, FileError> {
-    let Some(file) = release.files.get(path) else { return Ok(Vec::new()) };
-    let ending = format!("{}.gz", pdiff::patch_ending(&file.sha256));
-    let folder = dir.join(format!("{path}.diff"));
-    let names = files::list(&folder)?.into_iter().map(|(name, _)| name);
-    Ok(names.filter(|name| name.ends_with(&ending)).map(|name| folder.join(name)).collect())
+/// Where the differences lie that the lists of a Release file offer. A list that cannot be read
+/// offers none.
+pub(crate) fn offered<'a>(dir: &'a Path, release: &'a Release) -> impl Iterator<Item = PathBuf> + 'a {
+    release.files.iter().flat_map(move |(path, file)| {
+        let folder = path.strip_suffix("/Index").map(|folder| dir.join(folder));
+        let list = folder.as_ref().map(|folder| folder.join("by-hash/SHA256").join(&file.sha256));
+        let text = list.and_then(|list| fs::read_to_string(list).ok()).unwrap_or_default();
+        let names: Vec<PathBuf> = folder
+            .iter()
+            .flat_map(|folder| pdiff::downloads(&text).map(|(name, ..)| folder.join(name)))
+            .collect();
+        names
+    })
 }

@@ -1,5 +1,5 @@
-//! Differences between Packages indexes, as apt applies them: ed scripts that lead from an older
-//! index straight to the newest one ("merged"), and the `Index` that lists them.
+//! Differences between Packages indexes, as apt applies them: ed scripts that lead from one index
+//! to the next, and the `Index` that lists them.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -22,20 +22,16 @@ pub(crate) struct Patch {
     pub(crate) gz: Blob,
 }
 
-/// The name of the difference between two indexes. Short, because it stands in the list three
-/// times.
-pub(crate) fn patch_name(from: &Blob, to: &Blob) -> String {
-    format!("{}{}", &from.sha256.hex()[..8], patch_ending(&to.sha256.hex()))
+/// The name of the difference from the state with this number to an index. apt applies those that
+/// it fetched in the order of their names. Short, because it stands in the list three times.
+pub(crate) fn patch_name(number: u64, to: &Blob) -> String {
+    format!("{number:08x}-{}", &to.sha256.hex()[..8])
 }
 
-/// How the names of differences end that lead to an index with this SHA-256.
-pub(crate) fn patch_ending(to: &str) -> String {
-    format!("-{}", &to[..8])
-}
-
-/// The text of `Packages.diff/Index`. apt wants all four lists with SHA-256, and does without
-/// differences, silently, when one is missing.
-pub(crate) fn index(current: &Blob, patches: &[Patch]) -> String {
+/// The text of `Packages.diff/Index` for differences that lead from each to the next one and the
+/// last to `current`: apt fetches those from its own state on, and applies them in this order. It
+/// wants all four lists with SHA-256, and does without differences when one is missing.
+pub(crate) fn index(current: &Blob, patches: &[Arc<Patch>]) -> String {
     let mut text = format!("SHA256-Current: {} {}\n", current.sha256.hex(), current.size);
     type Line = fn(&Patch) -> (&Blob, &'static str);
     let lists: [(&str, Line); 3] = [
@@ -51,7 +47,6 @@ pub(crate) fn index(current: &Blob, patches: &[Patch]) -> String {
                 .expect("a String takes any write");
         }
     }
-    text.push_str("X-Patch-Precedence: merged\n");
     text
 }
 

@@ -5,7 +5,7 @@
 //! is the one file that is replaced. Index files that it no longer names stay for clients in the
 //! middle of an update.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,7 +17,7 @@ use volary_host::FileError;
 use volary_model::{Architecture, Component, Digest, Suite};
 
 use crate::content::Content;
-use crate::differences::{Differences, patches_to};
+use crate::differences::{self, Differences, KnownPatches};
 use crate::error::Error;
 use crate::files::{self, Prepared};
 use crate::frame::{Forms, Frame, FrameCache};
@@ -52,6 +52,7 @@ pub(crate) struct Publisher {
     pub(crate) signers: Signers,
     pub(crate) cache: FrameCache,
     pub(crate) sidecars: Sidecars,
+    patches: KnownPatches,
 }
 
 /// What to publish.
@@ -100,7 +101,7 @@ pub(crate) struct PreparedSuite {
     inrelease: Prepared,
     /// Index file under its hash, and the name that simple clients know.
     canonical: Vec<(PathBuf, PathBuf)>,
-    /// Index files that the old InRelease names.
+    /// Index files that the old InRelease names and this one does not.
     superseded: Vec<PathBuf>,
     /// For each folder of index files those that are in use now.
     current: Vec<(PathBuf, Vec<String>)>,
@@ -126,8 +127,8 @@ impl Publisher {
     pub(crate) fn open(dir: &Path, signers: Signers) -> Result<Self, Error> {
         let keys_dir = dir.join("keys");
         let keys = RwLock::new(Arc::new(Keyring::read(&keys_dir, &signers)?));
-        let (cache, sidecars) = (FrameCache::default(), Sidecars::new(dir));
-        Ok(Self { public: dir.join("public"), keys_dir, keys, signers, cache, sidecars })
+        let (cache, sidecars, patches) = (FrameCache::default(), Sidecars::new(dir), KnownPatches::default());
+        Ok(Self { public: dir.join("public"), keys_dir, keys, signers, cache, sidecars, patches })
     }
 
     /// The keys that sign.
@@ -287,9 +288,10 @@ impl Publisher {
         release.fields.set(SET_FIELD, job.content.digest().to_string());
         let text = self.keys().clearsign(&release.text(), job.now)?;
         let inrelease = Prepared::write(dir.join("InRelease"), [text.as_bytes()], Some(modified))?;
-        let superseded = before.map_or(Ok(Vec::new()), |before| superseded(&dir, &before.release))?;
         let Written { canonical, current, files: _ } = written;
-        Ok(PreparedSuite { dir, inrelease, canonical, superseded, current: merged(current) })
+        let current = merged(current);
+        let superseded = before.map(|before| superseded(&dir, &before.release, &current)).unwrap_or_default();
+        Ok(PreparedSuite { dir, inrelease, canonical, superseded, current })
     }
 
     /// Sees to it that the files of an index lie under their hashes.
@@ -327,8 +329,17 @@ impl Publisher {
         }
         written.current.push((by_hash, hashes));
         if let IndexKind::Packages(_) = kind {
-            let history = &job.history;
-            let differences = Differences { component, kind, set, to: index.plain, history };
+            let packed = Form::of(kind).iter().map(|form| form.blob(&index).size).min().unwrap_or_default();
+            let differences = Differences {
+                component,
+                kind,
+                set,
+                to: index.plain,
+                packed,
+                history: &job.history,
+                known: &self.patches,
+                now: job.now,
+            };
             if let Some(found) = differences.write(&folder.join("Packages.diff"))? {
                 written.files.insert(format!("{path}.diff/Index"), listed(found.index));
                 written.current.extend(found.current);
@@ -371,13 +382,12 @@ fn fields(job: &Job<'_>) -> volary_debian::Paragraph {
     fields
 }
 
-/// The index files that the old InRelease names.
-fn superseded(dir: &Path, release: &Release) -> Result<Vec<PathBuf>, FileError> {
-    let mut paths: Vec<PathBuf> = by_hash_paths(dir, release).collect();
-    for path in release.files.keys().filter(|path| path.ends_with("/Packages")) {
-        paths.extend(patches_to(dir, release, path)?);
-    }
-    Ok(paths)
+/// The index files that the old InRelease names and the new one does not.
+fn superseded(dir: &Path, release: &Release, current: &[(PathBuf, Vec<String>)]) -> Vec<PathBuf> {
+    let in_use = current.iter().flat_map(|(folder, names)| names.iter().map(|name| folder.join(name)));
+    let in_use: BTreeSet<PathBuf> = in_use.collect();
+    let old = by_hash_paths(dir, release).chain(differences::offered(dir, release));
+    old.filter(|path| !in_use.contains(path)).collect()
 }
 
 /// One entry for each folder: what one index does not use, another may.

@@ -35,6 +35,8 @@ pub(crate) struct State {
     rolling_indexes: BTreeMap<String, Blob>,
     /// What rolling was before, oldest first.
     history: VecDeque<Generation>,
+    /// How often rolling changed.
+    changes: u64,
     pub(crate) releases: BTreeMap<ReleaseName, Release>,
     /// Releases that were dropped, with the time.
     pub(crate) dropped: BTreeMap<ReleaseName, Timestamp>,
@@ -42,16 +44,19 @@ pub(crate) struct State {
     pub(crate) mirrors: BTreeMap<Component, Mirror>,
 }
 
-/// How many earlier states of rolling devices may hold and still update by a difference. Each
-/// costs 270 bytes in the list that every device fetches when something changed; with four
-/// the whole update stays below 4 kB.
-const HISTORY: usize = 4;
+/// How many earlier states of rolling are remembered, for differences from them. Each costs what
+/// changed after it, and for a large index some 100 kB of intermediate hashes.
+const HISTORY: usize = 64;
 
 /// An earlier state of rolling.
 #[derive(Debug)]
 struct Generation {
     content: Content,
     indexes: BTreeMap<String, Blob>,
+    /// When the next one took its place.
+    until: Timestamp,
+    /// How often rolling had changed before.
+    number: u64,
 }
 
 /// A state that a device may hold.
@@ -60,6 +65,10 @@ pub(crate) struct Past<'a> {
     pub(crate) content: &'a Content,
     /// Its plain Packages indexes by their paths.
     pub(crate) indexes: &'a BTreeMap<String, Blob>,
+    /// When it was replaced.
+    pub(crate) until: Timestamp,
+    /// Later ones have higher numbers.
+    pub(crate) number: u64,
 }
 
 /// A release with its revisions, at least one.
@@ -108,6 +117,7 @@ impl State {
             has_rolling: false,
             rolling_indexes: BTreeMap::new(),
             history: VecDeque::new(),
+            changes: 0,
             releases: BTreeMap::new(),
             dropped: BTreeMap::new(),
             mirrors: BTreeMap::new(),
@@ -260,14 +270,23 @@ impl State {
 
     /// What rolling was before it became what it is, oldest first.
     pub(crate) fn history(&self) -> Vec<Past<'_>> {
-        self.history.iter().map(|past| Past { content: &past.content, indexes: &past.indexes }).collect()
+        fn past(past: &Generation) -> Past<'_> {
+            let Generation { content, indexes, until, number } = past;
+            Past { content, indexes, until: *until, number: *number }
+        }
+        self.history.iter().map(past).collect()
     }
 
     /// As `history`, for when rolling is about to change: what it is now comes last.
-    pub(crate) fn history_with_current(&self) -> Vec<Past<'_>> {
+    pub(crate) fn history_with_current(&self, now: Timestamp) -> Vec<Past<'_>> {
         let mut history = self.history();
         if self.has_rolling {
-            history.push(Past { content: &self.rolling, indexes: &self.rolling_indexes });
+            history.push(Past {
+                content: &self.rolling,
+                indexes: &self.rolling_indexes,
+                until: now,
+                number: self.changes,
+            });
         }
         let surplus = history.len().saturating_sub(HISTORY);
         history.split_off(surplus)
@@ -288,7 +307,7 @@ impl State {
                     .map_err(|error| error.to_string())?;
                 let content = self.rolling_with(&entries);
                 self.catalogue_all(&entries);
-                self.roll(content, rolling)
+                self.roll(content, rolling, at)
             }
             Record::Mirror { at, mirror, origin, packages, add, remove, rolling } => {
                 let provenance = Arc::new(origin.as_ref().map(MirrorOrigin::provenance).unwrap_or_default());
@@ -300,7 +319,7 @@ impl State {
                 self.catalogue_all(&entries);
                 let content = self.rolling.with(&self.edits(&mirror, &add, &remove)?);
                 self.mirrored(mirror, origin, at);
-                self.roll(content, rolling)
+                self.roll(content, rolling, at)
             }
             Record::Cut { at, release, architectures, content } => {
                 let revision =
@@ -420,12 +439,18 @@ impl State {
     }
 
     /// Lets rolling become what a record says.
-    pub(crate) fn roll(&mut self, content: Content, record: RollingRecord) -> Result<(), String> {
+    pub(crate) fn roll(
+        &mut self,
+        content: Content,
+        record: RollingRecord,
+        at: Timestamp,
+    ) -> Result<(), String> {
         same(content.digest(), record.content)?;
         let content = std::mem::replace(&mut self.rolling, content);
         let indexes = std::mem::replace(&mut self.rolling_indexes, record.indexes);
         if std::mem::replace(&mut self.has_rolling, true) {
-            self.history.push_back(Generation { content, indexes });
+            self.history.push_back(Generation { content, indexes, until: at, number: self.changes });
+            self.changes += 1;
         }
         if self.history.len() > HISTORY {
             self.history.pop_front();

@@ -196,21 +196,23 @@ fn rolling_offers_the_newest_of_each_architecture() {
     assert_eq!(versions.len(), 4);
 }
 
+/// From how many earlier states rolling's index of amd64 can be reached by differences.
+fn offered(lab: &Lab) -> usize {
+    let dists = lab.archive.public_dir().join("dists/rolling");
+    let release = volary_host::read_to_string(&dists.join("InRelease")).unwrap();
+    let diff = "main/binary-amd64/Packages.diff";
+    let listed = release.lines().find(|line| line.ends_with(&format!(" {diff}/Index")));
+    let Some(sha256) = listed.and_then(|line| line.split_whitespace().next()) else { return 0 };
+    let text = volary_host::read_to_string(&dists.join(format!("{diff}/by-hash/SHA256/{sha256}"))).unwrap();
+    // Each earlier state from which a device can come stands once in the history.
+    let history = text.lines().skip_while(|line| !line.starts_with("SHA256-History:")).skip(1);
+    history.take_while(|line| line.starts_with(' ')).count()
+}
+
 #[test]
 fn differences_that_are_not_worth_it_are_left_out() {
     let lab = Lab::new();
-    let offered = || {
-        let dists = lab.archive.public_dir().join("dists/rolling");
-        let release = volary_host::read_to_string(&dists.join("InRelease")).unwrap();
-        let diff = "main/binary-amd64/Packages.diff";
-        let listed = release.lines().find(|line| line.ends_with(&format!(" {diff}/Index")));
-        let Some(sha256) = listed.and_then(|line| line.split_whitespace().next()) else { return 0 };
-        let text =
-            volary_host::read_to_string(&dists.join(format!("{diff}/by-hash/SHA256/{sha256}"))).unwrap();
-        // Each earlier state from which a device can come stands once in the history.
-        let history = text.lines().skip_while(|line| !line.starts_with("SHA256-History:")).skip(1);
-        history.take_while(|line| line.starts_with(' ')).count()
-    };
+    let offered = || offered(&lab);
     lab.add("hello", "1.0", "amd64", "");
     lab.add("hello", "1.1", "amd64", "");
     assert_eq!(offered(), 1);
@@ -222,4 +224,30 @@ fn differences_that_are_not_worth_it_are_left_out() {
     assert_eq!(offered(), 0);
     lab.add("hello", "1.2", "amd64", "");
     assert_eq!(offered(), 1, "from the state before, not from those before the large import");
+}
+
+/// apt 3.0 prints an error if it does not find the state that it holds, and who updates while
+/// publishes come back to back may be many behind.
+#[test]
+fn differences_lead_from_each_state_of_the_last_seconds_and_from_few_older_ones() {
+    let lab = Lab::new();
+    let debs: Vec<_> =
+        (0..40).map(|number| lab.deb(&format!("package-{number:02}"), "1.0", "amd64", "")).collect();
+    lab.include(&debs).unwrap();
+    let begun = now() + jiff::SignedDuration::from_mins(10);
+    let publish = |number: i64, seconds: i64| {
+        let deb = lab.deb("hello", &format!("1.{number}"), "amd64", "");
+        let at = begun + jiff::SignedDuration::from_secs(seconds);
+        lab.archive.include(&[deb], &Provenance::default(), &UploadPolicy::Refuse, at).unwrap();
+        offered(&lab)
+    };
+    let seconds = |number: i64| number / 2;
+    let burst: Vec<usize> = (0..9).map(|number| publish(number, seconds(number))).collect();
+    assert_eq!(burst, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let slow: Vec<usize> = (9..12).map(|number| publish(number, 60 * number)).collect();
+    assert_eq!(slow, [4, 4, 4]);
+    // Another process makes the same of them.
+    let again = volary_archive::Archive::open(&lab.path()).unwrap();
+    assert_eq!(again.check(true, now()).unwrap().problems, [""; 0]);
+    assert_eq!(offered(&lab), 4);
 }

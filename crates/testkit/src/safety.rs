@@ -96,7 +96,11 @@ impl<'a> Trial<'a> {
         self.chain.desk().volary(&["archive", "include"]).arg(file)
     }
 
-    fn publish(&self) -> Result<Deb, LabError> {
+    /// Publishes a newer version of some package.
+    ///
+    /// # Errors
+    /// That the server does not take it.
+    pub fn publish(&self) -> Result<Deb, LabError> {
         let (deb, file) = self.newer()?;
         self.chain.desk().check(&self.command(&file))?;
         volary_host::remove_if_exists(&file)?;

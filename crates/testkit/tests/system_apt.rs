@@ -1,10 +1,13 @@
 //! Real apt of Debian 12 and 13 reads a release: signature checked, no warning, and it refuses
-//! what another key signed.
+//! what another key signed. It follows many publishes at once by their differences.
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use volary_testkit::chain::Chain;
-use volary_testkit::{Cache, Debian, Lab, Sandbox, roots};
+use volary_testkit::safety::Trial;
+use volary_testkit::{AptClient, Cache, Debian, Lab, Sandbox, roots};
 
 struct Client {
     sandbox: Sandbox,
@@ -82,6 +85,38 @@ fn apt_of_debian_12_installs_from_a_release() {
 #[test]
 fn apt_of_debian_13_installs_from_a_release() {
     check(Debian::Trixie);
+}
+
+/// apt 3.0 prints an error when the state that it holds is not in the list of differences, so a
+/// client in the middle of many publishes must find itself there.
+#[test]
+fn apt_of_debian_13_follows_publishes_that_come_back_to_back() {
+    const PUBLISHES: usize = 12;
+    let (chain, logs) = common::chain();
+    let trial = Trial::open(&chain, 300, logs.path()).unwrap();
+    let client = AptClient::new(chain.lab(), &common::cache(), Debian::Trixie, "behind").unwrap();
+    let key = volary_host::read(&chain.folder().join("archive/public/archive.asc")).unwrap();
+    let authority = volary_host::read(&chain.folder().join("ca/ca.pem")).unwrap();
+    client.trust(&key, Some(&authority)).unwrap();
+    client.source(&format!("{}/archive", chain.url()), "rolling", "main").unwrap();
+    for _ in 0..5 {
+        assert_eq!(client.update().unwrap().complaint(), None);
+        let begun = Instant::now();
+        let mut last = trial.publish().unwrap();
+        for _ in 1..PUBLISHES {
+            last = trial.publish().unwrap();
+        }
+        // Slower ones do not come back to back, and nothing is said of those.
+        if begun.elapsed() > Duration::from_secs(15) {
+            continue;
+        }
+        let run = client.update().unwrap();
+        assert_eq!(run.complaint(), None, "{}", run.said);
+        assert!(!run.said.contains("Packages ["), "it fetched the whole index:\n{}", run.said);
+        assert_eq!(client.candidate(&last.name()).unwrap(), Some(last.version()));
+        return;
+    }
+    panic!("{PUBLISHES} publishes never took less than 15 s");
 }
 
 /// A public key of nobody: its private half was never kept.

@@ -162,7 +162,7 @@ impl Archive {
         };
         self.commit_rolling(&mut inner, &record, prepared, |state| {
             state.mirrored(mirror.clone(), None, now);
-            state.roll(content, rolling)
+            state.roll(content, rolling, now)
         })?;
         Ok(remove.len())
     }
@@ -352,7 +352,7 @@ impl Archive {
         self.commit_rolling(&mut inner, &record, prepared, |state| {
             state.catalogue_all(&fresh);
             state.mirrored(sync.mirror.clone(), Some(origin), sync.now);
-            state.roll(content, rolling)
+            state.roll(content, rolling, sync.now)
         })?;
         Ok(counts)
     }
