@@ -143,9 +143,9 @@ pub fn enroll(paths: &Paths, wanted: &Wanted, patience: Duration) -> Result<Endi
         Err(ConfigError::NotEnrolled) => {}
         Err(error) => return Err(error.into()),
     }
-    let signers = volary_fleet::AllowedSigners::parse(&wanted.signers);
+    let signers = volary_fleet::RootSigners::parse(&wanted.signers);
     match signers {
-        Ok(signers) if !signers.signers.is_empty() => {}
+        Ok(root) if !root.signers.signers.is_empty() => {}
         Ok(_) => return Err(EnrollError::Signers("nobody stands in it".into())),
         Err(error) => return Err(EnrollError::Signers(error.to_string())),
     }

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use volary_api::v1::device::WantObjects;
 use volary_device::{State, Target};
 use volary_fleet::{
-    Advance, AllowedSigners, CheckoutError, FieldError, FleetLock, LOCK_FILE, LooseStore, ObjectError,
-    ObjectId, ObjectSource, PackError, PackLimits, ReadObjects, Refusal, Rules, RulesError, SIGNERS_FILE,
+    Advance, CheckoutError, FieldError, FleetLock, LOCK_FILE, LooseStore, ObjectError, ObjectId,
+    ObjectSource, PackError, PackLimits, ReadObjects, Refusal, RootSigners, Rules, RulesError, SIGNERS_FILE,
     Stage, Start, file_at, missing_for_device, read_pack, verify_advance,
 };
 use volary_host::{FileError, read_to_string};
@@ -54,22 +54,7 @@ pub enum RepoError {
     /// The commit is not to be trusted.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The signer of the first commit of a new stage may not sign for it.
-    #[error(
-        "commit {} is signed by {signer}, whom the commit that this device accepted before ({}) does not \
-         allow for stage {stage}", .commit.short(), .trusted.short()
-    )]
-    NotForStage {
-        /// The commit.
-        commit: CommitId,
-        /// Who signed it.
-        signer: String,
-        /// The new stage.
-        stage: StageName,
-        /// The commit whose rules say so.
-        trusted: CommitId,
-    },
-    /// The first commit of a stage that the trusted commit does not know.
+    /// The commit does not know the device's stage.
     #[error("there is no stage {stage} in volary.yml of commit {}", .trusted.short())]
     UnknownStage {
         /// The stage.
@@ -131,11 +116,9 @@ impl RepoError {
                 | ObjectError::Malformed { .. } => Blame::Trust,
                 _ => Blame::Failure,
             },
-            Self::Refused(_)
-            | Self::NotForStage { .. }
-            | Self::UnknownStage { .. }
-            | Self::Rules { .. }
-            | Self::Lock { .. } => Blame::Trust,
+            Self::Refused(_) | Self::UnknownStage { .. } | Self::Rules { .. } | Self::Lock { .. } => {
+                Blame::Trust
+            }
             Self::Checkout(CheckoutError::File(_) | CheckoutError::Object(_)) => Blame::Failure,
             Self::Checkout(CheckoutError::Link { .. } | CheckoutError::Submodule { .. }) => Blame::Trust,
         }
@@ -223,32 +206,16 @@ impl<'a> Repo<'a> {
         if let Some(accepted) = state.accepted.get(stage) {
             return Ok(verify_advance(&self.store, stage, Start::After(accepted), tip)?);
         }
-        let Some(trusted) = &state.trusted else {
-            let signers = self.first_signers()?;
-            return Ok(verify_advance(&self.store, stage, Start::First { signers: &signers }, tip)?);
-        };
-        let rules = Rules::at(&self.store, trusted)
-            .map_err(|cause| RepoError::Rules { commit: trusted.clone(), cause })?;
-        if rules.config.stage(stage).is_none() {
-            return Err(RepoError::UnknownStage { stage: stage.clone(), trusted: trusted.clone() });
+        if let Some(trusted) = &state.trusted {
+            return Ok(verify_advance(&self.store, stage, Start::From(trusted), tip)?);
         }
-        let advance = verify_advance(&self.store, stage, Start::First { signers: &rules.signers }, tip)?;
-        for step in &advance.steps {
-            if !rules.config.may_sign(stage, &step.signer.principals) {
-                return Err(RepoError::NotForStage {
-                    commit: step.commit.clone(),
-                    signer: step.signer.name().to_owned(),
-                    stage: stage.clone(),
-                    trusted: trusted.clone(),
-                });
-            }
-        }
-        Ok(advance)
+        let RootSigners { signers, quorum } = self.first_signers()?;
+        Ok(verify_advance(&self.store, stage, Start::First { signers: &signers, quorum }, tip)?)
     }
 
-    fn first_signers(&self) -> Result<AllowedSigners, RepoError> {
+    fn first_signers(&self) -> Result<RootSigners, RepoError> {
         let path = self.paths.signers();
-        AllowedSigners::parse(&read_to_string(&path)?).map_err(|error| RepoError::Signers {
+        RootSigners::parse(&read_to_string(&path)?).map_err(|error| RepoError::Signers {
             path: path.display().to_string(),
             detail: error.to_string(),
         })

@@ -65,7 +65,13 @@ fn try_verify(agent: &Agent, work: &Work) -> Result<Passed, Box<Event>> {
         other => other.map_err(repo_failed)?,
     };
     for step in &advance.steps {
-        log::say(format!("commit {} is signed by {}", step.commit.short(), step.signer.name()));
+        let approved: Vec<&str> = step.approvals.iter().map(|signer| signer.name()).collect();
+        let approved = if approved.is_empty() {
+            String::new()
+        } else {
+            format!(", approved by {}", approved.join(", "))
+        };
+        log::say(format!("commit {} is signed by {}{approved}", step.commit.short(), step.signer.name()));
     }
     let wishes = repo.wishes(target).map_err(repo_failed)?;
     let suite = wishes.lock.suite_for(&wishes.stage);

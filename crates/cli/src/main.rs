@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    archive, artifact, build, check, device, fleet, release, server, source, status, token,
+    approve, archive, artifact, build, check, device, fleet, release, server, source, status, token,
 };
 use crate::config::Connection;
 use crate::failure::Failure;
@@ -61,6 +61,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Commit the pin of a release to the first stage's branch
     Bump(fleet::BumpArgs),
+    /// Sign for what a stage is to get, as one more person
+    Approve(approve::ApproveArgs),
     /// Merge one stage into the next
     Promote(fleet::PromoteArgs),
     /// Read, check, sign and make update artifacts in Mender's format
@@ -112,6 +114,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Clone(args) => fleet::clone(&args, &connection, out),
         Command::Check(args) => check::run(&args, out),
         Command::Bump(args) => fleet::bump(&args, &connection, out),
+        Command::Approve(args) => approve::run(&args, &connection, out),
         Command::Promote(args) => fleet::promote(&args, &connection, out),
         Command::Artifact(command) => artifact::run(command, out),
         Command::Credential(args) => fleet::credential(&args, &connection, out),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use volary_fleet::{GitRepository, ReadObjects, Start};
+use volary_fleet::{APPROVAL_REFS, GitRepository, ObjectId, ReadObjects, Refusal, Start};
 use volary_host::{Cmd, Output};
 use volary_model::{CommitId, StageName};
 
@@ -49,9 +49,33 @@ impl WorkDir {
             .timeout(NETWORK_TIMEOUT)
     }
 
-    /// Brings the remote branches up to date.
+    /// The objects of the clone.
+    pub fn objects(&self) -> Result<GitRepository, Failure> {
+        Ok(GitRepository::open(&self.root)?)
+    }
+
+    /// The commit that a name means here.
+    pub fn resolve(&self, name: &str) -> Result<CommitId, Failure> {
+        self.objects()?.resolve(name)?.ok_or_else(|| {
+            Failure::with_help(
+                anyhow!("{name} is no commit in this clone"),
+                "git log --all shows those that are",
+            )
+        })
+    }
+
+    /// The commit that a branch of the server is at.
+    pub fn remote(&self, branch: &str) -> Result<CommitId, Failure> {
+        self.resolve(&format!("refs/remotes/origin/{branch}"))
+    }
+
+    /// Brings the remote branches and the approvals up to date.
     pub fn fetch(&self) -> Result<(), Failure> {
-        self.git().args(["fetch", "--quiet", "--prune", "origin"]).check()?;
+        let approvals = format!("+{APPROVAL_REFS}*:{APPROVAL_REFS}*");
+        self.git()
+            .args(["fetch", "--quiet", "--prune", "origin"])
+            .args(["+refs/heads/*:refs/remotes/origin/*", &approvals])
+            .check()?;
         Ok(())
     }
 
@@ -118,20 +142,46 @@ impl WorkDir {
         })
     }
 
+    /// Makes a signed tag that approves a commit for a stage, and gives it to the server.
+    pub fn approve(
+        &self,
+        config: &Config,
+        commit: &CommitId,
+        stage: &StageName,
+    ) -> Result<ObjectId, Failure> {
+        let tree = self.objects()?.commit(commit)?.tree;
+        // git makes signed tags only with a name; it is taken away again at once.
+        let name = format!("volary-approval-{}", std::process::id());
+        let message = volary_fleet::approval_message(commit, &tree, stage);
+        let tag = self.git().args(signing(config)?).args(["tag", "-s", "--cleanup=verbatim", "-F", "-"]);
+        self.signed(tag.args([&name, commit.as_str()]).stdin(message))?;
+        let made = self.git().args(["rev-parse", &format!("refs/tags/{name}")]).check()?.text();
+        self.git().args(["tag", "--delete", &name]).check()?;
+        let tag: ObjectId = made.trim().parse()?;
+        let kept = volary_fleet::approval_ref(commit, stage, &tag);
+        self.push_to(&tag.to_string(), &kept, "approval")?;
+        self.git().args(["update-ref", &kept, &tag.to_string()]).check()?;
+        Ok(tag)
+    }
+
     /// Pushes a commit to a branch of the server. What the server's hook says is passed on.
     pub fn push(&self, commit: &str, branch: &str) -> Result<(), Failure> {
-        let target = format!("{commit}:refs/heads/{branch}");
-        let output = self.git().args(["push", "--quiet", "origin", &target]).run()?;
+        self.push_to(commit, &format!("refs/heads/{branch}"), branch)?;
+        // Keep the remote branch of the clone in step, as an ordinary push would.
+        self.git().args(["update-ref", &format!("refs/remotes/origin/{branch}"), commit]).check()?;
+        Ok(())
+    }
+
+    fn push_to(&self, object: &str, target: &str, shown: &str) -> Result<(), Failure> {
+        let output = self.git().args(["push", "--quiet", "origin", &format!("{object}:{target}")]).run()?;
         if output.status.success() {
-            // Keep the remote branch of the clone in step, as an ordinary push would.
-            self.git().args(["update-ref", &format!("refs/remotes/origin/{branch}"), commit]).check()?;
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let hook: Vec<&str> =
             said.lines().filter_map(|line| line.strip_prefix("remote: ")).map(str::trim_end).collect();
         let reason = if hook.is_empty() { said.trim().to_owned() } else { hook.join("\n  ") };
-        Err(Failure::no(format!("the push to {branch} was refused:\n  {reason}"), None))
+        Err(Failure::no(format!("the push to {shown} was refused:\n  {reason}"), None))
     }
 }
 
@@ -160,6 +210,20 @@ impl WorkDir {
             Failure::no(format!("the server offers a commit that was not signed for {from}: {refusal}"), Some(help))
         })?;
         Ok(())
+    }
+
+    /// Proves that a stage may go from `base` to `commit`, but for approvals that are missing yet.
+    pub fn verify_step(
+        &self,
+        stage: &StageName,
+        base: &CommitId,
+        commit: &CommitId,
+    ) -> Result<Result<(), Refusal>, Failure> {
+        match volary_fleet::verify_advance(&self.objects()?, stage, Start::After(base), commit) {
+            Ok(_) => Ok(Ok(())),
+            Err(Refusal::Object(error)) => Err(error.into()),
+            Err(refusal) => Ok(Err(refusal)),
+        }
     }
 
     /// What lies between two commits.

@@ -173,12 +173,12 @@ fn header(fields: &mut Fields, line: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-fn id_of(value: &[u8]) -> Result<ObjectId, String> {
+pub(crate) fn id_of(value: &[u8]) -> Result<ObjectId, String> {
     let text = str::from_utf8(value).map_err(|_| "an id in it is not text")?;
     text.parse().map_err(|error: volary_model::InvalidName| error.to_string())
 }
 
-fn person(value: &[u8]) -> Result<Person, String> {
+pub(crate) fn person(value: &[u8]) -> Result<Person, String> {
     let text = String::from_utf8_lossy(value);
     let bad = || format!("{:?} names no person and time", text.chars().take(100).collect::<String>());
     let open = text.find('<').ok_or_else(bad)?;

@@ -1,7 +1,8 @@
 //! What the server's git asks before it takes a push.
 //!
 //! Deletions and rewrites of stage branches, wrong order, unsigned or changed merges and broken
-//! configuration are refused, each with a sentence that helps. Other branches and tags are free.
+//! configuration are refused, each with a sentence that helps. Approvals are judged in
+//! `hook_approval`; other branches and tags are free.
 
 use std::fmt;
 use std::path::Path;
@@ -9,16 +10,23 @@ use std::str::FromStr;
 
 use volary_model::{CommitId, StageName};
 
+use crate::approval::APPROVAL_REFS;
 use crate::check::{self, CheckOptions, Severity};
 use crate::config::{FleetConfig, Stage};
+use crate::hook_approval;
 use crate::object::{ObjectError, ObjectSource, ReadObjects};
+use crate::refusal::Refusal;
 use crate::repository::GitRepository;
 use crate::rules::{Rules, RulesError};
 use crate::signers::AllowedSigners;
-use crate::step::{Refusal, Start, first_parents, is_ancestor, verify_advance};
+use crate::step::{Advance, Start, first_parents, is_ancestor, verify_advance};
 
 /// How far back a branch is read to find what was promoted from it.
 const HISTORY: usize = 100_000;
+
+/// How far the clocks of people may be ahead of the server's, in seconds. A commit of next year
+/// would make every key with an end look expired to those who follow it.
+const CLOCKS: i64 = 3600;
 
 /// One line of a pre-receive hook's input: a ref and where it moves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,10 +103,17 @@ pub fn pre_receive(repo: &Path, updates: &[RefUpdate], options: &HookOptions) ->
         vec![Rejection { name: "push".into(), message: format!("it cannot be judged: {error}") }]
     };
     let repository = GitRepository::open_with_env(repo, options.env.clone()).map_err(whole)?;
-    let push = Push { repository: &repository, updates, options };
+    let now = volary_host::now().as_second();
+    let arriving = updates.iter().filter_map(hook_approval::arriving).collect();
+    let repository = repository.with_arriving(arriving);
+    let push = Push { repository: &repository, updates, options, now };
     let base = push.base_config().map_err(whole)?;
     let mut rejections = Vec::new();
     for update in updates {
+        if update.name.starts_with(APPROVAL_REFS) {
+            let judged = push.judge_approval(update, base.as_ref());
+            rejections.extend(judged.err().map(|message| Rejection { name: update.name.clone(), message }));
+        }
         let Some(branch) = update.branch() else { continue };
         let judged = push.stage_of(branch, update, base.as_ref()).and_then(|stage| match stage {
             Some((stage, config)) => push.judge(update, &stage, &config),
@@ -141,14 +156,16 @@ fn refused(message: String) -> Trouble {
     Trouble::Refused(vec![message])
 }
 
-struct Push<'a> {
-    repository: &'a GitRepository,
+pub(crate) struct Push<'a> {
+    pub(crate) repository: &'a GitRepository,
     updates: &'a [RefUpdate],
     options: &'a HookOptions,
+    /// Seconds since 1970.
+    pub(crate) now: i64,
 }
 
 impl Push<'_> {
-    fn objects(&self) -> &dyn ObjectSource {
+    pub(crate) fn objects(&self) -> &dyn ObjectSource {
         self.repository
     }
 
@@ -245,21 +262,50 @@ impl Push<'_> {
             (Some(old), _) => Some(Start::After(old)),
             (None, None) => {
                 root = self.root_signers(new)?;
-                Some(Start::First { signers: &root })
+                Some(Start::First { signers: &root, quorum: 1 })
             }
             (None, Some(from_tip)) => {
                 let base = self.branching_point(stage, from_tip, new)?;
                 if base == *new {
                     None
                 } else {
-                    return self.advance(stage, config, Start::After(&base), new, Some(from_tip));
+                    return self.advance(stage, config, Start::After(&base), new, Some(from_tip)).map(drop);
                 }
             }
         };
         match start {
-            Some(start) => self.advance(stage, config, start, new, from_tip.as_ref()),
+            Some(start) => {
+                let advance = self.advance(stage, config, start, new, from_tip.as_ref())?;
+                // A branch that is new here may be an old one that moved to this server.
+                if update.old.is_some() { self.in_time(&advance) } else { Ok(()) }
+            }
             None => self.check(new),
         }
+    }
+
+    /// What is pushed now was signed with keys that are valid now, and not in the future.
+    fn in_time(&self, advance: &Advance) -> Result<(), Trouble> {
+        for step in &advance.steps {
+            let made = self.objects().commit(&step.commit)?.committer.seconds;
+            if made > self.now + CLOCKS {
+                return Err(refused(format!(
+                    "commit {} is dated in the future; set the clock of the machine that made it, and \
+                     commit again",
+                    step.commit.short()
+                )));
+            }
+            let mut signers = std::iter::once(&step.signer).chain(&step.approvals);
+            if let Some(signer) = signers.find(|signer| signer.valid_before.is_some_and(|end| self.now > end))
+            {
+                return Err(refused(format!(
+                    "commit {} is signed with a key of {} that has expired ({}); sign it with one that is valid",
+                    step.commit.short(),
+                    signer.name(),
+                    signer.fingerprint
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn advance(
@@ -269,13 +315,16 @@ impl Push<'_> {
         start: Start<'_>,
         new: &CommitId,
         from_tip: Option<&CommitId>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<Advance, Trouble> {
         // Order first: "promote to canary first" helps more than what else is wrong.
         if let (Some(from), Some(from_tip)) = (&stage.from, from_tip) {
             self.in_order(stage, config, from, from_tip, start, new)?;
         }
         let advance = verify_advance(self.objects(), &stage.name, start, new)?;
-        if advance.steps.is_empty() { Ok(()) } else { self.check(new) }
+        if !advance.steps.is_empty() {
+            self.check(new)?;
+        }
+        Ok(advance)
     }
 
     /// Everything that the push merges must be on the branch of the stage before.
@@ -291,7 +340,7 @@ impl Push<'_> {
         let history = first_parents(self.objects(), from_tip, HISTORY)?;
         let on_from = |id: &CommitId| history.iter().any(|commit| commit.id == *id);
         let accepted = match start {
-            Start::After(accepted) => accepted,
+            Start::After(accepted) | Start::From(accepted) => accepted,
             Start::First { .. } => return Ok(()),
         };
         for commit in first_parents(self.objects(), new, HISTORY)? {

@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+mod approval;
 mod check;
 mod check_ansible;
 mod checkout;
@@ -14,11 +15,14 @@ mod config;
 mod diff;
 mod fields;
 mod hook;
+mod hook_approval;
 pub mod inventory;
 mod lock;
 mod loose;
 mod object;
 mod pack;
+mod quorum;
+mod refusal;
 mod repository;
 mod rules;
 mod signature;
@@ -30,6 +34,7 @@ mod transfer;
 mod tree;
 mod yaml;
 
+pub use approval::{APPROVAL_REFS, Approval, approval_message, approval_ref, read_approval_ref};
 pub use check::{
     CheckOptions, Finding, INVENTORIES, PLAYBOOKS, Severity, check_commit, check_folder, has_errors,
 };
@@ -48,11 +53,13 @@ pub use object::{
     MAX_OBJECT, MemoryObjects, Object, ObjectError, ObjectId, ObjectKind, ObjectSource, ReadObjects,
 };
 pub use pack::{PackError, PackLimits, read_pack, write_pack};
+pub use quorum::approvers;
+pub use refusal::{Refusal, Shortage};
 pub use repository::GitRepository;
 pub use rules::{ARCHIVE_KEY_FILE, CA_FILE, CONFIG_FILE, LOCK_FILE, Rules, RulesError, SIGNERS_FILE};
 pub use signature::{SignatureError, Signer, verify_commit};
-pub use signers::{AllowedSigner, AllowedSigners, NAMESPACE, SignersError};
-pub use step::{Advance, Refusal, STAGE_TRAILER, Start, Step, first_parents, is_ancestor, verify_advance};
+pub use signers::{AllowedSigner, AllowedSigners, NAMESPACE, RootSigners, SignersError};
+pub use step::{Advance, STAGE_TRAILER, Start, Step, first_parents, is_ancestor, verify_advance};
 pub use template::{TemplateValues, write_collection, write_template};
 pub use transfer::{device_objects, is_of_other_host, missing_for_device, pack_for_device};
 pub use tree::{EntryKind, Tree, TreeEntry, entry_at, file_at, walk};

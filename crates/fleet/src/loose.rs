@@ -3,6 +3,9 @@
 //! Real git reads such a folder. Files are written whole and renamed into place but not flushed
 //! one by one: a file that a power cut tore does not hash to its name, counts as missing, and is
 //! fetched again. That spares a device's flash hundreds of flushes for each commit.
+//!
+//! A tag that approves a commit is found by the commit: beside the objects there is an empty file
+//! `approvals/COMMIT/TAG` for each. They prove nothing; the tags do.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
@@ -15,10 +18,16 @@ use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 use volary_host::FileError;
 
+use volary_model::CommitId;
+
+use crate::approval::Approval;
 use crate::object::{MAX_OBJECT, Object, ObjectError, ObjectId, ObjectKind, ObjectSource};
 
 /// The longest header: `commit`, a space, 20 digits, a zero byte.
 const MAX_HEADER: usize = 32;
+
+/// The folder that says which tags approve which commit.
+const APPROVALS: &str = "approvals";
 
 /// A folder of loose objects: `ab/cdef…` below it.
 #[derive(Debug)]
@@ -43,6 +52,12 @@ impl LooseStore {
     /// [`ObjectError`] if the file cannot be written, or the content is a SHA-1 attack.
     pub fn insert(&self, object: &Object) -> Result<ObjectId, ObjectError> {
         let id = ObjectId::of(object.kind, &object.data)?;
+        if let Some(approval) = Approval::of_object(object) {
+            let folder = self.approvals_of(&approval.commit);
+            volary_host::create_dir(&folder)?;
+            let path = folder.join(id.to_string());
+            File::create(&path).map_err(FileError::at("write", &path))?;
+        }
         if self.load(&id)?.is_some() {
             return Ok(id);
         }
@@ -81,7 +96,31 @@ impl LooseStore {
                 }
             }
         }
+        self.forget_approvals(keep)?;
         Ok(removed)
+    }
+
+    fn forget_approvals(&self, keep: &dyn Fn(&ObjectId) -> bool) -> Result<(), FileError> {
+        let folder = self.folder.join(APPROVALS);
+        let commits = if folder.is_dir() { list(&folder)? } else { Vec::new() };
+        for commit in commits {
+            let mut left = 0;
+            for file in list(&commit)? {
+                if name_of(&file).parse().is_ok_and(|id| keep(&id)) {
+                    left += 1;
+                } else {
+                    volary_host::remove_if_exists(&file)?;
+                }
+            }
+            if left == 0 {
+                fs::remove_dir(&commit).map_err(FileError::at("remove", &commit))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn approvals_of(&self, commit: &CommitId) -> PathBuf {
+        self.folder.join(APPROVALS).join(commit.as_str())
     }
 
     fn path(&self, id: &ObjectId) -> PathBuf {
@@ -120,6 +159,23 @@ impl ObjectSource for LooseStore {
         // A torn or swapped file is the same as none: whoever needs it fetches it again.
         let Some(object) = read_object(file) else { return Ok(None) };
         Ok((ObjectId::of(object.kind, &object.data)? == *id).then_some(object))
+    }
+
+    fn approvals(&self, of: &CommitId) -> Result<Vec<ObjectId>, ObjectError> {
+        let folder = self.approvals_of(of);
+        if !folder.is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut tags = Vec::new();
+        for file in list(&folder)? {
+            // Of a torn tag only the name is left; it comes again with the objects.
+            if let Ok(tag) = name_of(&file).parse()
+                && self.load(&tag)?.is_some()
+            {
+                tags.push(tag);
+            }
+        }
+        Ok(tags)
     }
 }
 

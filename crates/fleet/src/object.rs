@@ -12,6 +12,7 @@ use sha1_checked::{CollisionResult, Digest as _, Sha1};
 use volary_host::{CmdError, FileError};
 use volary_model::{CommitId, InvalidName};
 
+use crate::approval::Approval;
 use crate::commit::Commit;
 use crate::tree::Tree;
 
@@ -203,6 +204,15 @@ pub trait ObjectSource {
     /// # Errors
     /// [`ObjectError`] if the source cannot be asked.
     fn load(&self, id: &ObjectId) -> Result<Option<Object>, ObjectError>;
+
+    /// The tags that are kept as approvals of a commit: see `approval`. Not proven, no more than
+    /// what [`ObjectSource::load`] returns; a source that keeps none has none.
+    ///
+    /// # Errors
+    /// [`ObjectError`] if the source cannot be asked.
+    fn approvals(&self, _of: &CommitId) -> Result<Vec<ObjectId>, ObjectError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Reading with proof: everything returned hashes to the id that was asked for.
@@ -323,6 +333,11 @@ impl MemoryObjects {
 impl ObjectSource for MemoryObjects {
     fn load(&self, id: &ObjectId) -> Result<Option<Object>, ObjectError> {
         Ok(self.objects.get(id).cloned())
+    }
+
+    fn approvals(&self, of: &CommitId) -> Result<Vec<ObjectId>, ObjectError> {
+        let approves = |object: &Object| Approval::of_object(object).is_some_and(|found| found.commit == *of);
+        Ok(self.objects.iter().filter(|(_, object)| approves(object)).map(|(id, _)| *id).collect())
     }
 }
 

@@ -3,14 +3,16 @@
 //! For the server and the command line; devices have no git and use `LooseStore`. Works inside
 //! git's hooks, where new objects stand in a quarantine folder named by the environment.
 
+use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use volary_host::Cmd;
 use volary_model::CommitId;
 
+use crate::approval::{APPROVAL_REFS, read_approval_ref};
 use crate::object::{MAX_OBJECT, Object, ObjectError, ObjectId, ObjectKind, ObjectSource};
 
 /// Variables by which a caller's environment could turn git to another repository or index.
@@ -22,6 +24,10 @@ pub struct GitRepository {
     git_dir: PathBuf,
     env: Vec<(String, String)>,
     reader: Mutex<Option<BatchReader>>,
+    /// Approvals by the commit they approve; read once, since a repository is opened for one task.
+    approvals: OnceLock<HashMap<CommitId, Vec<ObjectId>>>,
+    /// Approvals that a push brings and no ref names yet.
+    arriving: Vec<(CommitId, ObjectId)>,
 }
 
 #[derive(Debug)]
@@ -54,11 +60,23 @@ impl GitRepository {
     /// # Errors
     /// As [`GitRepository::open`].
     pub fn open_with_env(path: &Path, env: Vec<(String, String)>) -> Result<Self, ObjectError> {
-        let mut repository = Self { git_dir: path.to_owned(), env, reader: Mutex::new(None) };
+        let mut repository = Self {
+            git_dir: path.to_owned(),
+            env,
+            reader: Mutex::new(None),
+            approvals: OnceLock::new(),
+            arriving: Vec::new(),
+        };
         // Asking git, not guessing: it knows work trees, bare repositories and `.git` files.
         let found = repository.bare_git().cwd(path).args(["rev-parse", "--absolute-git-dir"]).check()?;
         repository.git_dir = PathBuf::from(found.text().trim_end_matches('\n'));
         Ok(repository)
+    }
+
+    /// The same repository with approvals that a push brings.
+    pub(crate) fn with_arriving(mut self, approvals: Vec<(CommitId, ObjectId)>) -> Self {
+        self.arriving = approvals;
+        self
     }
 
     /// The repository's own folder.
@@ -115,6 +133,17 @@ impl GitRepository {
         Ok(output.text().trim().strip_prefix("refs/heads/").map(str::to_owned))
     }
 
+    fn read_approvals(&self) -> Result<HashMap<CommitId, Vec<ObjectId>>, ObjectError> {
+        let listed = self.git().args(["for-each-ref", "--format=%(refname)", APPROVAL_REFS]).check()?;
+        let mut approvals: HashMap<CommitId, Vec<ObjectId>> = HashMap::new();
+        let kept = listed.text();
+        let kept = kept.lines().filter_map(read_approval_ref).map(|(commit, _, tag)| (commit, tag));
+        for (commit, tag) in kept.chain(self.arriving.iter().cloned()) {
+            approvals.entry(commit).or_default().push(tag);
+        }
+        Ok(approvals)
+    }
+
     fn start(&self) -> Result<BatchReader, ObjectError> {
         let mut command = self.git().args(["cat-file", "--batch"]).into_std();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -135,7 +164,7 @@ impl GitRepository {
 impl ObjectSource for GitRepository {
     fn load(&self, id: &ObjectId) -> Result<Option<Object>, ObjectError> {
         // A panic elsewhere cannot leave a half-read answer: the reader is taken out while in use.
-        let mut slot = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut slot = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let mut reader = match slot.take() {
             Some(reader) => reader,
             None => self.start()?,
@@ -152,6 +181,17 @@ impl ObjectSource for GitRepository {
                 Ok(None)
             }
         }
+    }
+
+    fn approvals(&self, of: &CommitId) -> Result<Vec<ObjectId>, ObjectError> {
+        let approvals = match self.approvals.get() {
+            Some(approvals) => approvals,
+            None => {
+                let read = self.read_approvals()?;
+                self.approvals.get_or_init(|| read)
+            }
+        };
+        Ok(approvals.get(of).cloned().unwrap_or_default())
     }
 }
 

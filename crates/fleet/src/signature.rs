@@ -1,11 +1,11 @@
-//! Verifies who signed a commit, as `git verify-commit` does for SSH signatures.
+//! Verifies who signed a commit or an approval, as `git verify-commit` does for SSH signatures.
 //!
 //! The tests hold it against real git. OpenPGP and X.509 signatures are not accepted: devices
 //! would need their key rings. What the signer may do is decided in `step`.
 
 use ssh_key::{HashAlg, SshSig};
 
-use crate::commit::Commit;
+use crate::commit::{Commit, Signed};
 use crate::signers::{AllowedSigner, AllowedSigners, NAMESPACE};
 
 /// Who signed.
@@ -15,6 +15,8 @@ pub struct Signer {
     pub principals: Vec<String>,
     /// The key's SHA-256 fingerprint.
     pub fingerprint: String,
+    /// Signatures made after this time (seconds since 1970) will not count.
+    pub valid_before: Option<i64>,
 }
 
 impl Signer {
@@ -50,18 +52,48 @@ pub enum SignatureError {
         /// Its fingerprint.
         fingerprint: String,
     },
+    /// The key had expired by the time that what came before was made.
+    #[error(
+        "the key of {name} ({fingerprint}) expired before what this follows was made, so the time that it \
+         claims is not true; sign it with a key that is valid now"
+    )]
+    Expired {
+        /// Whose key.
+        name: String,
+        /// Its fingerprint.
+        fingerprint: String,
+    },
     /// The content is not what was signed.
     #[error("its signature by {0} does not fit its content; it was changed after signing")]
     Tampered(String),
 }
 
-/// Verifies the signature of a commit. The validity of keys is judged at the commit's own time,
-/// so that a key that expires later does not stop the fleet.
+/// When a signature was made, as far as that can be known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Made {
+    /// What the commit or approval itself says, in seconds since 1970.
+    pub claimed: i64,
+    /// What came before it was there at this time, whatever it claims.
+    pub not_before: i64,
+}
+
+/// Verifies the signature of a commit, by itself. The validity of keys is judged at the commit's own
+/// time, so that a key that expires later does not stop the fleet.
 ///
 /// # Errors
 /// [`SignatureError`].
 pub fn verify_commit(commit: &Commit, allowed: &AllowedSigners) -> Result<Signer, SignatureError> {
     let signed = commit.signed.as_ref().ok_or(SignatureError::Unsigned)?;
+    verify(signed, allowed, Made { claimed: commit.committer.seconds, not_before: i64::MIN })
+}
+
+/// Verifies a signature of something that follows what was made at `made.not_before`. A key that
+/// expired in between does not count, or whoever finds an old key could date a new commit back.
+pub(crate) fn verify(
+    signed: &Signed,
+    allowed: &AllowedSigners,
+    made: Made,
+) -> Result<Signer, SignatureError> {
     if !signed.armored.starts_with("-----BEGIN SSH SIGNATURE-----") {
         return Err(SignatureError::NotSsh);
     }
@@ -88,18 +120,22 @@ pub fn verify_commit(commit: &Commit, allowed: &AllowedSigners) -> Result<Signer
     let Some(first) = listed.peek().copied() else {
         return Err(SignatureError::UnknownKey(fingerprint));
     };
-    let Some(signer) = listed.find(|signer| is_valid(signer, commit.committer.seconds)) else {
+    let mut in_time = listed.filter(|signer| is_valid(signer, made.claimed)).peekable();
+    let Some(one) = in_time.peek().copied() else {
         return Err(SignatureError::OutsideValidity { name: first.principals[0].clone(), fingerprint });
+    };
+    let Some(signer) = in_time.find(|signer| !signer.has_expired(made.not_before)) else {
+        return Err(SignatureError::Expired { name: one.principals[0].clone(), fingerprint });
     };
     signer
         .key
         .verify(NAMESPACE, &signed.payload, &signature)
         .map_err(|_| SignatureError::Tampered(signer.principals[0].clone()))?;
-    Ok(Signer { principals: signer.principals.clone(), fingerprint })
+    Ok(Signer { principals: signer.principals.clone(), fingerprint, valid_before: signer.valid_before })
 }
 
 fn is_valid(signer: &AllowedSigner, time: i64) -> bool {
     signer.namespaces.as_ref().is_none_or(|names| names.iter().any(|name| name == NAMESPACE))
         && signer.valid_after.is_none_or(|after| time >= after)
-        && signer.valid_before.is_none_or(|before| time <= before)
+        && !signer.has_expired(time)
 }

@@ -3,6 +3,8 @@
 //! The format is that of ssh-keygen(1), "ALLOWED SIGNERS". What each signer may do is in
 //! `volary.yml` and decided in `step`.
 
+use std::collections::HashMap;
+
 use ssh_key::PublicKey;
 use ssh_key::public::KeyData;
 
@@ -34,6 +36,11 @@ impl AllowedSigner {
     pub fn fingerprint(&self) -> String {
         self.key.fingerprint(ssh_key::HashAlg::Sha256).to_string()
     }
+
+    /// True if the key is no longer valid at a time, in seconds since 1970.
+    pub(crate) fn has_expired(&self, time: i64) -> bool {
+        self.valid_before.is_some_and(|before| time > before)
+    }
 }
 
 /// The parsed file.
@@ -41,6 +48,44 @@ impl AllowedSigner {
 pub struct AllowedSigners {
     /// Its lines in their order.
     pub signers: Vec<AllowedSigner>,
+}
+
+/// How [`RootSigners`] say that more people than one must have signed.
+const QUORUM: &str = "# quorum:";
+
+/// What a device believes before it has accepted any commit: signers, and how many of them must
+/// have signed. The text is one that OpenSSH reads too: the number stands in a comment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootSigners {
+    /// The signers.
+    pub signers: AllowedSigners,
+    /// How many different people of them must have signed.
+    pub quorum: u32,
+}
+
+impl RootSigners {
+    /// Parses the text that came with the device.
+    ///
+    /// # Errors
+    /// [`SignersError`] with the line.
+    pub fn parse(text: &str) -> Result<Self, SignersError> {
+        let signers = AllowedSigners::parse(text)?;
+        let mut quorum = 1;
+        for (index, line) in text.lines().enumerate() {
+            if let Some(number) = line.trim().strip_prefix(QUORUM) {
+                let wrong = || "the quorum is no number; write `# quorum: 2`".to_owned();
+                quorum =
+                    number.trim().parse().map_err(|_| SignersError { line: index + 1, reason: wrong() })?;
+            }
+        }
+        Ok(Self { signers, quorum })
+    }
+
+    /// The text for these lines of allowed_signers.
+    pub fn to_text(lines: &[&str], quorum: u32) -> String {
+        let first = if quorum > 1 { format!("{QUORUM} {quorum}\n") } else { String::new() };
+        format!("{first}{}\n", lines.join("\n"))
+    }
 }
 
 /// A line that cannot be used. The whole file is then refused: guessing who may sign is worse.
@@ -75,10 +120,34 @@ impl AllowedSigners {
         Ok(Self { signers })
     }
 
+    /// Which lines belong to one person: a number for each line, the same for the same person. Lines
+    /// are of one person if they share a name or a key, also by way of others in between: who is
+    /// counted must be somebody else for certain.
+    pub(crate) fn people(&self) -> Vec<usize> {
+        let mut person: Vec<usize> = (0..self.signers.len()).collect();
+        let mut names: HashMap<String, usize> = HashMap::new();
+        for (line, signer) in self.signers.iter().enumerate() {
+            let key = std::iter::once(format!(" {}", signer.fingerprint()));
+            for name in signer.principals.iter().cloned().chain(key) {
+                let other = *names.entry(name).or_insert(line);
+                let (a, b) = (root(&person, line), root(&person, other));
+                person[a.max(b)] = a.min(b);
+            }
+        }
+        (0..person.len()).map(|line| root(&person, line)).collect()
+    }
+
     /// True if some line names this principal.
     pub fn knows(&self, principal: &str) -> bool {
         self.signers.iter().any(|signer| signer.principals.iter().any(|name| name == principal))
     }
+}
+
+fn root(parents: &[usize], mut line: usize) -> usize {
+    while parents[line] != line {
+        line = parents[line];
+    }
+    line
 }
 
 fn signer(line: &str, number: usize) -> Result<AllowedSigner, String> {
@@ -228,6 +297,34 @@ mod tests {
         assert_eq!(signers[1].namespaces.as_deref().unwrap(), ["git", "file"]);
         assert_eq!(signers[1].valid_after, Some(1_577_836_800));
         assert_eq!(signers[1].valid_before, Some(1_609_459_200));
+    }
+
+    #[test]
+    fn the_root_of_trust_says_how_many() {
+        let line = format!("alice {KEY}");
+        let check = |text: &str, quorum: u32| {
+            assert_eq!(RootSigners::parse(text).unwrap().quorum, quorum, "{text}");
+        };
+        check(&RootSigners::to_text(&[&line], 1), 1);
+        check(&RootSigners::to_text(&[&line], 3), 3);
+        check(&format!("# people\n{line}"), 1);
+        assert_eq!(RootSigners::parse(&format!("{line}\n# quorum: x")).unwrap_err().line, 2);
+        assert!(RootSigners::parse("# quorum: 2\n").is_err());
+    }
+
+    #[test]
+    fn lines_of_one_person_are_known_by_name_and_by_key() {
+        let other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB3Hp4Oc2sOQGZFeB0cFfOmZ9Ws0kmOmoVH2NWDDkxsF";
+        let third = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1aUBNhxXHZxLj4/CVjdWrXkNVtNhZFOzsoHdHzd9sV";
+        let check = |lines: &[String], expected: &[usize]| {
+            let signers = AllowedSigners::parse(&lines.join("\n")).unwrap();
+            assert_eq!(signers.people(), expected, "{lines:?}");
+        };
+        check(&[format!("alice {KEY}"), format!("bob {other}")], &[0, 1]);
+        check(&[format!("alice {KEY}"), format!("bob {other}"), format!("alice {third}")], &[0, 1, 0]);
+        check(&[format!("alice {KEY}"), format!("bob {KEY}")], &[0, 0]);
+        // A third line tells that the first two are one person.
+        check(&[format!("a {KEY}"), format!("b {other}"), format!("b,a {third}")], &[0, 0, 0]);
     }
 
     #[test]

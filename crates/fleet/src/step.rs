@@ -2,7 +2,7 @@
 //!
 //! One function for the server's hook, the command line and the device. The rules for a step
 //! stand in the commit *before* it, which was accepted already; so a commit can change who signs
-//! the next one, never who signed itself. Nothing is written and no clock is read here.
+//! the next one, and how many, never who signed itself. Nothing is written and no clock is read here.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -11,8 +11,10 @@ use volary_model::{CommitId, StageName};
 use crate::commit::Commit;
 use crate::diff::changed_files;
 use crate::object::{ObjectError, ObjectId, ObjectSource, ReadObjects};
+use crate::quorum::{Ballot, electorate};
+use crate::refusal::{NAMED, Refusal, Shortage};
 use crate::rules::{Rules, RulesError};
-use crate::signature::{SignatureError, Signer, verify_commit};
+use crate::signature::{Made, SignatureError, Signer, verify};
 use crate::signers::AllowedSigners;
 
 /// A trailer of a promotion's message that binds it to one stage: `Volary-Stage: canary`. A merge
@@ -20,19 +22,20 @@ use crate::signers::AllowedSigners;
 pub const STAGE_TRAILER: &str = "Volary-Stage";
 
 /// More steps at once than any stage makes; a bound against endless histories.
-const MAX_STEPS: usize = 100_000;
-
-/// How many differing paths a refusal names.
-const NAMED_PATHS: usize = 3;
+pub(crate) const MAX_STEPS: usize = 100_000;
 
 /// What the caller has accepted before.
 #[derive(Debug, Clone, Copy)]
 pub enum Start<'a> {
-    /// Nothing on this stage yet: the tip must be signed by one of these.
+    /// Nothing on any stage yet: the tip must be signed by these.
     First {
         /// The root of trust, which came by another way than the repository.
         signers: &'a AllowedSigners,
+        /// How many different people of them must have signed; more if the tip itself says so.
+        quorum: u32,
     },
+    /// Nothing on this stage yet, and this commit of another stage: its rules for this one count.
+    From(&'a CommitId),
     /// This commit; it and its rules are trusted.
     After(&'a CommitId),
 }
@@ -53,147 +56,18 @@ pub struct Step {
     pub commit: CommitId,
     /// Who signed it.
     pub signer: Signer,
+    /// Who approved it beside, one signature for each person; empty where one is enough.
+    pub approvals: Vec<Signer>,
     /// The commit of the stage before that it merged; `None` on the first stage.
     pub merged: Option<CommitId>,
-}
-
-/// Why a tip is not accepted. Each message tells a person what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// The signature is missing or does not count.
-    #[error("commit {} is refused: {cause}", .commit.short())]
-    Signature {
-        /// The commit.
-        commit: CommitId,
-        /// What is wrong with it.
-        cause: SignatureError,
-    },
-    /// The signer may not sign for this stage.
-    #[error(
-        "commit {} is signed by {signer}, who may not sign for {stage}; `signers:` in volary.yml allows {}",
-        .commit.short(), .allowed.join(", ")
-    )]
-    NotAllowed {
-        /// The commit.
-        commit: CommitId,
-        /// Who signed.
-        signer: String,
-        /// The stage.
-        stage: StageName,
-        /// Who may.
-        allowed: Vec<String>,
-    },
-    /// A stage with `from` got a commit that is no promotion.
-    #[error(
-        "commit {} is not a merge of {from} into {stage}, and {stage} takes nothing else; \
-         use `volary promote --from {from} --to {stage}`", .commit.short()
-    )]
-    NotAMerge {
-        /// The commit.
-        commit: CommitId,
-        /// The stage.
-        stage: StageName,
-        /// The stage it takes merges from.
-        from: StageName,
-    },
-    /// The merge changed something.
-    #[error(
-        "the merge {} does not have exactly the files of {}, which it promotes to {stage}{}; \
-         make the change on the first stage and use `volary promote`",
-        .commit.short(), .merged.short(), paths_text(.paths)
-    )]
-    TreeDiffers {
-        /// The merge.
-        commit: CommitId,
-        /// What it merged.
-        merged: CommitId,
-        /// The stage.
-        stage: StageName,
-        /// The first paths that differ; empty where the files themselves are not at hand.
-        paths: Vec<String>,
-    },
-    /// The merge promotes something older than the one before it.
-    #[error(
-        "the merge {} takes {stage} back: {} does not contain {}, which {stage} has already; \
-         undo a change with `git revert` on the first stage and promote that",
-        .commit.short(), .merged.short(), .before.short()
-    )]
-    GoesBack {
-        /// The merge.
-        commit: CommitId,
-        /// The stage.
-        stage: StageName,
-        /// What it merged.
-        merged: CommitId,
-        /// What was there before.
-        before: CommitId,
-    },
-    /// The merge was signed for another stage.
-    #[error("commit {} was signed for stage {found}, not for {stage}", .commit.short())]
-    OtherStage {
-        /// The commit.
-        commit: CommitId,
-        /// The stage.
-        stage: StageName,
-        /// The stage in its trailer.
-        found: String,
-    },
-    /// The tip is older than what was accepted.
-    #[error("{} is older than {}, which {stage} has already; a stage never goes back", .tip.short(), .accepted.short())]
-    Older {
-        /// The tip.
-        tip: CommitId,
-        /// What was accepted.
-        accepted: CommitId,
-        /// The stage.
-        stage: StageName,
-    },
-    /// The accepted commit is not in the tip's history.
-    #[error(
-        "{} does not follow from {}, which {stage} has already: the branch was rewritten; \
-         put the new work on top of it instead", .tip.short(), .accepted.short()
-    )]
-    Rewritten {
-        /// The tip.
-        tip: CommitId,
-        /// What was accepted.
-        accepted: CommitId,
-        /// The stage.
-        stage: StageName,
-    },
-    /// `volary.yml` does not know the stage.
-    #[error("there is no stage {stage} in volary.yml of commit {}", .commit.short())]
-    UnknownStage {
-        /// The stage.
-        stage: StageName,
-        /// Where it was looked for.
-        commit: CommitId,
-    },
-    /// The tip's own rules could not judge the next commit.
-    #[error("commit {} is refused, because nothing could follow it: {cause}", .commit.short())]
-    Rules {
-        /// The commit.
-        commit: CommitId,
-        /// What is wrong.
-        cause: RulesError,
-    },
-    /// More commits than can be looked at.
-    #[error("there are more than {MAX_STEPS} commits after the accepted one")]
-    TooMany,
-    /// An object cannot be read.
-    #[error(transparent)]
-    Object(#[from] ObjectError),
-}
-
-fn paths_text(paths: &[String]) -> String {
-    if paths.is_empty() { String::new() } else { format!(" (different: {})", paths.join(", ")) }
 }
 
 /// Verifies that a stage may go to `tip`.
 ///
 /// Walks the first parents back to what was accepted, then judges each step forward: signed by a
-/// key that the commit before allows for this stage; on a stage with `from`, a merge whose files
-/// are exactly those of its second parent, which itself contains what was merged before.
+/// key that the commit before allows for this stage, and approved by as many further people as it
+/// asks for; on a stage with `from`, a merge whose files are exactly those of its second parent, which
+/// itself contains what was merged before.
 ///
 /// # Errors
 /// [`Refusal`], the first one on the way forward.
@@ -203,44 +77,41 @@ pub fn verify_advance(
     start: Start<'_>,
     tip: &CommitId,
 ) -> Result<Advance, Refusal> {
-    let tip_rules = || {
-        Rules::at(objects, tip).map_err(|cause| match cause {
-            RulesError::Object(error) => Refusal::Object(error),
-            cause => Refusal::Rules { commit: tip.clone(), cause },
-        })
-    };
+    if matches!(start, Start::After(accepted) if accepted == tip) {
+        return Ok(Advance { tip: tip.clone(), steps: Vec::new() });
+    }
+    let mut judge = Judge::begin(objects, stage, start, tip)?;
     let mut steps = Vec::new();
     match start {
-        Start::First { signers } => {
-            let rules = Rules { config: tip_rules()?.config, signers: signers.clone() };
-            let commit = objects.commit(tip)?;
-            steps.push(verify_step(objects, &rules, stage, &commit, None)?);
-        }
-        Start::After(accepted) if accepted == tip => {}
+        Start::First { .. } | Start::From(_) => steps.push(judge.step(&objects.commit(tip)?, None)?),
         Start::After(accepted) => {
-            let path = path_from(objects, stage, accepted, tip)?;
-            let mut rules = Rules::at(objects, accepted)
-                .map_err(|cause| Refusal::Rules { commit: accepted.clone(), cause })?;
             let mut before = objects.commit(accepted)?;
-            for commit in path {
-                steps.push(verify_step(objects, &rules, stage, &commit, Some(&before))?);
-                match Rules::in_tree(objects, &commit.tree) {
-                    Ok(next) => rules = next,
-                    Err(RulesError::Object(error)) => return Err(error.into()),
-                    // A mistake that a later commit repaired: the last good rules go on.
-                    Err(
-                        RulesError::Absent { .. }
-                        | RulesError::NotText { .. }
-                        | RulesError::Config(_)
-                        | RulesError::Signers(_),
-                    ) => {}
-                }
+            for commit in path_from(objects, stage, accepted, tip)? {
+                steps.push(judge.step(&commit, Some(&before))?);
+                judge.accept(&commit)?;
                 before = commit;
             }
-            tip_rules()?;
         }
     }
+    can_go_on(stage, tip, &rules_of_tip(objects, tip)?, objects.commit(tip)?.committer.seconds)?;
     Ok(Advance { tip: tip.clone(), steps })
+}
+
+fn rules_of_tip(objects: &dyn ObjectSource, tip: &CommitId) -> Result<Rules, Refusal> {
+    Rules::at(objects, tip).map_err(|cause| match cause {
+        RulesError::Object(error) => Refusal::Object(error),
+        cause => Refusal::Rules { commit: tip.clone(), cause },
+    })
+}
+
+/// A tip after which too few people could sign would be the last one for ever.
+fn can_go_on(stage: &StageName, tip: &CommitId, rules: &Rules, time: i64) -> Result<(), Refusal> {
+    let needed = rules.config.quorum_of(stage);
+    let people = electorate(rules, stage, time);
+    if people >= usize::try_from(needed).expect("32 bits fit") {
+        return Ok(());
+    }
+    Err(Refusal::DeadEnd { commit: tip.clone(), stage: stage.clone(), needed, people })
 }
 
 /// The commits after `accepted` up to `tip` along first parents, oldest first.
@@ -286,43 +157,147 @@ fn not_reached(
     })
 }
 
-fn verify_step(
-    objects: &dyn ObjectSource,
-    rules: &Rules,
-    stage: &StageName,
-    commit: &Commit,
-    before: Option<&Commit>,
-) -> Result<Step, Refusal> {
-    let id = &commit.id;
-    let known = rules.config.stage(stage);
-    let known = known.ok_or_else(|| Refusal::UnknownStage { stage: stage.clone(), commit: id.clone() })?;
-    let signer = verify_commit(commit, &rules.signers)
-        .map_err(|cause| Refusal::Signature { commit: id.clone(), cause })?;
-    if !rules.config.may_sign(stage, &signer.principals) {
-        return Err(Refusal::NotAllowed {
-            commit: id.clone(),
-            signer: signer.name().to_owned(),
-            stage: stage.clone(),
-            allowed: rules.config.signers.get(stage).cloned().unwrap_or_default(),
-        });
+/// Who judges the next step.
+struct Judge<'a> {
+    objects: &'a dyn ObjectSource,
+    stage: &'a StageName,
+    /// The rules before that step.
+    rules: Rules,
+    /// At least so many people must have signed.
+    least: u32,
+    /// The newest time of what was accepted, as it claims itself, in seconds since 1970.
+    seen: i64,
+}
+
+impl<'a> Judge<'a> {
+    fn begin(
+        objects: &'a dyn ObjectSource,
+        stage: &'a StageName,
+        start: Start<'_>,
+        tip: &CommitId,
+    ) -> Result<Self, Refusal> {
+        match start {
+            Start::First { signers, quorum } => {
+                let rules = Rules { config: rules_of_tip(objects, tip)?.config, signers: signers.clone() };
+                let least = rules.config.quorum_of(stage).max(quorum);
+                Ok(Self { objects, stage, rules, least, seen: i64::MIN })
+            }
+            Start::From(commit) | Start::After(commit) => {
+                let rules = Rules::at(objects, commit)
+                    .map_err(|cause| Refusal::Rules { commit: commit.clone(), cause })?;
+                let seen = objects.commit(commit)?.committer.seconds;
+                Ok(Self { objects, stage, least: rules.config.quorum_of(stage), rules, seen })
+            }
+        }
     }
-    let merged = match &known.from {
-        None => None,
-        // A fleet's very first commit is where all its stages begin.
-        Some(_) if before.is_none() && commit.parents.is_empty() => None,
-        Some(from) => Some(verify_promotion(objects, stage, from, commit, before)?),
-    };
-    // Only a promotion is bound: a merge brought back to the first stage is an ordinary commit.
-    if let (Some(found), true) = (commit.trailer(STAGE_TRAILER), known.from.is_some())
-        && found != stage.as_str()
-    {
-        return Err(Refusal::OtherStage {
-            commit: id.clone(),
-            stage: stage.clone(),
-            found: found.to_owned(),
-        });
+
+    fn step(&self, commit: &Commit, before: Option<&Commit>) -> Result<Step, Refusal> {
+        let (id, stage) = (&commit.id, self.stage);
+        let known = self.rules.config.stage(stage);
+        let known =
+            known.ok_or_else(|| Refusal::UnknownStage { stage: stage.clone(), commit: id.clone() })?;
+        let refused = |cause| Refusal::Signature { commit: id.clone(), cause };
+        let signed = commit.signed.as_ref().ok_or_else(|| refused(SignatureError::Unsigned))?;
+        let not_before = self.not_before(commit)?;
+        let made = Made { claimed: commit.committer.seconds, not_before };
+        let signer = verify(signed, &self.rules.signers, made).map_err(refused)?;
+        if !self.rules.config.may_sign(stage, &signer.principals) {
+            return Err(Refusal::NotAllowed {
+                commit: id.clone(),
+                signer: signer.name().to_owned(),
+                stage: stage.clone(),
+                allowed: self.rules.config.signers.get(stage).cloned().unwrap_or_default(),
+            });
+        }
+        let merged = match &known.from {
+            None => None,
+            // A fleet's very first commit is where all its stages begin.
+            Some(_) if before.is_none() && commit.parents.is_empty() => None,
+            Some(from) => Some(verify_promotion(self.objects, stage, from, commit, before)?),
+        };
+        // Only a promotion is bound: a merge brought back to the first stage is an ordinary commit.
+        if let (Some(found), true) = (commit.trailer(STAGE_TRAILER), known.from.is_some())
+            && found != stage.as_str()
+        {
+            return Err(Refusal::OtherStage {
+                commit: id.clone(),
+                stage: stage.clone(),
+                found: found.to_owned(),
+            });
+        }
+        let approvals = self.quorum(commit, merged.as_ref(), &signer, not_before)?;
+        Ok(Step { commit: id.clone(), signer, approvals, merged })
     }
-    Ok(Step { commit: id.clone(), signer, merged })
+
+    /// A commit was made after its parents, and after everything that was accepted before it.
+    fn not_before(&self, commit: &Commit) -> Result<i64, ObjectError> {
+        let mut newest = self.seen;
+        for parent in &commit.parents {
+            // On a device the history ends where its first fetch began.
+            if let Some(parent) = self.objects.find_commit(parent)? {
+                newest = newest.max(parent.committer.seconds);
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Who approved the commit beside its signer, if that must be somebody and is enough.
+    fn quorum(
+        &self,
+        commit: &Commit,
+        merged: Option<&CommitId>,
+        signer: &Signer,
+        not_before: i64,
+    ) -> Result<Vec<Signer>, Refusal> {
+        if self.least <= 1 {
+            return Ok(Vec::new());
+        }
+        let ballot = Ballot {
+            objects: self.objects,
+            rules: &self.rules,
+            stage: self.stage,
+            commit,
+            merged,
+            not_before,
+        };
+        let count = ballot.count(signer)?;
+        if count.approvals.len() + 1 >= usize::try_from(self.least).expect("32 bits fit") {
+            return Ok(count.approvals);
+        }
+        let signed = std::iter::once(signer).chain(&count.approvals);
+        let shortage = Shortage {
+            needed: self.least,
+            signed: signed.map(|signer| signer.name().to_owned()).collect(),
+            missing: count.missing,
+            approve: merged.unwrap_or(&commit.id).clone(),
+            unusable: count.unusable,
+        };
+        Err(Refusal::Quorum {
+            commit: commit.id.clone(),
+            stage: self.stage.clone(),
+            shortage: Box::new(shortage),
+        })
+    }
+
+    /// From here on the rules of this commit count.
+    fn accept(&mut self, commit: &Commit) -> Result<(), Refusal> {
+        self.seen = self.seen.max(commit.committer.seconds);
+        match Rules::in_tree(self.objects, &commit.tree) {
+            Ok(rules) => {
+                self.least = rules.config.quorum_of(self.stage);
+                self.rules = rules;
+                Ok(())
+            }
+            Err(RulesError::Object(error)) => Err(error.into()),
+            // A mistake that a later commit repaired: the last good rules go on.
+            Err(
+                RulesError::Absent { .. }
+                | RulesError::NotText { .. }
+                | RulesError::Config(_)
+                | RulesError::Signers(_),
+            ) => Ok(()),
+        }
+    }
 }
 
 fn verify_promotion(
@@ -365,7 +340,7 @@ fn verify_promotion(
 
 /// On a device the older folders may not be there; then the refusal names no paths.
 fn differing_paths(objects: &dyn ObjectSource, old: &ObjectId, new: &ObjectId) -> Vec<String> {
-    changed_files(objects, old, new, NAMED_PATHS)
+    changed_files(objects, old, new, NAMED)
         .map(|changes| changes.into_iter().map(|change| change.path).collect())
         .unwrap_or_default()
 }

@@ -17,7 +17,7 @@ use crate::tree::{EntryKind, Tree, entry_at, join};
 /// All commits that `want` reaches and `have` does not, each with its root folder, its signers and
 /// its `volary.yml`; for `want` also the folders and files that differ from `have`, except
 /// `host_vars` of other hosts. Without `have`, or if this repository does not know it: only the
-/// commit `want`, its direct parents, and all its folders and files.
+/// commit `want`, its direct parents, and all its folders and files. Approvals come with their commits.
 ///
 /// # Errors
 /// [`ObjectError`] if an object cannot be read.
@@ -45,6 +45,7 @@ pub fn device_objects(
         // With its parents a promotion can be compared with what was promoted.
         None => wanted.parents.iter().for_each(|parent| list.add(parent.into())),
     }
+    add_approvals(objects, &mut list)?;
     let old = known.as_ref().map(|known| &known.tree);
     add_changed(objects, &wanted.tree, old, "", device, &mut list)?;
     Ok(list.ids)
@@ -112,6 +113,14 @@ impl List {
             self.ids.push(id);
         }
     }
+}
+
+/// The approvals of the commits in the list, which are still all that is in it but for rules.
+fn add_approvals(objects: &dyn ObjectSource, list: &mut List) -> Result<(), ObjectError> {
+    for id in list.ids.clone() {
+        objects.approvals(&id.to_commit())?.into_iter().for_each(|tag| list.add(tag));
+    }
+    Ok(())
 }
 
 fn add_rules(objects: &dyn ObjectSource, root: &ObjectId, list: &mut List) -> Result<(), ObjectError> {

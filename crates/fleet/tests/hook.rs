@@ -266,3 +266,85 @@ fn lines_that_are_no_updates_are_refused() {
         assert!(line.parse::<RefUpdate>().is_err(), "{line}");
     }
 }
+
+/// A hosted fleet in which two must sign for development, and what is pushed there.
+fn two_for_development(last: &str) -> Hosted {
+    let hosted = Hosted::three_stages();
+    let fleet = &hosted.fleet;
+    let old = volary_host::read_to_string(&fleet.work().join("volary.yml")).unwrap();
+    fleet.write("volary.yml", &format!("{old}\nquorum: {{ development: 2 }}\n"));
+    fleet.new_key("carol", &["-t", "ed25519"]);
+    let signers = volary_host::read_to_string(&fleet.work().join(".volary/allowed_signers")).unwrap();
+    fleet.write(".volary/allowed_signers", &(signers + &fleet.signer_line("carol", last)));
+    fleet.commit("alice", "Two for development");
+    hosted.accepted(&["master"]);
+    hosted
+}
+
+#[test]
+fn approvals_are_taken_with_what_they_approve_or_before() {
+    let hosted = two_for_development("");
+    let fleet = &hosted.fleet;
+    let work = fleet.commit("alice", "Work");
+    hosted.refused(&["master"], "development needs 2 different people");
+    hosted.accepted(&["master:refs/heads/next"]);
+    let tag = fleet.approve("bob", &work, "development");
+    let approval = format!("refs/approvals/{work}/development/{tag}");
+    hosted.accepted(&["master", &approval]);
+    hosted.refused(&[&format!(":{approval}")], "is on development already");
+    // And first the approval, then the branch.
+    let more = fleet.commit("alice", "More");
+    hosted.accepted(&["master:refs/heads/next"]);
+    let tag = fleet.approve("bob", &more, "development");
+    let approval = format!("refs/approvals/{more}/development/{tag}");
+    hosted.accepted(&[&approval]);
+    hosted.accepted(&[&format!(":{approval}")]);
+    hosted.refused(&["master"], "development needs 2");
+    hosted.accepted(&[&approval]);
+    hosted.accepted(&["master"]);
+}
+
+#[test]
+fn what_is_no_approval_is_not_kept_as_one() {
+    let hosted = two_for_development("valid-before=\"20240101Z\"");
+    let fleet = &hosted.fleet;
+    let work = fleet.commit("alice", "Work");
+    let tag = fleet.approve("bob", &work, "development");
+    let refs = |commit: &str, stage: &str, tag: &str| format!("{tag}:refs/approvals/{commit}/{stage}/{tag}");
+    let (tag, commit) = (tag.to_string(), work.as_str());
+    let other = fleet.tip("master~1");
+    hosted.refused(&[&format!("{tag}:refs/approvals/x")], "make one with: volary approve");
+    hosted.refused(&[&refs(commit, "nowhere", &tag)], "there is no stage nowhere");
+    hosted.refused(&[&refs(commit, "canary", &tag)], "it approves");
+    hosted.refused(&[&refs(other.as_str(), "development", &tag)], "it approves");
+    hosted.refused(&[&format!("{tag}:refs/approvals/{commit}/development/{commit}")], "must name the tag");
+    hosted.refused(&[&refs(commit, "development", commit)], "not a valid tag");
+    let stranger = fleet.approve("mallory", &work, "development").to_string();
+    hosted.refused(&[&refs(commit, "development", &stranger)], "not in .volary/allowed_signers");
+    let late = fleet.approve("carol", &work, "development").to_string();
+    hosted.refused(&[&refs(commit, "development", &late)], "the key of carol@example.com has expired");
+    let text = fleet.tag_as_approval("bob", &work, "development", "Looks good\n").to_string();
+    hosted.refused(&[&refs(commit, "development", &text)], "has no line Volary-Tree");
+    hosted.accepted(&[&refs(commit, "development", &tag)]);
+}
+
+#[test]
+fn times_that_are_not_true_are_refused() {
+    let hosted = Hosted::three_stages();
+    let fleet = &hosted.fleet;
+    fleet.at(4_000_000_000);
+    fleet.commit("alice", "From the future");
+    hosted.refused(&["master"], "is dated in the future");
+    fleet.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+    fleet.at(1_700_100_000);
+    let line = fleet.signer_line("alice", "valid-before=\"20240101Z\"") + &fleet.signer_line("bob", "");
+    fleet.write(".volary/allowed_signers", &line);
+    fleet.commit("bob", "An end for alice's key");
+    hosted.accepted(&["master"]);
+    // In time by its own date, and pushed years later.
+    fleet.commit("alice", "Found an old key");
+    hosted.refused(&["master"], "signed with a key of alice@example.com that has expired");
+    fleet.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+    fleet.commit("bob", "With a key that is valid");
+    hosted.accepted(&["master"]);
+}

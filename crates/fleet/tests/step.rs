@@ -135,7 +135,7 @@ fn the_first_commit_needs_the_signers_that_came_with_the_device() {
     let (fleet, root) = three_stages();
     let first = |name: &str, signers: &str, tip: &CommitId| {
         let signers = AllowedSigners::parse(signers).unwrap();
-        verify_advance(&fleet.repository(), &stage(name), Start::First { signers: &signers }, tip)
+        verify_advance(&fleet.repository(), &stage(name), Start::First { signers: &signers, quorum: 1 }, tip)
     };
     let alice = fleet.signer_line("alice", "");
     first("development", &alice, &root).unwrap();

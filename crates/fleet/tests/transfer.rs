@@ -67,7 +67,8 @@ fn a_first_fetch_has_everything_but_other_hosts() {
     let secret = entry_at(&repository, &tree, "host_vars/prod-1.yml").unwrap().unwrap().id;
     assert!(device.store.find(&secret).unwrap().is_none());
     let signers = AllowedSigners::parse(&fleet.signer_line("alice", "")).unwrap();
-    verify_advance(&device.store, &stage("development"), Start::First { signers: &signers }, &tip).unwrap();
+    verify_advance(&device.store, &stage("development"), Start::First { signers: &signers, quorum: 1 }, &tip)
+        .unwrap();
 }
 
 #[test]
@@ -98,7 +99,7 @@ fn a_device_verifies_promotions_with_what_it_got() {
     device.fetch(&fleet, &old, None);
     let name = stage("canary");
     let signers = AllowedSigners::parse(&fleet.signer_line("alice", "")).unwrap();
-    verify_advance(&device.store, &name, Start::First { signers: &signers }, &old).unwrap();
+    verify_advance(&device.store, &name, Start::First { signers: &signers, quorum: 1 }, &old).unwrap();
     let mut accepted = old;
     for round in 0..3 {
         fleet.checkout("master");

@@ -155,15 +155,21 @@ pub(crate) fn suite_at(
     Ok((suite, config.poll))
 }
 
-/// The gates of merging into a stage: those that stand in the stage's branch before the merge, so
-/// that no merge can open the gate that it goes through.
+/// The gates of merging `commit` into a stage: those that stand in the stage's branch before the
+/// merge, so that no merge can open the gate that it goes through. None if the merge stops the
+/// stage: then no device changes, and a stop must not wait.
 pub(crate) fn gates_into(
     repository: &GitRepository,
     to: &StageName,
     base: Option<&CommitId>,
+    commit: &CommitId,
     otherwise: &FleetConfig,
 ) -> Gates {
-    let own = base.and_then(|base| Rules::at(repository, base).ok()).map(|rules| rules.config);
+    let config_at = |commit| Rules::at(repository, commit).ok().map(|rules| rules.config);
+    if config_at(commit).is_some_and(|config| config.stop_of(to).is_some()) {
+        return Gates::default();
+    }
+    let own = base.and_then(config_at);
     own.as_ref().filter(|config| config.stage(to).is_some()).unwrap_or(otherwise).gates_of(to)
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn of_merge(
 ) -> Result<Vec<Verdict>, GateError> {
     let stage = config.stage(to).ok_or_else(|| GateError::NoStage(to.clone()))?;
     let base = repository.branch(&stage.branch)?;
-    let asked = fleet_view::gates_into(repository, to, base.as_ref(), config);
+    let asked = fleet_view::gates_into(repository, to, base.as_ref(), commit, config);
     // Most stages of most fleets have no gates; then nothing needs to be opened.
     if asked == volary_fleet::Gates::default() {
         return Ok(Vec::new());
@@ -100,7 +100,7 @@ impl Question<'_> {
         let stage = self.config.stage(to).ok_or_else(no_stage)?;
         let from = stage.from.as_ref().and_then(|from| self.config.stage(from)).ok_or_else(no_stage)?;
         let base = self.repository.branch(&stage.branch)?;
-        let asked = fleet_view::gates_into(self.repository, to, base.as_ref(), self.config);
+        let asked = fleet_view::gates_into(self.repository, to, base.as_ref(), commit, self.config);
         let (suite, _) =
             fleet_view::suite_at(self.repository, commit, to, self.config).map_err(GateError::Fleet)?;
         let release = match suite {

@@ -5,9 +5,11 @@ use volary_api::join::JoinToken;
 use volary_api::v1::device::{Outcome, Report};
 use volary_api::v1::fleet::{Accept, DeviceToken, NewDeviceToken};
 use volary_api::v1::status::Device;
+use volary_fleet::RootSigners;
 use volary_model::{DeviceName, StageName};
 
-use super::{encode, status};
+use super::fleet::read_fleet;
+use super::{approve, encode, status};
 use crate::config::Connection;
 use crate::failure::Failure;
 use crate::out::{Out, Tone, ago, ago_or_dash, bytes};
@@ -107,6 +109,16 @@ fn compare(token: &DeviceToken, connection: &Connection, out: &Out) -> Result<()
         out.note("the signers in the token are those that the server names; inside a clone of the fleet repository they are compared with it");
         return Ok(());
     };
+    let fleet = read_fleet(&work)?;
+    let root = RootSigners::parse(&token.signers).map_err(anyhow::Error::from)?;
+    if root.quorum < fleet.quorum_of(&token.stage) {
+        return Err(lie(&format!(
+            "{} as enough to sign for {}, and volary.yml asks for {}",
+            approve::people(root.quorum),
+            token.stage,
+            fleet.quorum_of(&token.stage)
+        )));
+    }
     let known = volary_host::read_to_string(&work.root().join(volary_fleet::SIGNERS_FILE))?;
     let known: Vec<&str> = known.lines().map(str::trim).collect();
     let is_key = |line: &&str| !line.is_empty() && !line.starts_with('#');

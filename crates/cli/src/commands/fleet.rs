@@ -170,7 +170,7 @@ pub fn bump(args: &BumpArgs, connection: &Connection, out: &Out) -> Result<(), F
     Ok(())
 }
 
-fn read_fleet(work: &WorkDir) -> Result<FleetConfig, Failure> {
+pub(super) fn read_fleet(work: &WorkDir) -> Result<FleetConfig, Failure> {
     let text = volary_host::read_to_string(&work.root().join("volary.yml"))?;
     FleetConfig::parse(&text).map_err(|error| anyhow!("volary.yml:{error}").into())
 }
@@ -203,13 +203,14 @@ pub fn promote(args: &PromoteArgs, connection: &Connection, out: &Out) -> Result
     if args.dry_run {
         return Ok(());
     }
-    if !args.yes && !confirmed(&promotion)? {
+    let question = format!("merge this into {}? [y/N] ", promotion.to);
+    if !args.yes && !confirmed(&question, "merge")? {
         return Err(Failure::no("nothing was merged", None));
     }
     merge(&work, &config, &promotion, &branch, &trailers, out)
 }
 
-fn stage_names(fleet: &FleetConfig) -> String {
+pub(super) fn stage_names(fleet: &FleetConfig) -> String {
     let names: Vec<String> = fleet.stages.iter().map(|stage| stage.name.to_string()).collect();
     names.join(", ")
 }
@@ -235,6 +236,10 @@ fn merge(
         promotion.from, promotion.to, promotion.commit, promotion.to
     );
     let commit = work.merge_commit(config, base, &promotion.commit, &message)?;
+    // What the server's hook and each device will say, before anything is sent.
+    if let Err(refusal) = work.verify_step(&promotion.to, base, &commit)? {
+        return Err(Failure::no(refusal.to_string(), None));
+    }
     work.push(commit.as_str(), branch)?;
     let devices = text::count(promotion.devices.len(), "device");
     out.line(format!("{branch} is at {}; {devices} will follow", commit.short()));
@@ -275,14 +280,15 @@ fn answer_gates(verdicts: &[Verdict], overrides: &[String]) -> Result<String, Fa
     }
 }
 
-fn confirmed(promotion: &Promotion) -> Result<bool, Failure> {
+/// Asks a person. `verb` is what would be done without asking.
+pub(super) fn confirmed(question: &str, verb: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::with_help(
             anyhow!("nobody is there to ask"),
-            "add --yes to merge without asking",
+            format!("add --yes to {verb} without asking"),
         ));
     }
-    eprint_question(&format!("merge this into {}? [y/N] ", promotion.to));
+    eprint_question(question);
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -323,7 +329,7 @@ fn show(promotion: &Promotion, out: &Out) {
     out.line("");
 }
 
-fn list(items: &[String], nothing: &str, out: &Out) {
+pub(super) fn list(items: &[String], nothing: &str, out: &Out) {
     if items.is_empty() {
         out.line(nothing);
     }

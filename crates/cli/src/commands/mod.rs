@@ -1,5 +1,6 @@
 //! One file for each group of commands.
 
+pub mod approve;
 pub mod archive;
 pub mod archive_export;
 pub mod archive_import;

@@ -1,6 +1,7 @@
 //! The commands as people type them, against a real server.
 
 mod keys;
+mod quorum;
 mod support;
 mod upkeep;
 mod uploads;

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use volary_fleet::{GitRepository, TemplateValues, write_template};
+use volary_fleet::{GitRepository, ObjectId, TemplateValues, approval_message, approval_ref, write_template};
 use volary_host::{Cmd, Output};
 use volary_model::{CommitId, DeviceName, StageName};
 
@@ -115,6 +115,29 @@ impl Fleet {
         }
         self.tick();
         command.check().unwrap().text().trim().parse().unwrap()
+    }
+
+    /// Approves a commit for a stage with a signed tag, as `volary approve` does.
+    pub fn approve(&self, who: &str, commit: &CommitId, stage_name: &str) -> ObjectId {
+        let tree: ObjectId =
+            self.git(&["rev-parse", &format!("{commit}^{{tree}}")]).text().trim().parse().unwrap();
+        let message = approval_message(commit, &tree, &stage(stage_name));
+        self.tag_as_approval(who, commit, stage_name, &message)
+    }
+
+    /// A signed tag with any message, kept as an approval.
+    pub fn tag_as_approval(&self, who: &str, commit: &CommitId, stage_name: &str, message: &str) -> ObjectId {
+        self.signing(who)
+            .args(["tag", "-s", "--cleanup=verbatim", "-F", "-", "approval", commit.as_str()])
+            .stdin(message)
+            .check()
+            .unwrap();
+        self.tick();
+        let tag: ObjectId = self.git(&["rev-parse", "refs/tags/approval"]).text().trim().parse().unwrap();
+        let name = approval_ref(commit, &stage(stage_name), &tag);
+        self.git(&["update-ref", &name, &tag.to_string()]);
+        self.git(&["tag", "--delete", "approval"]);
+        tag
     }
 
     fn record(&self, who: &str, args: &[&str]) -> CommitId {

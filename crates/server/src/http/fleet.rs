@@ -13,7 +13,7 @@ use volary_api::v1::fleet::{
     Accept, DeviceToken, NewDeviceToken, NewToken, Promotion, Role, Token, TokenSecret, Verdict,
 };
 use volary_api::v1::status::Device;
-use volary_fleet::{ReadObjects, Rules, RulesError, SIGNERS_FILE, file_at};
+use volary_fleet::{ReadObjects, RootSigners, Rules, RulesError, SIGNERS_FILE, file_at};
 use volary_model::{CommitId, DeviceName, StageName};
 
 use crate::app::App;
@@ -199,7 +199,7 @@ fn signers_at(layout: &crate::Layout, commit: &CommitId, stage: &StageName) -> R
         return Err(Refusal::conflict(format!("nobody in {SIGNERS_FILE} may sign for {stage}"))
             .help("mend `signers` in volary.yml; volary check shows what is wrong"));
     }
-    Ok(kept.join("\n") + "\n")
+    Ok(RootSigners::to_text(&kept, rules.config.quorum_of(stage)))
 }
 
 /// `GET /api/v1/tokens`.
