@@ -122,6 +122,16 @@ impl NewFile {
         kept.and_then(|()| self.file.persist(&self.path).map_err(|error| error.error)).map_err(failed)?;
         sync_dir(folder_of(&self.path))
     }
+
+    /// Gives it its name without a flush, for callers that write many files and flush the file
+    /// system once: until then a power cut may leave it empty under its name.
+    ///
+    /// # Errors
+    /// [`FileError`] with the path; what was there is then untouched.
+    pub fn keep_unflushed(self) -> Result<(), FileError> {
+        let persisted = self.file.persist(&self.path).map_err(|error| error.error);
+        persisted.map(drop).map_err(FileError::at("write", &self.path))
+    }
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -6,18 +6,14 @@
 
 #![warn(missing_docs)]
 
+mod clock;
 mod cmd;
 mod file;
 mod lock;
 
+pub use clock::{boot_id, now, set_clock, since_boot};
 pub use cmd::{Cmd, CmdError, Output, Stop, tail};
 pub use file::{
     FileError, NewFile, create_dir, read, read_to_string, remove_if_exists, sync_dir, write_atomic,
 };
 pub use lock::{Lock, LockError};
-
-/// The time now. A function of its own so that callers outside tests have one place to look for
-/// where real time enters.
-pub fn now() -> jiff::Timestamp {
-    jiff::Timestamp::now()
-}
