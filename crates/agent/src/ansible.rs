@@ -13,6 +13,7 @@ use volary_host::{
 };
 use volary_model::{CommitId, DeviceName, InvalidName, StageName};
 
+use crate::checkpoint;
 use crate::paths::Paths;
 
 /// How long reading the inventory may take: 100,000 hosts in one file take half a minute of
@@ -222,8 +223,11 @@ impl Ansible<'_> {
         let text = serde_json::to_vec(variables).expect("variables are text");
         write_atomic(&file, &text, 0o600)?;
         remove_if_exists(&self.paths.events())?;
-        let ended = self
-            .command("ansible-playbook")
+        let mut command = self.command("ansible-playbook");
+        if let Some(made) = checkpoint::made_file(self.paths) {
+            command = command.env("VOLARY_MADE", made);
+        }
+        let ended = command
             .args(["--inventory", self.inventory()?, "--connection", "local", "--limit", self.name.as_str()])
             .args(["--extra-vars", &format!("@{}", file.display())])
             .args(options)
@@ -231,6 +235,7 @@ impl Ansible<'_> {
             .env("ANSIBLE_CALLBACK_PLUGINS", &plugins)
             .env("ANSIBLE_RETRY_FILES_ENABLED", "False")
             .env("VOLARY_EVENTS", self.paths.events())
+            .env(crate::undo::MARK, "yes")
             .timeout(limit)
             .check_lines(progress);
         let events = events(&read_to_string(&self.paths.events()).unwrap_or_default());

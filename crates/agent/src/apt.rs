@@ -378,7 +378,8 @@ pub fn install(arguments: &[String]) -> Result<(), CmdError> {
 }
 
 fn noninteractive(cmd: Cmd) -> Cmd {
-    cmd.env("DEBIAN_FRONTEND", "noninteractive")
+    cmd.env(crate::undo::MARK, "yes")
+        .env("DEBIAN_FRONTEND", "noninteractive")
         .env("APT_LISTCHANGES_FRONTEND", "none")
         .env("NEEDRESTART_SUSPEND", "1")
         .env("LC_ALL", "C.UTF-8")

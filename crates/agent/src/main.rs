@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use lexopt::prelude::{Long, Short, Value};
 use volary_agent::agent::{Agent, AgentError};
+use volary_agent::by_hand::{self, ByHandError};
+use volary_agent::checkpoint::keep::{self, KeepError};
 use volary_agent::config::{Config, ConfigError};
 use volary_agent::enroll::{self, Ending, EnrollError, Wanted};
 use volary_agent::http::HttpError;
@@ -14,7 +16,7 @@ use volary_agent::ledger::Ledger;
 use volary_agent::paths::Paths;
 use volary_agent::spool::Spool;
 use volary_agent::status::Status;
-use volary_agent::{daemon, log, units, work};
+use volary_agent::{daemon, log, rescue, units, work};
 use volary_api::join::JoinToken;
 use volary_device::{Event, Hold, Phase, Rest};
 use volary_host::now;
@@ -35,7 +37,11 @@ volary-agent: follows a branch of a fleet repository
                                 no convergence begins until it is released, or for that long
   volary-agent release          ends a hold
   volary-agent status [--json]  what this device is and how its last convergence ended
+  volary-agent confirm          ends the confirmation of a change early: it stays
+  volary-agent revert [--yes]   undoes the last change, confirmed or not
   volary-agent version
+
+For systemd and apt: volary-agent rescue [--boot], volary-agent keep-packages
 
 SIGHUP makes the daemon converge now.
 
@@ -72,6 +78,12 @@ enum MainError {
     Enroll(#[from] EnrollError),
     #[error(transparent)]
     Agent(#[from] AgentError),
+    #[error(transparent)]
+    ByHand(#[from] ByHandError),
+    #[error(transparent)]
+    Keep(#[from] KeepError),
+    #[error("standard input: {0}")]
+    Input(#[from] std::io::Error),
 }
 
 fn main() -> ExitCode {
@@ -89,7 +101,11 @@ fn main() -> ExitCode {
                 MainError::Agent(AgentError::Config(ConfigError::NotEnrolled)) => Exit::NotEnrolled,
                 MainError::Agent(AgentError::Busy(_)) => Exit::Busy,
                 MainError::Enroll(EnrollError::Http(error)) => exit_of(&error),
-                MainError::Enroll(_) | MainError::Agent(_) => Exit::Failed,
+                MainError::Enroll(_)
+                | MainError::Agent(_)
+                | MainError::ByHand(_)
+                | MainError::Keep(_)
+                | MainError::Input(_) => Exit::Failed,
             }
         }
     };
@@ -134,6 +150,15 @@ fn run() -> Result<Exit, MainError> {
             tell_machine(&paths, Event::Released)
         }
         "status" => status(&paths, parser),
+        "rescue" => rescue_from_outside(&paths, parser),
+        "keep-packages" => keep_packages(&paths, parser),
+        "revert" => revert(&paths, parser),
+        "confirm" => {
+            nothing_more(parser)?;
+            by_hand::confirm(&paths)?;
+            log::say("the change is confirmed");
+            Ok(Exit::Good)
+        }
         "version" => {
             nothing_more(parser)?;
             log::print(format!("volary-agent {}", env!("CARGO_PKG_VERSION")));
@@ -352,4 +377,50 @@ fn status(paths: &Paths, parser: lexopt::Parser) -> Result<Exit, MainError> {
         log::print(status.text());
     }
     Ok(Exit::Good)
+}
+
+/// The dead man's own command; it never needs the ledger or the configuration.
+fn rescue_from_outside(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let at_boot = match parser.next()? {
+        None => false,
+        Some(Long("boot")) => {
+            nothing_more(parser)?;
+            true
+        }
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    rescue::run(paths, at_boot).map_err(ByHandError::from)?;
+    Ok(Exit::Good)
+}
+
+/// apt tells on standard input what it is about to do.
+fn keep_packages(paths: &Paths, parser: lexopt::Parser) -> Result<Exit, MainError> {
+    nothing_more(parser)?;
+    let mut input = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut input)?;
+    keep::run(paths, &String::from_utf8_lossy(&input))?;
+    Ok(Exit::Good)
+}
+
+fn revert(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let yes = match parser.next()? {
+        None => false,
+        Some(Long("yes")) => {
+            nothing_more(parser)?;
+            true
+        }
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    let change = by_hand::last_change(paths)?;
+    if !yes {
+        log::say(format!("this undoes {change}"));
+        log::say("help: volary-agent revert --yes");
+        return Ok(Exit::Usage);
+    }
+    match by_hand::revert(paths)? {
+        Some(undone) if undone.could_not.is_empty() => Ok(Exit::Good),
+        Some(_) => Ok(Exit::Failed),
+        // The rest follows with the boot.
+        None => Ok(Exit::Good),
+    }
 }

@@ -8,6 +8,7 @@ use volary_model::CommitId;
 /// The folders and files of the agent.
 #[derive(Debug, Clone)]
 pub struct Paths {
+    root: PathBuf,
     etc: PathBuf,
     state: PathBuf,
     run: PathBuf,
@@ -18,11 +19,28 @@ impl Paths {
     /// The paths below `root`, which is `/` on a device.
     pub fn below(root: &Path) -> Self {
         Self {
+            root: root.to_owned(),
             etc: root.join("etc/volary"),
             state: root.join("var/lib/volary"),
             run: root.join("run/volary"),
             dpkg: root.join("var/lib/dpkg"),
         }
+    }
+
+    /// A path of the device, as a program on it names it, below this root.
+    pub fn on_device(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// True on a device: its kernel, its systemd and its apt may be touched. A root of its own has
+    /// files only.
+    pub fn is_device(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    /// What the device was before the last changes, and everything that the rescue needs.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.state.join("checkpoint")
     }
 
     /// Makes the folders. The state is for root alone: fleet variables may be secret.

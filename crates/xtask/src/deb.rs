@@ -46,6 +46,7 @@ pub fn build(workspace: &Workspace, args: &AgentDebArgs) -> anyhow::Result<PathB
             "conffiles" | "triggers" => install(&file, &control_dir.join(&name), 0o644)?,
             "copyright" => install(&file, &tree.join("usr/share/doc/volary-agent/copyright"), 0o644)?,
             _ if is_unit(&name) => install(&file, &tree.join("usr/lib/systemd/system").join(&name), 0o644)?,
+            "apt.conf" => install(&file, &tree.join("etc/apt/apt.conf.d/50volary-agent"), 0o644)?,
             _ if name.ends_with(".md") => {}
             _ => bail!("{}: it is not known where this file goes in the package", file.display()),
         }

@@ -9,6 +9,8 @@ DOCUMENTATION = """
     short_description: tells the Volary agent what a playbook did
     description:
       - Appends one line of JSON for each failed or changed task to the file in VOLARY_EVENTS.
+      - Appends one line for each path that a task changed to the file in VOLARY_MADE, and whether
+        the task found nothing there before, for an undo.
 """
 
 import json
@@ -29,6 +31,8 @@ class CallbackModule(CallbackBase):
         super().__init__(*args, **kwargs)
         path = os.environ.get("VOLARY_EVENTS")
         self.file = open(path, "a", encoding="utf-8") if path else None
+        path = os.environ.get("VOLARY_MADE")
+        self.made = open(path, "a", encoding="utf-8") if path else None
 
     def tell(self, event, **fields):
         if self.file:
@@ -57,8 +61,21 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_ok(self, result):
         if answer(result).get("changed"):
             self.task("changed", result)
+        self.note_paths(result)
+
+    def note_paths(self, result):
+        if not self.made:
+            return
+        found = answer(result)
+        for item in found.get("results") or [found]:
+            if isinstance(item, dict) and item.get("changed"):
+                for path in paths_of(item):
+                    line = {"path": path, "created": was_created(item)}
+                    self.made.write(json.dumps(line) + "\n")
+        self.made.flush()
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
+        self.note_paths(result)
         if not ignore_errors:
             self.task("failed", result)
 
@@ -73,6 +90,35 @@ class CallbackModule(CallbackBase):
 def answer(result):
     found = getattr(result, "result", None)
     return found if isinstance(found, dict) else result._result
+
+
+def paths_of(found):
+    args = (found.get("invocation") or {}).get("module_args") or {}
+    named = [found.get("dest"), found.get("path"), args.get("dest"), args.get("path")]
+    named = [path for path in named if isinstance(path, str) and path.startswith("/")]
+    # The result names the file, the arguments perhaps only the folder that it was put into.
+    return list(dict.fromkeys(path.rstrip("/") or "/" for path in named[:1]))
+
+
+def was_created(found):
+    """True only if the module says that nothing was there before."""
+    diffs = found.get("diff") or []
+    for diff in diffs if isinstance(diffs, list) else [diffs]:
+        if not isinstance(diff, dict):
+            continue
+        before = diff.get("before")
+        if isinstance(before, dict) and before.get("state") == "absent":
+            return True
+        # copy and template show the file that they replace with its name, or say that it is large
+        # or not text.
+        known = diff.get("before_header") or diff.get("dst_binary") or diff.get("dst_larger")
+        if before == "" and "after" in diff and not known:
+            return True
+    # git tells the commit that was there, get_url the checksum.
+    for key in ("before", "checksum_dest"):
+        if key in found and found[key] is None:
+            return True
+    return False
 
 
 def message_of(result):

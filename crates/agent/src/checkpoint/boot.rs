@@ -1,0 +1,160 @@
+//! What of the rescue lives outside of the agent: a copy of the program, the dead man's timer of
+//! this boot, and the unit that looks after each boot. All of it belongs to PID 1, so it outlives
+//! the agent, its unit and its package.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use volary_host::{Cmd, CmdError, FileError, create_dir, read, read_to_string, sync_dir, write_atomic};
+
+use crate::paths::Paths;
+use crate::units;
+
+/// The unit of the boot, which the agent writes itself: a package can be removed.
+pub const UNIT_FILE: &str = "/etc/systemd/system/volary-rescue-boot.service";
+
+/// What enables it.
+pub const LINK: &str = "/etc/systemd/system/sysinit.target.wants/volary-rescue-boot.service";
+
+/// The name of the timer and its service.
+const TIMER: &str = "volary-rescue";
+
+/// Before the network, so that its files are right when it comes up; and not waited for by
+/// `sysinit.target`, since systemd must be able to work for what an undo starts.
+const UNIT: &str = "\
+[Unit]
+Description=Undo of a change by Volary that was not confirmed
+Documentation=man:volary-agent(8)
+DefaultDependencies=no
+RequiresMountsFor=/var/lib/volary/checkpoint /etc /usr
+After=local-fs.target systemd-remount-fs.service
+Before=systemd-sysctl.service nftables.service netfilter-persistent.service network-pre.target shutdown.target
+Wants=network-pre.target
+Conflicts=shutdown.target
+ConditionPathExists=|/var/lib/volary/checkpoint/armed.json
+ConditionPathExists=|/var/lib/volary/checkpoint/undoing.json
+
+[Service]
+Type=oneshot
+ExecStart=/var/lib/volary/checkpoint/rescue/volary-agent rescue --boot
+TimeoutStartSec=30min
+OOMScoreAdjust=-900
+
+[Install]
+WantedBy=sysinit.target
+";
+
+/// How soon after its end the rescue is started again: it ends only early if it was killed.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Where the copy of the program is that runs the undo.
+pub fn program(paths: &Paths) -> PathBuf {
+    paths.checkpoint().join("rescue/volary-agent")
+}
+
+/// Copies the running program for the rescue, unless the copy is the same.
+///
+/// # Errors
+/// [`FileError`].
+pub fn copy_program(paths: &Paths) -> Result<(), FileError> {
+    let (own, copy) = (Path::new("/proc/self/exe"), program(paths));
+    let length = |path: &Path| fs::metadata(path).map(|meta| meta.len()).ok();
+    let bytes = read(own)?;
+    // Read only if it may be the same: the program has some megabytes.
+    let is_same = length(&copy) == Some(bytes.len() as u64) && read(&copy).is_ok_and(|there| there == bytes);
+    let executable = fs::metadata(&copy).is_ok_and(|meta| meta.permissions().mode() & 0o777 == 0o700);
+    if is_same && executable {
+        return Ok(());
+    }
+    create_dir(copy.parent().expect("the program is in a folder"))?;
+    write_atomic(&copy, &bytes, 0o700)
+}
+
+/// Writes and enables the unit of the boot. Needs no reload: systemd reads it at the next boot.
+///
+/// # Errors
+/// [`FileError`].
+pub fn install(paths: &Paths) -> Result<(), FileError> {
+    let file = paths.on_device(Path::new(UNIT_FILE));
+    if read_to_string(&file).ok().as_deref() != Some(UNIT) {
+        create_dir(file.parent().expect("a unit is in a folder"))?;
+        write_atomic(&file, UNIT.as_bytes(), 0o644)?;
+    }
+    let link = paths.on_device(Path::new(LINK));
+    let target = Path::new("../volary-rescue-boot.service");
+    if fs::read_link(&link).ok().as_deref() != Some(target) {
+        let folder = link.parent().expect("a link is in a folder");
+        create_dir(folder)?;
+        volary_host::remove_if_exists(&link)?;
+        symlink(target, &link).map_err(FileError::at("link", &link))?;
+        sync_dir(folder)?;
+    }
+    Ok(())
+}
+
+/// Starts the dead man's timer of this boot: the rescue looks after `grace` for the first time and
+/// stays until there is nothing to look after. Where systemd does not run there is none.
+///
+/// # Errors
+/// [`CmdError`].
+pub fn start_timer(paths: &Paths, grace: Duration) -> Result<(), CmdError> {
+    if !paths.is_device() || !units::is_booted() {
+        return Ok(());
+    }
+    stop_timer(paths);
+    let after = format!("--on-active={}", grace.as_secs().max(1));
+    let again = format!("--on-unit-inactive={}", AGAIN.as_secs());
+    Cmd::new("systemd-run")
+        .args(["--quiet", "--no-block", "--collect", "--unit", TIMER, &after, &again])
+        .args(["--description", "Undo of a change by Volary that is not confirmed in time"])
+        .args(["--timer-property", "AccuracySec=1s", "--timer-property", "IgnoreOnIsolate=yes"])
+        .args(["--property", "OOMScoreAdjust=-900", "--property", "IgnoreOnIsolate=yes"])
+        .args(["--property", "KillMode=mixed", "--property", "TimeoutStopSec=30min"])
+        .arg(program(paths))
+        .arg("rescue")
+        .check()
+        .map(drop)
+}
+
+/// Stops it. That it is not there, or that systemd is not, is fine: without an armed checkpoint
+/// the rescue does nothing.
+pub fn stop_timer(paths: &Paths) {
+    if !paths.is_device() || !units::is_booted() {
+        return;
+    }
+    let timer = format!("{TIMER}.timer");
+    let _ = Cmd::new("systemctl").args(["stop", "--quiet", &timer]).run();
+    let _ = Cmd::new("systemctl").args(["reset-failed", "--quiet", &timer, TIMER]).run();
+}
+
+/// True if the timer of this boot waits or works.
+pub fn timer_runs(paths: &Paths) -> bool {
+    if !paths.is_device() || !units::is_booted() {
+        return true;
+    }
+    let timer = format!("{TIMER}.timer");
+    Cmd::new("systemctl")
+        .args(["is-active", "--quiet", &timer])
+        .run()
+        .is_ok_and(|ended| ended.status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rescue_is_put_in_place_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        for _ in 0..2 {
+            copy_program(&paths).unwrap();
+            install(&paths).unwrap();
+        }
+        assert_eq!(read(&program(&paths)).unwrap(), read(Path::new("/proc/self/exe")).unwrap());
+        let link = dir.path().join(LINK.trim_start_matches('/'));
+        assert_eq!(read_to_string(&link).unwrap(), UNIT, "the link leads to the unit");
+    }
+}

@@ -1,0 +1,154 @@
+//! The dead man: run by a timer and at each boot, from a copy of the program outside of the agent.
+//! What it decides is `volary_device::rescue`; this looks, waits and undoes. It needs the folder of
+//! checkpoints and nothing else: not the ledger, not the agent, not its package.
+
+use std::time::Duration;
+
+use volary_host::{Cmd, boot_id};
+
+use crate::checkpoint::boot;
+use crate::checkpoint::store::{By, Reason, Store, StoreError, boot_seconds};
+use volary_device::{Armed, Cause, Observed, Rescue, rescue};
+use crate::log;
+use crate::path::{self, Proof};
+use crate::paths::Paths;
+use crate::undo::{self, Ended, How};
+use crate::units;
+
+/// How long it sleeps at most before it looks again: a person who confirms by hand is noticed.
+const NAP: Duration = Duration::from_secs(15);
+
+/// Looks after the armed checkpoint until there is none, or it is undone.
+///
+/// # Errors
+/// [`StoreError`]; the timer starts it again.
+pub fn run(paths: &Paths, at_boot: bool) -> Result<(), StoreError> {
+    loop {
+        // Short, since somebody who undoes right now is the better one to do it.
+        let store = Store::open(paths)?;
+        let armed = match store.armed() {
+            Ok(armed) => armed,
+            Err(error @ StoreError::Invalid { .. }) => {
+                log::say(error.to_string());
+                return undo_unreadable(paths, &store, at_boot);
+            }
+            Err(error) => return Err(error),
+        };
+        let undoing = store.undoing()?;
+        let (seen, said) = observe(&store, armed.as_ref(), undoing.is_some(), at_boot)?;
+        match rescue(armed.as_ref(), &seen) {
+            Rescue::Nothing => match armed {
+                None => {
+                    boot::stop_timer(paths);
+                    return Ok(());
+                }
+                Some(armed) if at_boot => {
+                    let left = armed.deadline.saturating_sub(seen.clock);
+                    return start_timer(paths, Duration::from_secs(left));
+                }
+                Some(armed) => {
+                    drop(store);
+                    let left = Duration::from_secs(armed.deadline.saturating_sub(seen.clock));
+                    std::thread::sleep(left.clamp(Duration::from_secs(1), NAP));
+                }
+            },
+            Rescue::Extend(armed) => {
+                store.arm(&armed)?;
+                if at_boot {
+                    log::say(format!(
+                        "commit {} was not confirmed before the device was switched off: it has {} s",
+                        armed.target.commit.short(),
+                        armed.grace
+                    ));
+                    let grace = Duration::from_secs(armed.grace);
+                    return start_timer(paths, grace);
+                }
+            }
+            Rescue::Undo(cause) => {
+                let by = if at_boot { By::Boot } else { By::Timer };
+                let reason = reason(cause, &said);
+                let Some(undoing) = store.claim(by, reason)? else { return Ok(()) };
+                let ended = undo::run(paths, &store, undoing, How { at_boot, by_agent: false })?;
+                drop(store);
+                if matches!(ended, Ended::Undone(_)) {
+                    start_agent(paths, at_boot);
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn start_timer(paths: &Paths, grace: Duration) -> Result<(), StoreError> {
+    if let Err(error) = boot::start_timer(paths, grace) {
+        // The agent still looks after its deadline itself.
+        log::say(error.to_string());
+    }
+    Ok(())
+}
+
+/// What is seen now, and why the path does not work.
+fn observe(
+    store: &Store,
+    armed: Option<&Armed>,
+    undoing: bool,
+    at_boot: bool,
+) -> Result<(Observed, String), StoreError> {
+    let mut seen =
+        Observed { clock: boot_seconds(), boot: boot_id(), agent_alive: false, path_works: false, undoing };
+    let mut said = String::new();
+    let Some(armed) = armed else { return Ok((seen, said)) };
+    // What is not needed is not looked at: a beginning of TLS each few seconds is not for nothing.
+    if undoing || at_boot || seen.clock < armed.deadline {
+        seen.agent_alive = true;
+        return Ok((seen, said));
+    }
+    seen.agent_alive = agent_is_alive();
+    let path = store.manifest(&armed.checkpoint)?.path;
+    match path::probe(&path.server, &path.ca) {
+        Proof::Works { .. } => seen.path_works = true,
+        Proof::Broken { reason } => said = reason,
+    }
+    Ok((seen, said))
+}
+
+/// True if the agent's unit runs and nobody asked it to end. One that is asked to and cannot is as
+/// good as gone: the change that runs in it may be what stopped it.
+pub fn agent_is_alive() -> bool {
+    let asked = Cmd::new("systemctl").args(["is-active", units::AGENT]).run();
+    asked.is_ok_and(|output| output.text().trim() == "active")
+}
+
+fn reason(cause: Cause, path_said: &str) -> Reason {
+    let message =
+        if path_said.is_empty() { cause.text().to_owned() } else { format!("{}: {path_said}", cause.text()) };
+    Reason {
+        cause,
+        step: "confirm".to_owned(),
+        what: if cause == Cause::PathLost { "path".to_owned() } else { String::new() },
+        message,
+        journal: units::journal(units::AGENT),
+    }
+}
+
+/// A record that cannot be read says that a change began and not which: the last checkpoint it is.
+fn undo_unreadable(paths: &Paths, store: &Store, at_boot: bool) -> Result<(), StoreError> {
+    let Some(id) = store.ids().pop() else { return Ok(()) };
+    let target = store.manifest(&id)?.target;
+    let undoing = store.claim_confirmed(&id, &target, reason(Cause::Unconfirmed, "its record is damaged"))?;
+    undo::run(paths, store, undoing, How { at_boot, by_agent: false })?;
+    start_agent(paths, at_boot);
+    Ok(())
+}
+
+/// Starts the agent that is back. Somebody may have masked it for this boot.
+pub fn start_agent(paths: &Paths, at_boot: bool) {
+    if !paths.is_device() || !units::is_booted() {
+        return;
+    }
+    let systemctl = |args: &[&str]| drop(Cmd::new("systemctl").args(args).run());
+    systemctl(&["unmask", "--runtime", units::AGENT]);
+    systemctl(&["reset-failed", units::AGENT]);
+    let start = ["restart", "--no-block", units::AGENT];
+    if at_boot { systemctl(&["start", "--no-block", units::AGENT]) } else { systemctl(&start) }
+}
