@@ -14,6 +14,7 @@ use volary_device::{Effect, Event, Outcome, Phase, State, Target, Urge, step};
 use volary_host::{FileError, Lock, LockError, now, read};
 use volary_model::Architecture;
 
+use crate::checkpoint::{self, Lifeline};
 use crate::config::{Config, ConfigError};
 use crate::daemon;
 use crate::facts::{self, FactsError};
@@ -39,6 +40,8 @@ pub struct Agent {
     etag: Option<String>,
     spool: Spool,
     ending: Arc<Ending>,
+    /// Proves that the device can be reached while a change is applied.
+    pub(crate) lifeline: Option<Lifeline>,
 }
 
 /// What the thread that hears signals and the one that works tell each other.
@@ -96,6 +99,7 @@ impl Agent {
             hands_over: true,
             etag: None,
             ending: Arc::default(),
+            lifeline: None,
         })
     }
 
@@ -141,7 +145,7 @@ impl Agent {
             let mut reply = None;
             for effect in effects {
                 match effect {
-                    Effect::Record => ledger.save(&self.state)?,
+                    Effect::Record => self.record(&mut ledger)?,
                     Effect::Wait(until) => return Ok(until),
                     Effect::Tell => self.tell(),
                     Effect::Ask => reply = Some(self.ask()),
@@ -151,6 +155,7 @@ impl Agent {
                         reply = Some(self.uninterrupted(|agent| transaction::checkpoint(agent, &work)));
                     }
                     Effect::Apply(work, step) => {
+                        transaction::go_on(self);
                         reply = Some(self.uninterrupted(|agent| work::apply(agent, &work, step)));
                     }
                     // A new version of the agent has to show itself that it works.
@@ -175,6 +180,18 @@ impl Agent {
             }
             event = reply.expect("the machine ends each step with a wait or a question");
         }
+    }
+
+    /// Writes the state. If the disk is full while a change waits to be confirmed, what is kept for
+    /// its undo makes room: that something failed must be written down so that it is undone.
+    fn record(&self, ledger: &mut Ledger) -> Result<(), AgentError> {
+        let Err(error) = ledger.save(&self.state) else { return Ok(()) };
+        if !checkpoint::is_armed(&self.paths) {
+            return Err(error.into());
+        }
+        log::say(format!("{error}; the reserve for an undo is given up"));
+        checkpoint::release_reserve(&self.paths);
+        Ok(ledger.save(&self.state)?)
     }
 
     /// The event that the agent starts with.

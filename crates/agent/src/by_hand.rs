@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use volary_host::write_atomic;
 
 use crate::checkpoint::store::{self, By, Reason, Store, StoreError};
-use volary_device::{Cause, Mode};
 use crate::paths::Paths;
 use crate::rescue;
 use crate::undo::{self, Ended, How, Undone};
+use volary_device::{Cause, Mode};
 
 /// How long the agent may take to see that a person confirmed: it looks with each watch.
 const NOTICE: Duration = Duration::from_secs(30);

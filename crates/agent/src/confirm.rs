@@ -77,7 +77,7 @@ impl<'a> Judge<'a> {
                     "the clock is {} s off since the change, so no certificate of the server is valid",
                     seen.clock_off
                 );
-                return Err(failure(Step::Units, "clock", message));
+                return Err(failure(Step::Path, "clock", message));
             }
             Some(Proof::Works { .. }) => self.path_worked_late |= seen.after * 3 >= self.within * 2,
             Some(Proof::Broken { reason }) => self.path_said.clone_from(reason),
@@ -102,7 +102,7 @@ impl<'a> Judge<'a> {
         };
         let message =
             format!("the server cannot be reached any more, and before the change it could: {said}");
-        Err(failure(Step::Units, "path", message))
+        Err(failure(Step::Path, "", message))
     }
 
     fn broken_unit(&self, now: &BTreeMap<String, UnitWas>) -> Option<Failure> {
@@ -144,19 +144,28 @@ fn failure(step: Step, what: &str, message: String) -> Failure {
 /// Runs the fleet's checks.
 pub type Checks<'a> = &'a mut dyn FnMut() -> Vec<CheckResult>;
 
-/// Watches for `left` of the time to confirm `within`. `unwatched` are units that had failed
+/// How long a change is watched.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    /// Altogether.
+    pub within: Duration,
+    /// What is left of it: less if the agent was started anew meanwhile.
+    pub left: Duration,
+}
+
+/// Watches a change for what is left of its time. `unwatched` are units that had failed
 /// before; `ask` tells what somebody wants meanwhile.
 ///
 /// # Errors
 /// [`Failure`] with what does not hold, and the end of its journal.
 pub fn watch(
     before: &Manifest,
-    within: Duration,
-    left: Duration,
+    span: &Span,
     unwatched: &BTreeSet<String>,
     checks: Checks<'_>,
     ask: &dyn Fn() -> Asked,
 ) -> Result<Watched, Failure> {
+    let Span { within, left } = *span;
     let mut judge = Judge::new(before, within);
     let begun = Instant::now();
     let pause = pause(within);

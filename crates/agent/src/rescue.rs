@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use volary_host::{Cmd, boot_id};
 
-use crate::checkpoint::boot;
 use crate::checkpoint::store::{By, Reason, Store, StoreError, boot_seconds};
-use volary_device::{Armed, Cause, Observed, Rescue, rescue};
+use crate::checkpoint::{boot, release_reserve};
 use crate::log;
 use crate::path::{self, Proof};
 use crate::paths::Paths;
 use crate::undo::{self, Ended, How};
 use crate::units;
+use volary_device::{Armed, Cause, Observed, Rescue, rescue};
 
 /// How long it sleeps at most before it looks again: a person who confirms by hand is noticed.
 const NAP: Duration = Duration::from_secs(15);
@@ -53,30 +53,46 @@ pub fn run(paths: &Paths, at_boot: bool) -> Result<(), StoreError> {
                 }
             },
             Rescue::Extend(armed) => {
-                store.arm(&armed)?;
+                if let Err(error) = store.arm(&armed) {
+                    // On a full disk nobody can say any more that all is well.
+                    log::say(error.to_string());
+                    release_reserve(paths);
+                    let reason = reason(Cause::Unconfirmed, &error.to_string());
+                    return undo_now(paths, store, reason, at_boot);
+                }
                 if at_boot {
                     log::say(format!(
                         "commit {} was not confirmed before the device was switched off: it has {} s",
                         armed.target.commit.short(),
                         armed.grace
                     ));
-                    let grace = Duration::from_secs(armed.grace);
-                    return start_timer(paths, grace);
+                    return start_timer(paths, Duration::from_secs(armed.grace));
                 }
             }
-            Rescue::Undo(cause) => {
-                let by = if at_boot { By::Boot } else { By::Timer };
-                let reason = reason(cause, &said);
-                let Some(undoing) = store.claim(by, reason)? else { return Ok(()) };
-                let ended = undo::run(paths, &store, undoing, How { at_boot, by_agent: false })?;
-                drop(store);
-                if matches!(ended, Ended::Undone(_)) {
-                    start_agent(paths, at_boot);
-                }
-                return Ok(());
-            }
+            Rescue::Undo(cause) => return undo_now(paths, store, reason(cause, &said), at_boot),
+            // It has its reason from when it was begun.
+            Rescue::Finish => return undo_now(paths, store, reason(Cause::Unconfirmed, &said), at_boot),
         }
     }
+}
+
+fn undo_now(paths: &Paths, store: Store, reason: Reason, at_boot: bool) -> Result<(), StoreError> {
+    let by = if at_boot { By::Boot } else { By::Timer };
+    let undoing = match store.claim(by, reason.clone()) {
+        Err(StoreError::File(error)) => {
+            log::say(error.to_string());
+            release_reserve(paths);
+            store.claim(by, reason)?
+        }
+        claimed => claimed?,
+    };
+    let Some(undoing) = undoing else { return Ok(()) };
+    let ended = undo::run(paths, &store, undoing, How { at_boot, by_agent: false })?;
+    drop(store);
+    if matches!(ended, Ended::Undone(_)) {
+        start_agent(paths, at_boot);
+    }
+    Ok(())
 }
 
 fn start_timer(paths: &Paths, grace: Duration) -> Result<(), StoreError> {

@@ -1,51 +1,254 @@
-//! Confirm or undo: the effects around a change of the device.
-//!
-//! Here is what the machine asks for; how a checkpoint is taken, how the path is tried and how a
-//! device is put back belong to modules of their own, which plug in here.
+//! Confirm or undo: the effects around a change of the device. Here the parts are put together: the
+//! checkpoint, the lifeline, the watch and the undo are modules of their own, and the machine of
+//! `volary-device` says which comes when.
 
-use volary_device::{Cause, Event, Failure, Undone, UndoneBy, Work};
-use volary_host::now;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use volary_device::{Cause, Event, Failure, Step, Undone, UndoneBy, Work};
 
 use crate::agent::Agent;
+use crate::by_hand;
+use crate::checkpoint::manifest::{Manifest, PathWas};
+use crate::checkpoint::store::{By, Reason, Store, StoreError, Undoing};
+use crate::checkpoint::{self, CheckpointError, Lifeline, Times, Wanted};
+use crate::confirm::{self, Asked, Watched};
 use crate::paths::Paths;
-use crate::work;
+use crate::undo::{self, Ended, How};
+use crate::{health, log, path, units};
+
+/// How many units and parts of the network a report names.
+const NAMED: usize = 20;
 
 /// Saves what the device is and arms the dead man's timer.
-pub fn checkpoint(_agent: &mut Agent, work: &Work) -> Event {
-    // Nothing is saved yet: `undo` says so, and does not claim that the device was put back.
-    Event::Checkpointed { id: format!("{}-{}", work.target.commit.short(), now().as_millisecond()) }
-}
-
-/// Looks whether the change holds.
-pub fn confirm(agent: &mut Agent, work: &Work) -> Event {
-    match work::watch_units(agent, work).or_else(|| work::check(agent, work)) {
-        None => Event::Confirmed,
-        Some(failure) => Event::Failed(failure),
+pub fn checkpoint(agent: &mut Agent, work: &Work) -> Event {
+    match try_checkpoint(agent, work) {
+        Ok(manifest) => {
+            for out in &manifest.left_out {
+                log::say(format!("not saved: {}: {}", out.path.as_path().display(), out.why));
+            }
+            Event::Checkpointed { id: manifest.id }
+        }
+        Err(error) => failed(Step::Checkpoint, &error),
     }
 }
 
-/// Disarms the timer.
-pub fn disarm(_agent: &mut Agent, _work: &Work) -> Event {
-    Event::Disarmed
+fn try_checkpoint(agent: &mut Agent, work: &Work) -> Result<Manifest, CheckpointError> {
+    let ca = volary_host::read_to_string(&agent.paths.ca())?;
+    let server = agent.config.server.clone();
+    let proof = path::probe(&server, &ca);
+    if let path::Proof::Broken { reason } = &proof {
+        log::say(format!(
+            "the server cannot be reached before the change, so it need not be after it: {reason}"
+        ));
+    }
+    let path = PathWas { server, ca, worked: proof.works() };
+    let wanted = Wanted {
+        target: work.target.clone(),
+        trees: work.policy.trees.iter().map(PathBuf::from).collect(),
+        path,
+    };
+    let manifest = checkpoint::take(&agent.paths, &wanted)?;
+    let times = Times { confirm: work.policy.confirm_within, run: work.policy.run_within };
+    checkpoint::arm(&agent.paths, &manifest, times)?;
+    hold_on(agent, &manifest);
+    Ok(manifest)
+}
+
+/// Starts the thread that proves the path while the change is applied.
+fn hold_on(agent: &mut Agent, manifest: &Manifest) {
+    let ending = agent.ending();
+    let wanted = move || !ending.asked.load(Ordering::SeqCst);
+    agent.lifeline = Some(Lifeline::start(&agent.paths, manifest.path.clone(), wanted));
+}
+
+/// A change that was cut off goes on: its checkpoint is armed still, and the path is proven again.
+pub fn go_on(agent: &mut Agent) {
+    if agent.lifeline.is_some() {
+        return;
+    }
+    let manifest = Store::open(&agent.paths)
+        .and_then(|store| store.armed()?.map(|armed| store.manifest(&armed.checkpoint)).transpose());
+    match manifest {
+        Ok(Some(manifest)) => hold_on(agent, &manifest),
+        Ok(None) => {}
+        Err(error) => log::say(error.to_string()),
+    }
+}
+
+/// Looks whether the change holds, for as long as the fleet wants.
+pub fn confirm(agent: &mut Agent, work: &Work) -> Event {
+    agent.lifeline = None;
+    match try_confirm(agent, work) {
+        Ok(Ok(Watched::Holds)) => Event::Confirmed,
+        // Whoever asked it to end lets it end before this is looked at.
+        Ok(Ok(Watched::Stopped)) => Event::Due,
+        Ok(Err(failure)) => Event::Failed(failure),
+        Err(error) => failed(Step::Confirm, &error),
+    }
+}
+
+fn try_confirm(agent: &mut Agent, work: &Work) -> Result<Result<Watched, Failure>, StoreError> {
+    let within = work.confirm_within();
+    checkpoint::confirming(&agent.paths, within)?;
+    let manifest = {
+        let store = Store::open(&agent.paths)?;
+        match store.armed()? {
+            Some(armed) => store.manifest(&armed.checkpoint)?,
+            None => return Ok(Err(undone_by_others())),
+        }
+    };
+    let left = checkpoint::remaining(&agent.paths).unwrap_or_default().min(within);
+    if !left.is_zero() {
+        let commit = work.target.commit.short();
+        log::say(format!("watching for {} s whether commit {commit} holds", left.as_secs()));
+    }
+    let known = agent.state.failed_before.clone().unwrap_or_default();
+    let (ending, paths) = (agent.ending(), agent.paths.clone());
+    let checkout = agent.paths.checkout(&work.target.commit);
+    let mut said = Vec::new();
+    let mut checks = || {
+        said = health::run(&checkout, &work.target.stage, &work.target.commit);
+        said.clone()
+    };
+    let ask = || {
+        if ending.asked.load(Ordering::SeqCst) {
+            Asked::ToEnd
+        } else if by_hand::is_confirmed(&paths, &manifest.id) {
+            Asked::ToConfirm
+        } else {
+            Asked::Nothing
+        }
+    };
+    let span = confirm::Span { within, left };
+    let watched = confirm::watch(&manifest, &span, &known, &mut checks, &ask);
+    agent.checks = said;
+    Ok(watched)
+}
+
+fn undone_by_others() -> Failure {
+    let message = "the checkpoint is not armed any more: somebody else undid the change".to_owned();
+    Failure { step: Step::Confirm, what: String::new(), message }
+}
+
+/// Disarms the timer, or learns that it was first.
+pub fn disarm(agent: &mut Agent, work: &Work) -> Event {
+    agent.lifeline = None;
+    match checkpoint::disarm(&agent.paths, !work.is_unchanged()) {
+        Ok(true) => Event::Disarmed,
+        // An undo that went on had the lock, so it is over by now.
+        Ok(false) => match undone_of(&agent.paths, work) {
+            Some(undone) => Event::Undone(Box::new(undone)),
+            None => Event::Disarmed,
+        },
+        Err(error) => failed(Step::Confirm, &error),
+    }
 }
 
 /// Puts the device back.
-pub fn undo(_agent: &mut Agent, work: &Work, _failure: &Failure) -> Event {
-    Event::Undone(Box::new(Undone {
-        checkpoint: work.checkpoint.clone().unwrap_or_default(),
-        target: work.target.clone(),
-        by: UndoneBy::Agent,
-        cause: Cause::Failed,
-        said: String::new(),
-        at: now(),
-        path_works: None,
-        rebooted: false,
-        restored: Vec::new(),
-        left: vec!["everything that changed, since this version of the agent saves nothing".to_owned()],
-    }))
+pub fn undo(agent: &mut Agent, work: &Work, failure: &Failure) -> Event {
+    agent.lifeline = None;
+    match try_undo(&agent.paths, work, failure) {
+        Ok(Some(Ended::Undone(undone))) => Event::Undone(Box::new(in_short(&undone))),
+        Ok(Some(Ended::Rebooting)) => Event::Rebooting,
+        Ok(None) => match undone_of(&agent.paths, work) {
+            Some(undone) => Event::Undone(Box::new(undone)),
+            None => {
+                let message = "there is no checkpoint to go back to".to_owned();
+                Event::Failed(Failure { step: Step::Undo, what: String::new(), message })
+            }
+        },
+        Err(error) => failed(Step::Undo, &error),
+    }
+}
+
+/// `None` if nothing is armed and the checkpoint of this change is not there, or was undone.
+fn try_undo(paths: &Paths, work: &Work, failure: &Failure) -> Result<Option<Ended>, StoreError> {
+    let store = Store::open(paths)?;
+    let Some(undoing) = begin(paths, &store, work, failure)? else { return Ok(None) };
+    undo::run(paths, &store, undoing, How { by_agent: true, at_boot: false }).map(Some)
+}
+
+fn begin(
+    paths: &Paths,
+    store: &Store,
+    work: &Work,
+    failure: &Failure,
+) -> Result<Option<Undoing>, StoreError> {
+    let by_person = failure.step == Step::Revert;
+    let journal = if failure.what.contains('.') { units::journal(&failure.what) } else { String::new() };
+    let reason = Reason {
+        cause: if by_person { Cause::Person } else { Cause::Failed },
+        step: failure.step.name().to_owned(),
+        what: failure.what.clone(),
+        message: failure.message.clone(),
+        journal,
+    };
+    let by = if by_person { By::Person } else { By::Agent };
+    // Given up already now: the claim itself has to be written.
+    checkpoint::release_reserve(paths);
+    if let Some(undoing) = store.claim(by, reason.clone())? {
+        return Ok(Some(undoing));
+    }
+    // It was confirmed, and a person wants it undone all the same.
+    let Some(id) = work.checkpoint.as_ref().filter(|id| store.ids().contains(id)) else { return Ok(None) };
+    if undone_of(paths, work).is_some() {
+        return Ok(None);
+    }
+    store.claim_confirmed(id, &work.target, reason).map(Some)
+}
+
+fn failed(step: Step, error: &dyn std::error::Error) -> Event {
+    log::say(error.to_string());
+    Event::Failed(Failure { step, what: String::new(), message: error.to_string() })
 }
 
 /// How the last undo on this device ended.
-pub fn undone(_paths: &Paths) -> Option<Undone> {
-    None
+pub fn undone(paths: &Paths) -> Option<Undone> {
+    undo::last(paths).as_ref().map(in_short)
+}
+
+fn undone_of(paths: &Paths, work: &Work) -> Option<Undone> {
+    undone(paths).filter(|undone| work.checkpoint.as_ref() == Some(&undone.checkpoint))
+}
+
+/// What the machine and the report need to know of an undo.
+fn in_short(undone: &undo::Undone) -> Undone {
+    let count = |count: u32, what: &str| (count > 0).then(|| format!("{count} {what}"));
+    let or_none = |version: &str| if version.is_empty() { "none".to_owned() } else { version.to_owned() };
+    let package = |(key, (from, to)): (&String, &(String, String))| {
+        format!("package {key}: from {} back to {}", or_none(from), or_none(to))
+    };
+    let mut restored: Vec<String> =
+        count(undone.files, "files").into_iter().chain(count(undone.removed, "new files removed")).collect();
+    restored.extend(undone.packages.iter().map(package));
+    restored.extend(undone.units.iter().take(NAMED).map(|unit| format!("unit {unit}")));
+    restored.extend(undone.network.iter().take(NAMED).cloned());
+    let mut left = undone.could_not.clone();
+    if !undone.path_said.is_empty() {
+        left.push(format!("the way to the server: {}", undone.path_said));
+    }
+    Undone {
+        checkpoint: undone.checkpoint.clone(),
+        target: undone.target.clone(),
+        by: match undone.by {
+            By::Agent => UndoneBy::Agent,
+            By::Timer => UndoneBy::Timer,
+            By::Boot => UndoneBy::Boot,
+            By::Person => UndoneBy::Person,
+        },
+        cause: undone.reason.cause,
+        said: words(&undone.reason),
+        at: undone.at,
+        path_works: undone.path,
+        rebooted: undone.rebooted,
+        restored,
+        left,
+    }
+}
+
+fn words(reason: &Reason) -> String {
+    let what = if reason.what.is_empty() { String::new() } else { format!("{}: ", reason.what) };
+    let journal = if reason.message.contains(reason.journal.as_str()) { "" } else { &reason.journal };
+    format!("{what}{}\n{journal}", reason.message).trim_end().to_owned()
 }

@@ -30,6 +30,8 @@ pub struct DeviceOptions {
     pub host_names: Vec<String>,
     /// Files by absolute path: content and permission bits.
     pub files: Vec<(PathBuf, Vec<u8>, u32)>,
+    /// A disk of its own with so many MiB, that can be filled; this machine's otherwise.
+    pub disk: Option<u64>,
 }
 
 /// A device. Dropping it cuts its power; its disk stays until the lab ends.
@@ -63,6 +65,9 @@ impl Device {
         };
         let upper = device.folder().join("upper");
         create_dir(&device.folder().join("work"))?;
+        if let Some(size) = options.disk {
+            device.make_disk(size)?;
+        }
         device.make_parents(Path::new("/x"))?;
         debug_assert!(upper.is_dir());
         let names = options.host_names.join(" ");
@@ -311,6 +316,15 @@ impl Device {
 
     fn cgroup(&self) -> PathBuf {
         self.place.cgroup.join(&self.name)
+    }
+
+    /// A file with an empty file system that the device's launcher mounts.
+    fn make_disk(&self, size: u64) -> Result<(), LabError> {
+        let image = self.folder().join("disk.img");
+        let made = File::create(&image).and_then(|file| file.set_len(size << 20));
+        made.map_err(FileError::at("write", &image))?;
+        Cmd::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image).check()?;
+        Ok(())
     }
 
     /// Puts a file on the disk before the device runs.

@@ -15,6 +15,7 @@ fn the_first_device_of_an_empty_fleet_is_good() {
     let device = chain.lab().start_device("dev-1", &root, DeviceOptions::default()).unwrap();
     let fleet = chain.clone_of("fleet").unwrap();
     fleet.write("inventory.yml", &inventory(&[("dev-1", "development")])).unwrap();
+    fleet.hurry(5).unwrap();
     let commit = fleet.commit("add dev-1").unwrap();
     fleet.push("master").unwrap();
     chain.join(&device, "development").unwrap();

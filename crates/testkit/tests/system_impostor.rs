@@ -28,8 +28,7 @@ fn follower(chain: &Chain) -> (Device, Clone) {
 fn prepare(chain: &Chain, fleet: &Clone, version: &str) {
     chain.volary(&["archive", "include", &common::probe_deb(chain.logs(), version)]).unwrap();
     fleet.write("inventory.yml", &inventory(&[("dev-1", "development")])).unwrap();
-    let config = volary_host::read_to_string(&fleet.dir().join("volary.yml")).unwrap();
-    fleet.write("volary.yml", &config.replace("poll: 60s", "poll: 1s")).unwrap();
+    fleet.hurry(1).unwrap();
     common::want(fleet, "volary-probe");
     fleet.commit("install the probe").unwrap();
     fleet.push("master").unwrap();

@@ -30,6 +30,8 @@ pub fn run() -> anyhow::Result<()> {
     let chain = Chain::open(lab, tools, &logs)?;
     let fleet = chain.clone_of("fleet")?;
     fleet.write("inventory.yml", &inventory(&[("dev-1", "development")]))?;
+    let config = volary_host::read_to_string(&fleet.dir().join("volary.yml"))?;
+    fleet.write("volary.yml", &format!("{config}\nconfirm: {{ development: 1s }}\n"))?;
     let tip = fleet.commit("add dev-1")?;
     fleet.push("master")?;
     chain.join(&device, "development")?;

@@ -104,6 +104,8 @@ pub fn start_timer(paths: &Paths, grace: Duration) -> Result<(), CmdError> {
         return Ok(());
     }
     stop_timer(paths);
+    // One of the last change may sleep still: it looks only now and then.
+    let _ = Cmd::new("systemctl").args(["stop", "--quiet", &format!("{TIMER}.service")]).run();
     let after = format!("--on-active={}", grace.as_secs().max(1));
     let again = format!("--on-unit-inactive={}", AGAIN.as_secs());
     Cmd::new("systemd-run")

@@ -29,9 +29,9 @@ use store::{Store, StoreError, boot_seconds};
 use volary_device::Target;
 use volary_model::CommitId;
 
-use volary_device::{Armed, Mode};
 use crate::log;
 use crate::paths::Paths;
+use volary_device::{Armed, Mode};
 
 /// How long after the time to confirm the change is undone from outside: the agent itself is given
 /// this long to do it, or to say that all is well.
@@ -184,19 +184,30 @@ pub fn release_reserve(paths: &Paths) {
     let _ = remove_if_exists(&paths.checkpoint().join("reserve"));
 }
 
+/// How long a change may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// How long it is watched before it counts as good.
+    pub confirm: Duration,
+    /// How long it may be applied at most.
+    pub run: Duration,
+}
+
 /// From here on the change is undone unless it is confirmed. The grace is the time to confirm
 /// and a minute.
 ///
 /// # Errors
 /// [`CheckpointError`]; then nothing may be changed.
-pub fn arm(paths: &Paths, manifest: &Manifest, confirm_within: Duration) -> Result<(), CheckpointError> {
+pub fn arm(paths: &Paths, manifest: &Manifest, times: Times) -> Result<(), CheckpointError> {
     let store = Store::open(paths)?;
     if let Some(undoing) = store.undoing()? {
         return Err(CheckpointError::Undoing(undoing.armed.target.commit));
     }
-    boot::copy_program(paths)?;
-    boot::install(paths)?;
-    let grace = confirm_within + MARGIN;
+    if paths.is_device() {
+        boot::copy_program(paths)?;
+        boot::install(paths)?;
+    }
+    let grace = times.confirm + MARGIN;
     let armed = Armed {
         version: 1,
         checkpoint: manifest.id.clone(),
@@ -204,6 +215,7 @@ pub fn arm(paths: &Paths, manifest: &Manifest, confirm_within: Duration) -> Resu
         mode: Mode::Applying,
         grace: grace.as_secs(),
         deadline: boot_seconds() + grace.as_secs(),
+        latest: boot_seconds() + (times.run + grace).as_secs(),
         boot: volary_host::boot_id(),
         boots: 0,
         path_worked: manifest.path.worked,
@@ -223,7 +235,7 @@ pub fn prove(paths: &Paths) -> Result<(), StoreError> {
     if store.undoing()?.is_some() {
         return Ok(());
     }
-    let deadline = boot_seconds().saturating_add(armed.grace);
+    let deadline = boot_seconds().saturating_add(armed.grace).min(armed.latest);
     store.arm(&Armed { deadline, boot: volary_host::boot_id(), ..armed })
 }
 
@@ -243,6 +255,11 @@ pub fn confirming(paths: &Paths, confirm_within: Duration) -> Result<(), StoreEr
         boot: volary_host::boot_id(),
         ..armed
     })
+}
+
+/// True if a change waits to be confirmed.
+pub fn is_armed(paths: &Paths) -> bool {
+    store::peek_armed(paths).is_some()
 }
 
 /// Where the playbook's plugin writes what is made and changed, if a checkpoint is armed.

@@ -17,8 +17,8 @@ use volary_host::{
 use volary_device::Target;
 
 use super::manifest::Manifest;
-use volary_device::{Armed, Cause, Mode};
 use crate::paths::Paths;
+use volary_device::{Armed, Cause, Mode};
 
 /// How long to wait for whoever holds the lock: an undo with packages may take a while.
 const PATIENCE: Duration = Duration::from_secs(45 * 60);
@@ -229,6 +229,7 @@ impl Store {
             mode: Mode::Confirming,
             grace: 0,
             deadline: boot_seconds(),
+            latest: boot_seconds(),
             boot: volary_host::boot_id(),
             boots: 0,
             path_worked: false,

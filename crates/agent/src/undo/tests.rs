@@ -14,9 +14,12 @@ use super::{Ended, How, Undone};
 use crate::checkpoint::manifest::{Manifest, PathWas};
 use crate::checkpoint::store::{By, Reason, Store};
 use crate::checkpoint::{self, Wanted, files, keep};
-use volary_device::Cause;
 use crate::paths::Paths;
 use crate::rescue;
+use volary_device::Cause;
+
+const TIMES: checkpoint::Times =
+    checkpoint::Times { confirm: Duration::from_secs(30), run: Duration::from_secs(60) };
 
 struct Root {
     dir: TempDir,
@@ -78,7 +81,7 @@ impl Root {
 
     fn arm(&self) -> Manifest {
         let manifest = self.take();
-        checkpoint::arm(&self.paths, &manifest, Duration::from_secs(30)).unwrap();
+        checkpoint::arm(&self.paths, &manifest, TIMES).unwrap();
         manifest
     }
 
@@ -208,6 +211,7 @@ fn checkpoint_again(root: &Root, store: &Store, manifest: &Manifest) {
         mode: volary_device::Mode::Applying,
         grace: 90,
         deadline: u64::MAX,
+        latest: u64::MAX,
         boot: volary_host::boot_id(),
         boots: 0,
         path_worked: false,
@@ -273,7 +277,7 @@ fn a_checkpoint_that_is_cut_off_is_none() {
     assert_eq!(store.ids(), std::slice::from_ref(&second.id));
     assert!(!half.exists());
     drop(store);
-    checkpoint::arm(&root.paths, &second, Duration::from_secs(1)).unwrap();
+    checkpoint::arm(&root.paths, &second, TIMES).unwrap();
     let before = root.snapshot();
     root.spoil();
     assert_eq!(root.undo().could_not, Vec::<String>::new());
@@ -300,7 +304,7 @@ fn a_fleet_names_more_folders() {
     let root = Root::new();
     root.put("opt/app/data/setting", "1", 0o644);
     let manifest = root.take_with(&["/opt/app", "/opt/none"]);
-    checkpoint::arm(&root.paths, &manifest, Duration::from_secs(1)).unwrap();
+    checkpoint::arm(&root.paths, &manifest, TIMES).unwrap();
     let before = root.snapshot();
     root.put("opt/app/data/setting", "2", 0o644);
     root.put("opt/app/new", "2", 0o644);

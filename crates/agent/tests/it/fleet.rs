@@ -19,6 +19,7 @@ stages:
 signers:
   canary: [alice@volary.test]
 poll: 60s
+confirm: { development: 1s, canary: 1s }
 ";
 
 pub const INVENTORY: &str = "all:\n  hosts:\n    dev-1: {}\n    other: {}\n";

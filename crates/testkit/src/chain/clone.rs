@@ -67,6 +67,18 @@ impl Clone {
         Ok(write_atomic(&path, text.as_bytes(), 0o644)?)
     }
 
+    /// Lets devices ask each second, and watch a change for `seconds`: tests have little time. The
+    /// stages are those of the template.
+    ///
+    /// # Errors
+    /// That `volary.yml` cannot be read or written.
+    pub fn hurry(&self, seconds: u64) -> Result<(), LabError> {
+        let config = volary_host::read_to_string(&self.dir.join("volary.yml"))?;
+        let stages = ["development", "canary", "production"].map(|stage| format!("{stage}: {seconds}s"));
+        let config = config.replace("poll: 60s", "poll: 1s");
+        self.write("volary.yml", &format!("{config}\nconfirm: {{ {} }}\n", stages.join(", ")))
+    }
+
     /// Commits everything in the folder.
     ///
     /// # Errors

@@ -25,8 +25,9 @@ stages:
   development: { branch: master, packages: rolling }
   canary: { branch: canary, from: development }
   production: { branch: production, from: canary }
-# A demo has little time; real devices ask once a minute.
+# A demo has little time; real devices ask once a minute and watch a change for five.
 poll: 2s
+confirm: { development: 3s, canary: 3s, production: 3s }
 ";
 
 const GATES: &str = "\
