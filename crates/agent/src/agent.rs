@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use volary_api::v1::device::{CheckResult, Desired};
-use volary_device::{Effect, Event, Outcome, Phase, State, Target, Urge, step};
+use volary_device::{Effect, Event, Outcome, Phase, State, Target, Urge, next_report, step};
 use volary_host::{FileError, Lock, LockError, now, read};
 use volary_model::Architecture;
 
@@ -278,10 +278,10 @@ impl Agent {
                 log::say(format!("not put back: {left}"));
             }
         }
-        let report = self.store_report()?;
+        self.store_report(self.state.last_report)?;
         self.send();
         work::tidy(self);
-        Ok(Event::Stored { report })
+        Ok(Event::Stored)
     }
 
     /// Tells the server how the device is, unless another agent is at work: that one reports.
@@ -300,24 +300,21 @@ impl Agent {
 
     fn tell(&mut self) {
         self.checks = work::checks(self);
-        if let Err(error) = self.store_report() {
+        self.state.last_report = next_report(self.state.last_report, now());
+        if let Err(error) = self.store_report(self.state.last_report) {
             log::say(error.to_string());
         }
         self.send();
     }
 
-    fn store_report(&mut self) -> Result<u64, AgentError> {
-        let at = now();
-        let number = report::next_number(self.state.last_report, at);
+    fn store_report(&mut self, number: u64) -> Result<(), AgentError> {
         let look = Look {
             dpkg: self.paths.dpkg().to_owned(),
             source: work::source(self),
             checks: std::mem::take(&mut self.checks),
         };
-        let report = report::build(&self.state, look, &self.architecture, number, at);
-        self.state.last_report = number;
-        self.spool.keep(&report)?;
-        Ok(number)
+        let report = report::build(&self.state, look, &self.architecture, number, now());
+        Ok(self.spool.keep(&report)?)
     }
 
     fn send(&self) {

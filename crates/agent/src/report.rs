@@ -23,11 +23,6 @@ pub struct Look {
     pub checks: Vec<CheckResult>,
 }
 
-/// The number of the next report: the clock in milliseconds, or one more than the last.
-pub fn next_number(last: u64, now: Timestamp) -> u64 {
-    u64::try_from(now.as_millisecond()).unwrap_or(0).max(last + 1)
-}
-
 /// Puts a report together. It is about the convergence that ended, if the state is there.
 pub fn build(state: &State, look: Look, architecture: &Architecture, number: u64, now: Timestamp) -> Report {
     let inventory = apt::installed(&look.dpkg).unwrap_or_default();
@@ -164,18 +159,5 @@ fn wire_failure(failure: &Failure) -> wire::Failure {
         step: failure.step.name().to_owned(),
         what: failure.what.clone(),
         message: failure.message.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_rise_also_if_the_clock_does_not() {
-        let at = |ms| Timestamp::from_millisecond(ms).unwrap();
-        assert_eq!(next_number(0, at(5000)), 5000);
-        assert_eq!(next_number(9000, at(5000)), 9001);
-        assert_eq!(next_number(0, at(-5)), 1);
     }
 }

@@ -72,10 +72,7 @@ pub enum Event {
     /// What was offered is not to be trusted.
     Refused(Failure),
     /// The report is on disk.
-    Stored {
-        /// Its number.
-        report: u64,
-    },
+    Stored,
 }
 
 /// What verification found out.
@@ -115,8 +112,9 @@ pub enum Effect {
     Fetch(Target),
     /// Verify the commit. Answered by `Verified`, `Unreachable`, `Failed` or `Refused`.
     Verify(Work),
-    /// Save what the device is and arm the dead man's timer. Answered by `Checkpointed`, or by
-    /// `Failed`; then nothing is armed.
+    /// Save what the device is and arm the dead man's timer. Answered by `Checkpointed`, by `Failed`,
+    /// or by `Unreachable` if the path to the server does not work, which the commit came by;
+    /// then nothing is armed.
     Checkpoint(Work),
     /// Carry out a step. Answered by `Done`, `Unreachable`, `Failed` or `Undone`.
     Apply(Work, Step),
@@ -132,7 +130,8 @@ pub enum Effect {
     /// Look for what differs from the commit, and change nothing. Answered by `Drifted`,
     /// `Unreachable` or `Failed`.
     Drift(Work),
-    /// Store a report of the convergence that ended. Answered by `Stored`.
+    /// Store a report of the convergence that ended, by the number [`crate::State::last_report`]:
+    /// who is cut off and does it again does not tell it twice. Answered by `Stored`.
     Report,
     /// Tell the server how the device is, without a convergence. Not answered.
     Tell,

@@ -23,7 +23,7 @@ use jiff::Timestamp;
 
 use crate::event::{Effect, Event};
 use crate::patience::{jittered, retry_after};
-use crate::state::{Failure, Outcome, Phase, Rest, Scope, State, Step, Urge, Work};
+use crate::state::{Failure, Hold, Outcome, Phase, Rest, Scope, State, Step, Urge, Work};
 
 /// Seconds between two questions while the server has not said otherwise.
 const POLL: u32 = 60;
@@ -51,9 +51,7 @@ pub fn step(state: State, event: Event, now: Timestamp) -> (State, Vec<Effect>) 
 }
 
 fn decide(mut state: State, event: Event, now: Timestamp) -> (State, Vec<Effect>) {
-    if state.hold.as_ref().and_then(|hold| hold.until).is_some_and(|until| until <= now) {
-        state.hold = None;
-    }
+    state.hold = state.hold.and_then(|hold| still_held(hold, now));
     match event {
         Event::Started { undone } => started(state, undone.map(|undone| *undone), now),
         Event::Due => question(state, now),
@@ -91,8 +89,20 @@ fn decide(mut state: State, event: Event, now: Timestamp) -> (State, Vec<Effect>
         Event::Drifted { changes } => end::drifted(state, changes, None, now),
         Event::Failed(failure) => change::failed(state, failure, Outcome::Failed, now),
         Event::Refused(failure) => change::failed(state, failure, Outcome::Refused, now),
-        Event::Stored { report } => end::stored(state, report, now),
+        Event::Stored => end::stored(state, now),
     }
+}
+
+/// A hold that is not over. If the clock went back it lasts as long as was said from now on, and not
+/// until a time that may be years away.
+fn still_held(mut hold: Hold, now: Timestamp) -> Option<Hold> {
+    if let Some(until) = hold.until
+        && now < hold.since
+    {
+        let span = Duration::try_from(until.duration_since(hold.since)).unwrap_or_default();
+        hold = Hold { since: now, until: Some(later(now, span)), ..hold };
+    }
+    hold.until.is_none_or(|until| now < until).then_some(hold)
 }
 
 /// What was begun before the device changed begins anew, since the newest commit may be another
@@ -179,9 +189,8 @@ fn unreachable(mut state: State, message: String, now: Timestamp) -> (State, Vec
         Phase::Fetch(work) => (work, Step::Fetch),
         Phase::Verify(work) => (work, Step::Verify),
         Phase::Drift(_) => return end::drifted(state, Vec::new(), Some(failure(Step::Playbook)), now),
-        Phase::Checkpoint(_) => {
-            return change::failed(state, failure(Step::Checkpoint), Outcome::Failed, now);
-        }
+        // A change that takes the path away could not be told from one that does not.
+        Phase::Checkpoint(work) => (work, Step::Checkpoint),
         // What was changed so far is undone.
         Phase::Apply(_, step) => return change::failed(state, failure(step), Outcome::Failed, now),
         Phase::Confirm(_) => return change::failed(state, failure(Step::Path), Outcome::Failed, now),

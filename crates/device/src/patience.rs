@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 /// The wait after the first failure. Short, since most failures on a device are a network or an
 /// apt lock that is free again a minute later.
 const FIRST: u64 = 60;
@@ -24,6 +26,12 @@ pub fn retry_after(attempts: u32, seed: u64) -> Duration {
     let doublings = attempts.saturating_sub(1).min(10);
     let base = (FIRST << doublings).min(LONGEST);
     jittered(Duration::from_secs(base), seed.wrapping_add(u64::from(attempts)))
+}
+
+/// The number of the next report: the clock in milliseconds, or one more than the last. So numbers
+/// rise even if the clock goes back.
+pub fn next_report(last: u64, now: Timestamp) -> u64 {
+    u64::try_from(now.as_millisecond()).unwrap_or(0).max(last.saturating_add(1))
 }
 
 /// A part of `whole`, chosen by `luck`.
@@ -52,6 +60,14 @@ mod tests {
         let early = waits.iter().filter(|wait| **wait < base).count();
         assert!((400..600).contains(&early), "{early} of 1000 are early");
         assert_eq!(jittered(Duration::ZERO, 7), Duration::ZERO);
+    }
+
+    #[test]
+    fn report_numbers_rise_also_if_the_clock_does_not() {
+        let at = |ms| Timestamp::from_millisecond(ms).unwrap();
+        assert_eq!(next_report(0, at(5000)), 5000);
+        assert_eq!(next_report(9000, at(5000)), 9001);
+        assert_eq!(next_report(0, at(-5)), 1);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! outside of the agent and once at each boot. Not here: the files, the clocks, the undo.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,36 @@ pub struct Armed {
     pub boots: u32,
     /// True if the management path worked before the change. If not, it is not judged.
     pub path_worked: bool,
+}
+
+/// What the confirmation leaves for the undo, in seconds: who finds at its end that a change does not
+/// hold undoes it before the timer does.
+const FOR_THE_UNDO: u64 = 60;
+
+impl Armed {
+    /// The grace of a change that has to hold for so long.
+    pub const fn grace_of(confirm_within: Duration) -> u64 {
+        confirm_within.as_secs().saturating_add(FOR_THE_UNDO)
+    }
+
+    /// The record once it is looked at whether the change holds: the deadline is set for the last
+    /// time. A path that does not work then does not move it, or a device that lost it at the
+    /// beginning of a playbook would be without it for twice the grace.
+    #[must_use]
+    pub fn confirming(&self, confirm_within: Duration, seen: &Observed) -> Self {
+        let deadline = seen.clock.saturating_add(Self::grace_of(confirm_within));
+        let deadline = match self.mode {
+            Mode::Confirming => self.deadline,
+            Mode::Applying if seen.path_works || !self.path_worked => deadline,
+            Mode::Applying => deadline.min(self.deadline),
+        };
+        Self { mode: Mode::Confirming, deadline, ..self.clone() }
+    }
+
+    /// How long it is still looked at whether the change holds.
+    pub const fn left(&self, clock: u64) -> Duration {
+        Duration::from_secs(self.deadline.saturating_sub(clock).saturating_sub(FOR_THE_UNDO))
+    }
 }
 
 /// What an unconfirmed change is doing.

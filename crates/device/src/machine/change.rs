@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{INTERRUPTIONS, begin, end, first_step, later, rest};
 use crate::event::{Effect, Gains};
-use crate::patience::retry_after;
+use crate::patience::{next_report, retry_after};
 use crate::rescue::Cause;
 use crate::state::{Failure, Last, Outcome, Phase, Rest, Reverted, Scope, State, Step, Target, Undone, Work};
 
@@ -238,6 +238,7 @@ fn reverted(
         Verdict::Harmless => false,
     };
     remember(&mut state, &work.target, &failure, times, quarantined, now);
+    state.last_report = next_report(state.last_report, now);
     state.phase = Phase::Report {
         work,
         outcome: Outcome::Reverted,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{begin, change, later, rest};
 use crate::event::Effect;
-use crate::patience::retry_after;
+use crate::patience::{next_report, retry_after};
 use crate::state::{Drift, Failure, Outcome, Phase, Rest, Scope, State, Step, Trouble, Work};
 
 /// How many tasks of a drift are named: enough to see what happened.
@@ -19,13 +19,13 @@ pub(super) fn ended(
     now: Timestamp,
 ) -> (State, Vec<Effect>) {
     state.memory.cut_short = 0;
+    state.last_report = next_report(state.last_report, now);
     state.phase = Phase::Report { work, outcome, failure, undone: None, ended_at: now };
     (state, vec![Effect::Report])
 }
 
 /// The report is on disk.
-pub(super) fn stored(mut state: State, report: u64, now: Timestamp) -> (State, Vec<Effect>) {
-    state.last_report = state.last_report.max(report);
+pub(super) fn stored(mut state: State, now: Timestamp) -> (State, Vec<Effect>) {
     let Phase::Report { work, outcome, failure, .. } = state.phase.clone() else {
         return rest(state, now);
     };

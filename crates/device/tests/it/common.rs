@@ -83,7 +83,7 @@ pub fn offer(number: u64, rolling: &str) -> Event {
 /// The events of a convergence that goes well, from the offer on.
 pub fn all_good(number: u64, rolling: &str) -> Vec<Event> {
     let mut events = applied(number, rolling);
-    events.extend([Event::Confirmed, Event::Disarmed, Event::Stored { report: 1 }]);
+    events.extend([Event::Confirmed, Event::Disarmed, Event::Stored]);
     events
 }
 

@@ -49,7 +49,7 @@ fn check(state: State, events: impl IntoIterator<Item = Event>, effect: &str, me
         assert_eq!(memory, "");
         return;
     }
-    let (state, _) = step(state, Event::Stored { report: 1 }, at(1));
+    let (state, _) = step(state, Event::Stored, at(1));
     let found = match (&state.phase, state.reverted_of(&target(1, ""))) {
         (Phase::Idle(Rest::Quarantined(_)), Some(bad)) => format!("quarantined for {}", bad.failure.step),
         (Phase::Idle(Rest::Reverted(trouble)), Some(bad)) => {
@@ -74,6 +74,17 @@ fn a_start_goes_on_where_the_device_was_changed() {
     let (state, effects) = step(in_phase("packages"), START, at(1));
     assert!(matches!(effects.last(), Some(Effect::Apply(_, Step::Playbook))), "from the beginning");
     assert_eq!(state.work().unwrap().checkpoint.as_deref(), Some("c1"), "with the same checkpoint");
+}
+
+#[test]
+fn without_a_path_nothing_is_begun_that_could_take_it_away() {
+    let away = || Event::Unreachable("no route to host".into());
+    let (state, effects) = step(in_phase("checkpoint"), away(), at(1));
+    assert!(matches!(effects.last(), Some(Effect::Wait(_))), "{effects:?}");
+    assert!(matches!(state.phase, Phase::Idle(Rest::Failed(_))));
+    // The path that goes in the middle is the change's fault, until the undo shows otherwise.
+    check(in_phase("playbook"), [away()], "Undo", "");
+    check(in_phase("confirm"), [away()], "Undo", "");
 }
 
 #[test]
@@ -120,7 +131,7 @@ fn what_could_not_be_applied_is_tried_three_times() {
             panic!("{:?}", next.phase)
         };
         assert_eq!(work.attempt, attempt);
-        state = step(next, Event::Stored { report: 1 }, now).0;
+        state = step(next, Event::Stored, now).0;
         now = state.trouble().map_or(now, |trouble| trouble.retry_at);
     }
     let bad = state.quarantine(&target(1, "")).unwrap();
@@ -137,7 +148,7 @@ fn what_hurt_is_not_tried_again_until_a_person_or_another_commit_comes() {
         let memory = format!("quarantined for {step}");
         check(in_phase("confirm"), [Event::Failed(failure(step)), undone.clone()], "Report", &memory);
     }
-    let hurt = [Event::Failed(failure(Step::Path)), undone, Event::Stored { report: 1 }];
+    let hurt = [Event::Failed(failure(Step::Path)), undone, Event::Stored];
     let (state, _) = feed(in_phase("confirm"), hurt, at(1));
     let tries = |event: [Event; 2]| {
         let (_, effects) = feed(state.clone(), event, at(2));
@@ -160,7 +171,7 @@ fn a_path_that_stays_away_is_not_the_commits_fault() {
             if times < 3 { format!("again after {times} for path") } else { "quarantined for path".into() };
         check(state.clone(), lost.clone(), "Report", &memory);
         (state, _) = feed(state, lost, at(0));
-        (state, _) = step(state, Event::Stored { report: 1 }, at(0));
+        (state, _) = step(state, Event::Stored, at(0));
         (state, _) = feed(state, applied(1, ""), at(100_000 * u64::from(times)));
     }
 }
@@ -199,7 +210,7 @@ fn an_undo_from_outside_is_learnt_of_at_the_start() {
 #[test]
 fn an_undo_is_heard_of_once() {
     let (state, _) = feed(in_phase("confirm"), [started_after(Cause::PathLost, None)], at(1));
-    let (state, _) = step(state, Event::Stored { report: 1 }, at(1));
+    let (state, _) = step(state, Event::Stored, at(1));
     let (state, effects) = step(state, started_after(Cause::PathLost, None), at(2));
     assert_eq!(effects, [Effect::Ask]);
     // With another checkpoint it is news, also for a device that lost its ledger.
@@ -224,7 +235,7 @@ fn an_undo_that_fails_is_tried_again_and_then_told() {
         panic!("{:?}", state.phase)
     };
     assert_eq!(failure.to_string(), "undo \"it\": broke; after that it failed: check \"it\": broke");
-    let (state, _) = step(state, Event::Stored { report: 1 }, at(1));
+    let (state, _) = step(state, Event::Stored, at(1));
     assert_eq!(state.phase, Phase::Idle(Rest::Quarantined(target(1, ""))));
 }
 
@@ -262,7 +273,7 @@ fn a_person_confirms_or_reverts() {
     assert!(
         matches!(effects.last(), Some(Effect::Undo(work, _)) if work.checkpoint.as_deref() == Some("c1"))
     );
-    let (state, _) = feed(state, [by_person.clone(), Event::Stored { report: 3 }, offer(1, "")], at(21));
+    let (state, _) = feed(state, [by_person.clone(), Event::Stored, offer(1, "")], at(21));
     assert_eq!((&state.good, state.good_since), (&Some(target(7, "")), Some(at(0))));
     assert_eq!(state.phase, Phase::Idle(Rest::Quarantined(target(1, ""))));
     let (_, effects) = step(state, Event::RevertAsked, at(22));
@@ -283,7 +294,7 @@ fn the_sixteen_newest_are_remembered() {
             [Event::Failed(failure(Step::Path)), Event::Undone(undone(number, "", Cause::Failed, None))];
         (state, _) = feed(state, applied(number, ""), at(number));
         (state, _) = feed(state, hurt, at(number));
-        (state, _) = step(state, Event::Stored { report: number }, at(number));
+        (state, _) = step(state, Event::Stored, at(number));
     }
     let commits: Vec<_> = state.reverted.iter().map(|bad| bad.target.commit.clone()).collect();
     assert_eq!(commits, (5..=20).map(commit).collect::<Vec<_>>());
@@ -296,7 +307,7 @@ fn drift_is_looked_for_told_and_repaired_if_the_fleet_says_so() {
         let passed = Passed { policy: Policy { drift, ..Policy::default() }, ..passed() };
         let mut events = applied(1, "");
         events[2] = Event::Verified(Box::new(passed));
-        events.extend([Event::Confirmed, Event::Disarmed, Event::Stored { report: 1 }]);
+        events.extend([Event::Confirmed, Event::Disarmed, Event::Stored]);
         feed(fresh(), events, at(0)).0
     };
     let found =

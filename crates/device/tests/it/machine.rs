@@ -50,7 +50,7 @@ fn a_change_of_rolling_alone_leads_to_the_packages_only() {
     let (state, _) = feed(fresh(), all_good(1, "a"), at(0));
     let (state, effects) = feed(state, [offer(1, "b"), verified(), checkpointed()], at(60));
     assert!(matches!(effects.last(), Some(Effect::Apply(_, Step::Packages))), "{effects:?}");
-    let rest = [Event::Done(gains()), Event::Confirmed, Event::Disarmed, Event::Stored { report: 2 }];
+    let rest = [Event::Done(gains()), Event::Confirmed, Event::Disarmed, Event::Stored];
     let (state, _) = feed(state, rest, at(61));
     assert_eq!(state.good, Some(target(1, "b")));
     assert_eq!(state.good_since, Some(at(0)), "the commit is the same since then");
@@ -66,7 +66,7 @@ fn a_failed_commit_is_retried_with_growing_waits() {
         let events = [offer(1, ""), Event::Fetched, failed];
         let (next, effects) = feed(state, events, now);
         assert_eq!(effects.last(), Some(&Effect::Report));
-        let (next, _) = step(next, Event::Stored { report: attempt }, now);
+        let (next, _) = step(next, Event::Stored, now);
         let trouble = next.trouble().unwrap().clone();
         assert_eq!(u64::from(trouble.attempts), attempt);
         waits.push(trouble.retry_at.duration_since(now).as_secs());
@@ -82,7 +82,7 @@ fn a_failed_commit_is_retried_with_growing_waits() {
 
 #[test]
 fn another_offer_or_a_person_ends_the_wait() {
-    let failing = [offer(1, ""), Event::Failed(failure(Step::Fetch)), Event::Stored { report: 1 }];
+    let failing = [offer(1, ""), Event::Failed(failure(Step::Fetch)), Event::Stored];
     let (state, _) = feed(fresh(), failing, at(0));
     let (_, effects) = step(state.clone(), offer(2, ""), at(1));
     assert_eq!(effects.last(), Some(&Effect::Fetch(target(2, ""))));
@@ -100,7 +100,7 @@ fn units_that_had_failed_before_a_bad_commit_stay_the_measure() {
     let failed = Event::Failed(failure(Step::Units));
     let undone = Event::Undone(undone(1, "", Cause::Failed, Some(true)));
     let (state, _) = feed(fresh(), applied(1, ""), at(0));
-    let (state, _) = feed(state, [failed, undone, Event::Stored { report: 1 }], at(1));
+    let (state, _) = feed(state, [failed, undone, Event::Stored], at(1));
     let (state, _) = feed(state, [offer(2, ""), Event::Fetched, Event::Verified(broken("new"))], at(2));
     assert_eq!(state.failed_before, Some(BTreeSet::new()), "what the bad commit broke still counts");
 }
@@ -122,7 +122,7 @@ fn the_variables_move_a_device_and_the_server_does_not() {
     let (state, effects) = step(state, offer(2, ""), at(120));
     assert_eq!(effects.last(), Some(&Effect::Report));
     assert!(matches!(&state.phase, Phase::Report { outcome: Outcome::Refused, .. }));
-    let (state, _) = step(state, Event::Stored { report: 9 }, at(120));
+    let (state, _) = step(state, Event::Stored, at(120));
     let (_, effects) = step(state, offer(2, ""), at(130));
     assert!(matches!(effects[..], [Effect::Wait(_)]), "{effects:?}");
 }
@@ -138,7 +138,7 @@ fn a_commit_that_kills_the_agent_before_it_changes_anything_ends_as_a_failure() 
         assert_eq!(effects.last(), Some(&expected), "after crash {crash}");
         state = next;
     }
-    let (state, _) = step(state, Event::Stored { report: 1 }, at(9));
+    let (state, _) = step(state, Event::Stored, at(9));
     assert_eq!(state.trouble().unwrap().failure.step, Step::Verify);
 }
 
@@ -202,7 +202,7 @@ fn answer(effect: &Effect, dice: &mut Dice, tip: u64, reports: &mut u64) -> Opti
         Effect::Drift(_) => Event::Drifted { changes: vec!["one".into()] },
         Effect::Report => {
             *reports += 1;
-            Event::Stored { report: *reports }
+            Event::Stored
         }
     })
 }
@@ -281,7 +281,7 @@ fn answer_kindly(effect: &Effect, tip: u64, reports: &mut u64) -> Option<Event> 
         Effect::Drift(_) => Event::Drifted { changes: vec![] },
         Effect::Report => {
             *reports += 1;
-            Event::Stored { report: *reports }
+            Event::Stored
         }
     })
 }

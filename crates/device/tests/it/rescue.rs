@@ -62,6 +62,23 @@ fn while_it_is_confirmed_nothing_moves_the_deadline() {
 }
 
 #[test]
+fn the_confirmation_sets_the_deadline_once_and_only_if_the_path_works() {
+    let within = std::time::Duration::from_secs(300);
+    assert_eq!(Armed::grace_of(within), 360);
+    let applying = armed(Mode::Applying);
+    let confirming = applying.confirming(within, &seen(1200));
+    assert_eq!((confirming.mode, confirming.deadline), (Mode::Confirming, 1560));
+    assert_eq!(confirming.left(1200), within);
+    assert_eq!(confirming.left(1450).as_secs(), 50, "who comes back in the middle has the rest");
+    assert_eq!(confirming.confirming(within, &seen(1300)), confirming, "for the last time");
+    let lost = Observed { path_works: false, ..seen(1200) };
+    assert_eq!(applying.confirming(within, &lost).deadline, 1360, "a lost path does not move it");
+    let never = Armed { path_worked: false, ..applying };
+    assert_eq!(never.confirming(within, &lost).deadline, 1560);
+    assert_eq!(never.confirming(std::time::Duration::ZERO, &lost).left(1200).as_secs(), 0);
+}
+
+#[test]
 fn a_boot_gives_the_grace_once_more_but_not_for_ever() {
     for mode in [Mode::Applying, Mode::Confirming] {
         let before = armed(mode);

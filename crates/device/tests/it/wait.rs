@@ -84,6 +84,18 @@ fn a_hold_ends_by_itself_or_by_a_person() {
 }
 
 #[test]
+fn a_hold_outlives_no_clock_that_was_put_right() {
+    // Held for ten minutes while the clock was a year ahead.
+    let year = 365 * 86_400;
+    let hold = Hold { since: at(year), until: Some(at(year + 600)), reason: "mine".into() };
+    let (state, _) = step(fresh(), Event::Held(hold), at(year));
+    let (state, _) = feed(state, [offer(1, ""), Event::Fetched, verified()], at(0));
+    assert_eq!(obstacles(&state), [Obstacle::HeldUntil(at(600), "mine".into())]);
+    let (_, effects) = feed(state, [Event::Due, Event::Unchanged], at(600));
+    assert!(matches!(effects.last(), Some(Effect::Verify(_))), "{effects:?}");
+}
+
+#[test]
 fn the_servers_budget_counts_where_the_fleet_limits_a_site() {
     let crowded = || Event::Offered {
         target: target(1, ""),
