@@ -1,7 +1,7 @@
 //! Files of the archive: written whole, flushed, and put in place by a rename. Not here: which.
 
 use std::fs::{self, File, FileTimes, Permissions};
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -60,7 +60,7 @@ impl Prepared {
         let written = (|| {
             // `tempfile` subtracts the umask; served files must be readable.
             file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-            parts.into_iter().try_for_each(|part| file.write_all(part))
+            write_parts(file.as_file_mut(), parts)
         })();
         written.map_err(FileError::at("write", &path))?;
         Ok(Self { file, path })
@@ -70,6 +70,30 @@ impl Prepared {
     pub(crate) fn place(self) -> Result<(), FileError> {
         let failed = FileError::at("write", &self.path);
         self.file.persist(&self.path).map(drop).map_err(|error| failed(error.error))
+    }
+}
+
+/// How many parts are written at once: what Linux takes in one call.
+const PARTS: usize = 1024;
+
+/// Writes many parts with few calls: the kernel then takes memory for them in large pieces, which
+/// is several times cheaper than a call for each part.
+fn write_parts<'a>(file: &mut File, parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
+    let mut parts = parts.into_iter().filter(|part| !part.is_empty()).map(IoSlice::new);
+    loop {
+        let mut some: Vec<IoSlice<'_>> = parts.by_ref().take(PARTS).collect();
+        let mut rest = &mut some[..];
+        if rest.is_empty() {
+            return Ok(());
+        }
+        while !rest.is_empty() {
+            match file.write_vectored(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => IoSlice::advance_slices(&mut rest, count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
