@@ -43,9 +43,30 @@ pub struct BenchArchiveArgs {
     /// How often each other operation is done
     #[arg(long, default_value_t = 9)]
     rounds: usize,
-    /// Leave the updates of real apt out
-    #[arg(long)]
-    no_updates: bool,
+    /// Measure these parts only; import and publish come with what is compared with them
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+}
+
+/// What can be measured alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Everything into an empty archive
+    Import,
+    /// One package into a full one
+    Publish,
+    /// Cut, pick, and back
+    Releases,
+    /// What real apt fetches
+    Updates,
+    /// Ours alone: one package into a large archive
+    Growth,
+}
+
+impl BenchArchiveArgs {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
 }
 
 /// Everything that a run needs.
@@ -69,17 +90,29 @@ pub fn run(args: &BenchArchiveArgs) -> anyhow::Result<()> {
         Bench { workspace: &workspace, tools, cache: Cache::open()?, earlier: RefCell::default(), folder };
     let set = Set::make(&workspace, args.packages)?;
 
+    let growth = args.large > 0 && args.wants(Part::Growth);
+    if args.only == [Part::Growth] {
+        let ours = Ours::open(&bench, "ours")?;
+        ours.import(&set.files)?;
+        let small = bench.own_publishes(&ours, &set, args.rounds)?;
+        return bench.growth(&small, args);
+    }
     let (ours, mut peers) = bench.imports(args.imports, &set)?;
-    let publishes = bench.publishes(&ours, &mut peers, &set, args.rounds)?;
-    bench.releases(&ours, &mut peers, &set, args.rounds)?;
-    if !args.no_updates {
+    let mut small = None;
+    if args.wants(Part::Publish) || growth {
+        small = Some(bench.publishes(&ours, &mut peers, &set, args.rounds)?);
+    }
+    if args.wants(Part::Releases) {
+        bench.releases(&ours, &mut peers, &set, args.rounds)?;
+    }
+    if args.wants(Part::Updates) {
         updates::measure(&bench, &ours, &mut peers, &set)?;
     }
     bench.earlier.borrow_mut().push((ours, peers));
-    if args.large > 0 {
-        bench.growth(&publishes, args)?;
+    match small {
+        Some(small) if growth => bench.growth(&small, args),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The server as it is shipped: optimised.
@@ -142,6 +175,13 @@ impl Costs {
     fn wall(&self) -> f64 {
         median(&self.wall)
     }
+}
+
+/// What several rounds of one operation cost on both sides of ours.
+#[derive(Default)]
+struct OwnCosts {
+    server: Costs,
+    client: Costs,
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -234,7 +274,13 @@ impl Bench<'_> {
     }
 
     /// One new package into rolling, again and again.
-    fn publishes(&self, ours: &Ours, peers: &mut Peers, set: &Set, rounds: usize) -> anyhow::Result<Costs> {
+    fn publishes(
+        &self,
+        ours: &Ours,
+        peers: &mut Peers,
+        set: &Set,
+        rounds: usize,
+    ) -> anyhow::Result<OwnCosts> {
         let (mut server, mut client) = (Costs::default(), Costs::default());
         let (mut aptly, mut reprepro) = (Costs::default(), Costs::default());
         for (_, file) in set.newer(self.folder.path(), 1, rounds)? {
@@ -277,7 +323,7 @@ impl Bench<'_> {
             ((server.cpu() + client.cpu()) * MS, reprepro.cpu() * MS, "ms"),
             1.0,
         )?;
-        Ok(server)
+        Ok(OwnCosts { server, client })
     }
 
     /// Cuts, picks, and back to an earlier set, which is what promotion and rollback need of the
@@ -323,21 +369,30 @@ impl Bench<'_> {
         publish("archive-rollback", meaning, &back, &switch[1])
     }
 
+    /// One new package into our rolling, again and again.
+    fn own_publishes(&self, ours: &Ours, set: &Set, rounds: usize) -> anyhow::Result<OwnCosts> {
+        let mut costs = OwnCosts::default();
+        for (_, file) in set.newer(self.folder.path(), 1, rounds)? {
+            let work = ours.include(&file)?;
+            costs.server.add(work.server);
+            costs.client.add(work.client);
+        }
+        Ok(costs)
+    }
+
     /// How the cost of a publish grows with the archive.
-    fn growth(&self, small: &Costs, args: &BenchArchiveArgs) -> anyhow::Result<()> {
+    fn growth(
+        &self,
+        OwnCosts { server: small, .. }: &OwnCosts,
+        args: &BenchArchiveArgs,
+    ) -> anyhow::Result<()> {
         let set = Set::make(self.workspace, args.large)?;
         let ours = Ours::open(self, "large")?;
         ours.import(&set.files)?;
         // For so long ext4 steps over the inodes of the uploads, which were just removed, each time
         // that a file is made.
         std::thread::sleep(REMOVED);
-        let mut server = Costs::default();
-        let mut client = Costs::default();
-        for (_, file) in set.newer(self.folder.path(), 1, args.rounds)? {
-            let work = ours.include(&file)?;
-            server.add(work.server);
-            client.add(work.client);
-        }
+        let OwnCosts { server, client } = self.own_publishes(&ours, &set, args.rounds)?;
         let meaning = format!(
             "CPU of one publish into {} packages ({:.1} ms, {:.0} ms on the clock) over that into {} ({:.1} ms); the \
              peers grow in step with the number",
