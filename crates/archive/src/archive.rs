@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
-use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -191,12 +191,41 @@ impl Archive {
         policy: &UploadPolicy,
         now: Timestamp,
     ) -> Result<Included, Error> {
-        let incoming = self.dir.join("incoming");
+        self.take(files, None, provenance, policy, now)
+    }
+
+    /// As [`Archive::include`], for files that are given to the archive: where it can it moves them
+    /// into the pool, which costs half of what a copy does. Nobody else may be able to write to
+    /// them any more, and the caller removes what is left of them.
+    ///
+    /// # Errors
+    /// As [`Archive::include`].
+    pub fn include_own(
+        &self,
+        files: &[PathBuf],
+        provenance: &Provenance,
+        policy: &UploadPolicy,
+        now: Timestamp,
+    ) -> Result<Included, Error> {
+        let pool = self.publisher.public.join("pool");
+        let own_on = fs::metadata(&pool).map_err(FileError::at("read", &pool))?.dev();
+        self.take(files, Some(own_on), provenance, policy, now)
+    }
+
+    fn take(
+        &self,
+        files: &[PathBuf],
+        own_on: Option<u64>,
+        provenance: &Provenance,
+        policy: &UploadPolicy,
+        now: Timestamp,
+    ) -> Result<Included, Error> {
+        let incoming = self.incoming_dir();
         let provenance = Arc::new(provenance.clone());
         // Reading and hashing take the longest, and need no lock.
         let components = self.settings()?.components;
-        let intake =
-            Intake { incoming: &incoming, components: &components, provenance: &provenance, policy, now };
+        let (incoming, components, provenance) = (&incoming, &components, &provenance);
+        let intake = Intake { incoming, own_on, components, provenance, policy, now };
         let candidates = intake.take(files)?;
         for candidate in &candidates {
             policy.admit(&candidate.entry).map_err(Error::refused(&candidate.file))?;
@@ -209,14 +238,14 @@ impl Archive {
         }
         let mut added = Vec::with_capacity(new.len());
         for candidate in new {
-            added.push(self.store(candidate)?);
+            added.push(self.store(&inner.state.settings, candidate)?);
         }
         self.flush(&added)?;
         let content = inner.state.rolling_with(&added);
         let (prepared, rolling) = self.prepare_rolling(&inner.state, &content, now)?;
         let digest = rolling.content;
         let packages = added.iter().map(|entry| StoredPackage::from_entry(entry)).collect();
-        let provenance = (*provenance).clone();
+        let provenance = Provenance::clone(provenance);
         let record = Record::Include { at: now, provenance, packages, rolling: rolling.clone() };
         self.commit_rolling(&mut inner, &record, prepared, |state| {
             state.catalogue_all(&added);
@@ -435,14 +464,14 @@ impl Archive {
 
     /// Moves the files of a package into the pool. Without a record that names them they are
     /// nothing.
-    fn store(&self, candidate: Candidate) -> Result<Arc<PackageEntry>, Error> {
+    fn store(&self, settings: &Settings, candidate: Candidate) -> Result<Arc<PackageEntry>, Error> {
         let entry = candidate.entry;
-        for ((path, ..), copy) in entry.paths().into_iter().zip(candidate.copies) {
+        for ((path, ..), file) in entry.paths().into_iter().zip(candidate.files) {
             let path = self.publisher.public.join(path);
             make_dir(path.parent().expect("a pool path has a folder"))?;
-            copy.persist(&path).map_err(|error| FileError::at("write", &path)(error.error))?;
+            file.place(&path)?;
         }
-        self.publisher.sidecars.keep(&entry, &candidate.extract)?;
+        self.publisher.sidecars.keep(&entry, &candidate.extract, settings.contents)?;
         Ok(Arc::new(entry))
     }
 

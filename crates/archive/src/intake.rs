@@ -1,8 +1,10 @@
 //! Takes offered files in: copies them beside the pool while it hashes and reads them, so that
-//! what was checked is what is kept. Not here: whether they may stay.
+//! what was checked is what is kept. Files that were given to the archive need no copy. Not here:
+//! whether they may stay.
 
-use std::fs::File;
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,8 +32,28 @@ pub(crate) struct Candidate {
     pub(crate) entry: PackageEntry,
     /// Its files in the order of `PackageEntry::paths`. Closed, because a call may bring more
     /// files than a process may have open.
-    pub(crate) copies: Vec<TempPath>,
+    pub(crate) files: Vec<Held>,
     pub(crate) extract: Extract,
+}
+
+/// A file that was checked, and can no more become another one.
+#[derive(Debug)]
+pub(crate) enum Held {
+    /// A copy of it; dropped, it is gone.
+    Copy(TempPath),
+    /// The file itself, which was given to the archive.
+    Own(PathBuf),
+}
+
+impl Held {
+    /// Gives it its place in the pool.
+    pub(crate) fn place(self, path: &Path) -> Result<(), FileError> {
+        let placed = match self {
+            Self::Copy(copy) => copy.persist(path).map_err(|error| error.error),
+            Self::Own(own) => fs::rename(own, path),
+        };
+        placed.map_err(FileError::at("write", path))
+    }
 }
 
 /// Where and how files come in.
@@ -39,6 +61,9 @@ pub(crate) struct Candidate {
 pub(crate) struct Intake<'a> {
     /// A folder on the pool's file system.
     pub(crate) incoming: &'a Path,
+    /// The number of the pool's file system if the files are given to the archive; those on it are
+    /// not copied.
+    pub(crate) own_on: Option<u64>,
     /// Further components for own packages.
     pub(crate) components: &'a [Component],
     pub(crate) provenance: &'a Arc<Provenance>,
@@ -84,20 +109,37 @@ impl Intake<'_> {
     fn take_deb(&self, path: &Path, file: String) -> Result<Candidate, Error> {
         let unreadable = |error| Error::refused(&file)(RefusalReason::Read(error));
         let from = File::open(path).map_err(unreadable)?;
-        if !from.metadata().map_err(unreadable)?.is_file() {
+        let metadata = from.metadata().map_err(unreadable)?;
+        if !metadata.is_file() {
             return Err(unreadable(io::Error::other("it is not a file")));
         }
-        let mut copy = files::temporary(self.incoming)?;
-        let mut failed = None;
-        let read = deb::read(Copying { from, to: copy.as_file_mut(), failed: &mut failed }, &file);
-        if let Some(error) = failed {
-            return Err(FileError::at("write in", self.incoming)(error).into());
-        }
+        let (read, held) = if self.is_own(path, &metadata) {
+            let read = deb::read(&from, &file);
+            // It will be served.
+            from.set_permissions(Permissions::from_mode(0o644)).map_err(FileError::at("write", path))?;
+            (read, Held::Own(path.to_owned()))
+        } else {
+            let mut copy = files::temporary(self.incoming)?;
+            let mut failed = None;
+            let read = deb::read(Copying { from, to: copy.as_file_mut(), failed: &mut failed }, &file);
+            if let Some(error) = failed {
+                return Err(FileError::at("write in", self.incoming)(error).into());
+            }
+            (read, Held::Copy(copy.into_temp_path()))
+        };
         let deb = read.map_err(Error::refused(&file))?;
         let entry = PackageEntry::from_deb(&deb, self.components, Arc::clone(self.provenance), self.now)
             .map_err(Error::refused(&file))?;
-        let copies = vec![copy.into_temp_path()];
-        Ok(Candidate { file, entry, copies, extract: Extract::of(deb) })
+        Ok(Candidate { file, entry, files: vec![held], extract: Extract::of(deb) })
+    }
+
+    /// True if a file can be moved into the pool as it is. Another name of it, or a link to it,
+    /// would be a way to change it later.
+    fn is_own(&self, path: &Path, opened: &Metadata) -> bool {
+        let named = |named: Metadata| (named.dev(), named.ino()) == (opened.dev(), opened.ino());
+        self.own_on == Some(opened.dev())
+            && opened.nlink() == 1
+            && fs::symlink_metadata(path).is_ok_and(named)
     }
 
     fn take_changes(&self, path: &Path, file: &str, to: &mut Vec<Candidate>) -> Result<(), Error> {

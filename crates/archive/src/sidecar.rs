@@ -36,9 +36,11 @@ impl Sidecars {
         Self { listings: dir.join("listings"), public: dir.join("public") }
     }
 
-    /// Keeps what a package brought.
-    pub(crate) fn keep(&self, entry: &PackageEntry, deb: &Extract) -> Result<(), FileError> {
-        self.keep_listing(&entry.sha256, &deb.files)?;
+    /// Keeps what a package brought. Nobody asks for its file list where there is no `Contents`.
+    pub(crate) fn keep(&self, entry: &PackageEntry, deb: &Extract, contents: bool) -> Result<(), FileError> {
+        if contents {
+            self.keep_listing(&entry.sha256, &deb.files)?;
+        }
         match &deb.changelog {
             Some(changelog) => self.keep_changelog(entry, changelog),
             None => Ok(()),
@@ -105,7 +107,7 @@ impl Sidecars {
         let name = path.display().to_string();
         let deb = deb::read(file, &name).map_err(Error::refused(&name))?;
         let extract = Extract::of(deb);
-        self.keep(entry, &extract)?;
+        self.keep(entry, &extract, true)?;
         Ok(extract)
     }
 }

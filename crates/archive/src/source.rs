@@ -15,7 +15,7 @@ use volary_model::{Component, Digest};
 use crate::entry::{PackageEntry, SourceFile, source_folder};
 use crate::error::{Error, RefusalReason};
 use crate::files;
-use crate::intake::{Candidate, Intake};
+use crate::intake::{Candidate, Held, Intake};
 use crate::sidecar::Extract;
 
 /// Largest `.dsc`; Debian's largest has 100 KB.
@@ -46,7 +46,8 @@ impl Intake<'_> {
             copies.push(copy);
         }
         let entry = self.source_entry(&dsc, sources).map_err(refused)?;
-        Ok(Candidate { file, entry, copies, extract: Extract::default() })
+        let files = copies.into_iter().map(Held::Copy).collect();
+        Ok(Candidate { file, entry, files, extract: Extract::default() })
     }
 
     /// Copies a file that a `.dsc` names, and compares it with what is said of it.

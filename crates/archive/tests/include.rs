@@ -39,6 +39,56 @@ fn the_same_file_again_is_fine() {
     assert_eq!(snapshot(&lab), before);
 }
 
+/// Gives files to the archive, and says what of them is left.
+fn give(lab: &Lab, files: &[PathBuf]) -> Vec<PathBuf> {
+    let given = lab.archive.include_own(files, &Provenance::default(), &UploadPolicy::AllowUnsigned, now());
+    given.unwrap();
+    files.iter().filter(|file| file.exists()).cloned().collect()
+}
+
+/// The file of a package in the pool, as its index names it.
+fn pooled(lab: &Lab, name: &str) -> PathBuf {
+    let entries = lab.archive.packages(&"rolling".parse().unwrap()).unwrap();
+    let entry = entries.iter().find(|entry| entry.name.as_str() == name).unwrap();
+    lab.archive.public_dir().join(entry.filename())
+}
+
+#[test]
+fn files_that_are_given_are_moved_and_whole() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let lab = Lab::new();
+    let deb = lab.deb("hello", "1.0", "amd64", "");
+    let bytes = volary_host::read(&deb).unwrap();
+    std::fs::set_permissions(&deb, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let inode = std::fs::metadata(&deb).unwrap().ino();
+    // Named twice, it is still one file.
+    assert!(give(&lab, &[deb.clone(), deb]).is_empty());
+    let meta = std::fs::metadata(pooled(&lab, "hello")).unwrap();
+    assert_eq!((meta.ino(), meta.mode() & 0o777), (inode, 0o644), "it is the same file, and can be served");
+    assert_eq!(volary_host::read(&pooled(&lab, "hello")).unwrap(), bytes);
+    // What a `.changes` names is moved as well.
+    let other = lab.deb("other", "1.0", "amd64", "");
+    assert_eq!(give(&lab, &[changes(&lab, &[&other], |text| text)]).len(), 1);
+    assert!(!other.exists() && pooled(&lab, "other").exists());
+}
+
+#[test]
+fn files_that_have_another_way_to_them_are_copied() {
+    let lab = Lab::new();
+    let [linked, pointed] = ["linked", "pointed"].map(|name| lab.deb(name, "1.0", "amd64", ""));
+    let second = lab.dir.path().join("second.deb");
+    std::fs::hard_link(&linked, &second).unwrap();
+    let pointer = lab.dir.path().join("pointer.deb");
+    std::os::unix::fs::symlink(&pointed, &pointer).unwrap();
+    let files = [linked.clone(), pointer];
+    assert_eq!(give(&lab, &files), files, "nothing is moved");
+    for (name, original) in [("linked", &second), ("pointed", &pointed)] {
+        let before = volary_host::read(&pooled(&lab, name)).unwrap();
+        std::fs::OpenOptions::new().write(true).open(original).unwrap().set_len(1).unwrap();
+        assert_eq!(volary_host::read(&pooled(&lab, name)).unwrap(), before);
+    }
+}
+
 #[test]
 fn what_is_wrong_is_refused_with_the_reason() {
     let lab = Lab::new();

@@ -18,6 +18,7 @@ use crate::nudge::{Nudges, Outcomes};
 use crate::registry::Registry;
 use crate::tls::authority::{self, Authority};
 use crate::tls::listener::CurrentCertificate;
+use crate::uploads::Uploads;
 use crate::{Layout, ServerError};
 
 /// One running server.
@@ -32,6 +33,8 @@ pub(crate) struct App {
     pub(crate) store: Store,
     /// The archive.
     pub(crate) archive: Arc<Depot>,
+    /// Uploads to it that are on their way.
+    pub(crate) uploads: Uploads,
     /// The mirrors of foreign archives.
     pub(crate) mirrors: Mirrors,
     /// The certificate authority.

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use volary_api::v1::archive as api;
 use volary_archive::{
-    Archive, Because, Error, KeyInfo, Keys, NewKey, Others, PackageEntry, Pick, Provenance, ReleaseInfo,
-    RetiredKey, Settings, Signers, UpkeepReport, UploadPolicy,
+    Archive, Because, Error, Included, KeyInfo, Keys, NewKey, Others, PackageEntry, Pick, Provenance,
+    ReleaseInfo, RetiredKey, Settings, Signers, UpkeepReport, UploadPolicy,
 };
 use volary_debian::Version;
 use volary_model::{Architecture, PackageName, ReleaseName, ReleaseRef, Revision, Suite};
@@ -106,10 +107,17 @@ impl Depot {
         provenance: &Provenance,
         policy: &UploadPolicy,
     ) -> Result<api::Included, Error> {
-        let included = self.archive.include(files, provenance, policy, volary_host::now())?;
-        let list =
-            |entries: &[std::sync::Arc<PackageEntry>]| entries.iter().map(|entry| package(entry)).collect();
-        Ok(api::Included { added: list(&included.added), already_there: list(&included.known) })
+        self.archive.include(files, provenance, policy, volary_host::now()).map(|done| included(&done))
+    }
+
+    /// Takes files into rolling that nobody else can write to; they are moved where that is possible.
+    pub(crate) fn include_own(
+        &self,
+        files: &[PathBuf],
+        provenance: &Provenance,
+        policy: &UploadPolicy,
+    ) -> Result<api::Included, Error> {
+        self.archive.include_own(files, provenance, policy, volary_host::now()).map(|done| included(&done))
     }
 
     /// The packages of a suite.
@@ -288,6 +296,11 @@ impl Depot {
         let changes = self.archive.diff(from, to)?;
         Ok(changes.iter().map(|item| change(item.from.as_deref(), item.to.as_deref())).collect())
     }
+}
+
+fn included(done: &Included) -> api::Included {
+    let list = |entries: &[Arc<PackageEntry>]| entries.iter().map(|entry| package(entry)).collect();
+    api::Included { added: list(&done.added), already_there: list(&done.known) }
 }
 
 /// Bytes that a package takes up on a device, as it says itself.

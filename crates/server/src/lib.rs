@@ -33,6 +33,7 @@ mod repository;
 mod serve;
 mod status_hook;
 mod tls;
+mod uploads;
 
 pub use config::{Config, Gc, SignerConfig};
 pub use error::ServerError;

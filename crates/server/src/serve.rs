@@ -24,6 +24,7 @@ use crate::nudge::{Nudges, Outcomes};
 use crate::registry::Registry;
 use crate::tls::authority::{self, Authority};
 use crate::tls::listener::{self, CurrentCertificate};
+use crate::uploads::Uploads;
 use crate::{Layout, ServerError, http, init, reconcile};
 
 /// How many packs for devices are made at once.
@@ -133,6 +134,7 @@ async fn start(
         running: RunningBuilds::default(),
         exports: Keeper::default(),
         packs: Semaphore::new(PACKS),
+        uploads: Uploads::default(),
         mirrors: Mirrors::new(layout.archive_mirrors()),
         store: store.clone(),
         layout,

@@ -281,7 +281,7 @@ impl Archive {
         }
         match check_deb(&item.entry, path)? {
             Ok(extract) => {
-                self.publisher.sidecars.keep(&item.entry, &extract)?;
+                self.publisher.sidecars.keep(&item.entry, &extract, true)?;
                 Ok(Ok(()))
             }
             Err(problem) => Ok(Err(problem)),

@@ -9,7 +9,6 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use tokio::io::AsyncWriteExt;
 use volary_api::v1::archive::{Cut, Difference, Include, Included, Package, Pick, Picked, Pin, Release};
 use volary_api::v1::fleet::Role;
 use volary_archive::{Error, Provenance, UploadLimits, UploadPolicy};
@@ -18,8 +17,9 @@ use volary_model::{ReleaseName, Revision, Suite};
 use crate::app::App;
 use crate::http::auth::{Developer, Person, Uploader, Viewer};
 use crate::http::batch;
-use crate::http::input::{Input, blocking, name, too_large};
+use crate::http::input::{Input, blocking, name};
 use crate::http::refusal::Refusal;
+use crate::uploads::{self, NotSealed};
 
 /// The largest file of an upload: debug symbols of a browser have some 2 GB.
 pub(super) const FILE_LIMIT: u64 = 4 << 30;
@@ -60,16 +60,9 @@ pub(crate) async fn upload(
 ) -> Result<(), Refusal> {
     let dir = upload_dir(&app, &id)?;
     plain_name(&file)?;
-    volary_host::create_dir(&dir)?;
-    let path = dir.join(&file);
+    let writing = app.uploads.write(&dir)?;
     let limit = if file.ends_with(".changes") { CHANGES_LIMIT } else { FILE_LIMIT };
-    match receive(body, &path, limit).await {
-        Ok(()) => Ok(()),
-        Err(refusal) => {
-            volary_host::remove_if_exists(&path)?;
-            Err(refusal)
-        }
-    }
+    batch::save(body, dir.join(&file), limit, writing).await
 }
 
 /// `PUT /api/v1/uploads/{id}`: several files as a tar archive.
@@ -80,8 +73,8 @@ pub(crate) async fn upload_batch(
     body: Body,
 ) -> Result<(), Refusal> {
     let dir = upload_dir(&app, &id)?;
-    volary_host::create_dir(&dir)?;
-    batch::unpack(body, dir).await
+    let writing = app.uploads.write(&dir)?;
+    batch::unpack(body, dir, writing).await
 }
 
 /// Refuses what could be another thing than a file beside the others.
@@ -102,20 +95,6 @@ fn upload_dir(app: &App, id: &str) -> Result<PathBuf, Refusal> {
     }
 }
 
-async fn receive(mut body: Body, path: &std::path::Path, limit: u64) -> Result<(), Refusal> {
-    let failed = |error: std::io::Error| batch::unwritable(path.display(), &error);
-    let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
-    let mut size = 0;
-    while let Some(data) = batch::next_piece(&mut body).await? {
-        size += data.len() as u64;
-        if size > limit {
-            return Err(too_large(limit));
-        }
-        file.write_all(&data).await.map_err(failed)?;
-    }
-    file.flush().await.map_err(failed)
-}
-
 /// `POST /api/v1/uploads/{id}/include`.
 pub(crate) async fn include(
     State(app): State<Arc<App>>,
@@ -126,11 +105,17 @@ pub(crate) async fn include(
     if options.allow_unsigned {
         person.must_be(Role::Admin)?;
     }
-    let dir = upload_dir(&app, &id)?;
-    if !dir.is_dir() {
-        return Err(Refusal::not_found("there is no upload with this id")
-            .help("the upload was included already, or its files were never sent"));
-    }
+    let dir = match app.uploads.seal(&upload_dir(&app, &id)?)? {
+        Ok(dir) => dir,
+        Err(NotSealed::Missing) => {
+            return Err(Refusal::not_found("there is no upload with this id")
+                .help("the upload was included already, or its files were never sent"));
+        }
+        Err(NotSealed::Writing) => {
+            return Err(Refusal::conflict("a file of this upload is still being sent")
+                .help("include it when all of its files were acknowledged"));
+        }
+    };
     Ok(Json(include_dir(&app, &person, dir, options.allow_unsigned).await?))
 }
 
@@ -147,12 +132,11 @@ pub(crate) async fn upload_one(
         return Err(Refusal::invalid(format!("{file:?} cannot be uploaded alone"))
             .help("send a .deb, or a .changes with the files that it names as one .tar"));
     }
-    let id: [u8; 16] = rand::random();
-    let dir = app.layout.uploads().join(id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-    volary_host::create_dir(&dir)?;
+    let dir = app.layout.uploads().join(uploads::new_id());
+    let writing = app.uploads.write(&dir)?;
     let received = match ending {
-        "tar" => batch::unpack(body, dir.clone()).await,
-        _ => receive(body, &dir.join(&file), FILE_LIMIT).await,
+        "tar" => batch::unpack(body, dir.clone(), writing).await,
+        _ => batch::save(body, dir.join(&file), FILE_LIMIT, writing).await,
     };
     if let Err(refusal) = received {
         std::fs::remove_dir_all(&dir).map_err(Refusal::broken)?;
@@ -163,7 +147,7 @@ pub(crate) async fn upload_one(
     Ok((status, Json(included)))
 }
 
-/// Includes what lies in a folder, and removes the folder.
+/// Includes what lies in a folder that nobody else can write to, and removes the folder.
 async fn include_dir(
     app: &Arc<App>,
     person: &Person,
@@ -183,7 +167,7 @@ async fn include_dir(
     };
     let included = blocking(move || {
         let included = offered(&dir)
-            .and_then(|files| depot.include(&files, &provenance, &policy).map_err(Refusal::from));
+            .and_then(|files| depot.include_own(&files, &provenance, &policy).map_err(Refusal::from));
         // Taken or refused, the upload ends here: the sender has the files still.
         if let Err(error) = std::fs::remove_dir_all(&dir) {
             tracing::warn!(%error, dir = %dir.display(), "cannot remove an upload");

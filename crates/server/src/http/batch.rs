@@ -1,4 +1,5 @@
-//! Files that come as a tar archive, unpacked while they arrive. Not here: what they are.
+//! Files of uploads, written while they arrive: one that comes alone, or several as a tar archive.
+//! Not here: what they are.
 
 use std::fmt::Display;
 use std::io::{self, Read};
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use super::archive::{CHANGES_LIMIT, FILE_LIMIT, plain_name};
 use super::input::{blocking, too_large};
 use super::refusal::Refusal;
+use crate::uploads::Writing;
 
 /// How many files one request may have: a large source package has some hundred.
 const MOST_FILES: usize = 4096;
@@ -25,28 +27,57 @@ const PIECES: usize = 8;
 
 /// Unpacks a request into a folder. Whatever is no plain file with a plain name is refused; what
 /// was unpacked before is left for the caller to remove.
-pub(super) async fn unpack(mut body: Body, dir: PathBuf) -> Result<(), Refusal> {
-    let (send, receive) = mpsc::channel::<io::Result<Bytes>>(PIECES);
-    let unpacking = tokio::spawn(blocking(move || unpack_files(Pieces::new(receive), &dir)));
+pub(super) async fn unpack(body: Body, dir: PathBuf, writing: Writing) -> Result<(), Refusal> {
+    receive(body, move |pieces| {
+        let unpacked = unpack_files(pieces, &dir);
+        drop(writing);
+        unpacked
+    })
+    .await
+}
+
+/// Writes a request to a file; what cannot be written to its end is removed.
+pub(super) async fn save(body: Body, path: PathBuf, limit: u64, writing: Writing) -> Result<(), Refusal> {
+    receive(body, move |pieces| {
+        let saved = save_file(pieces, &path, limit);
+        if saved.is_err() {
+            volary_host::remove_if_exists(&path)?;
+        }
+        drop(writing);
+        saved
+    })
+    .await
+}
+
+/// Reads a request while `write`, which may block, does something with what has come.
+async fn receive(
+    mut body: Body,
+    write: impl FnOnce(Pieces) -> Result<(), Refusal> + Send + 'static,
+) -> Result<(), Refusal> {
+    let (send, receive) = mpsc::channel::<io::Result<Piece>>(PIECES);
+    let written = tokio::spawn(blocking(move || write(Pieces::new(receive))));
     let mut trouble = None;
     loop {
-        let Some(piece) = next_piece(&mut body).await.transpose() else { break };
-        let piece = piece.map_err(|refusal| {
-            trouble = Some(refusal);
-            io::ErrorKind::UnexpectedEof.into()
-        });
-        // Whoever unpacks has refused it if it takes no more, and says why.
-        if send.send(piece).await.is_err() || trouble.is_some() {
+        let piece = match next_piece(&mut body).await {
+            Ok(Some(bytes)) => Ok(Piece::Some(bytes)),
+            Ok(None) => Ok(Piece::End),
+            Err(refusal) => {
+                trouble = Some(refusal);
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+        };
+        let is_last = !matches!(piece, Ok(Piece::Some(_)));
+        // Whoever writes has refused it if it takes no more, and says why.
+        if send.send(piece).await.is_err() || is_last {
             break;
         }
     }
-    drop(send);
-    let unpacked = unpacking.await.map_err(|error| Refusal::broken(error.to_string()))?;
-    trouble.map_or(unpacked.and_then(|unpacked| unpacked), Err)
+    let written = written.await.map_err(|error| Refusal::broken(error.to_string()))?;
+    trouble.map_or(written.and_then(|written| written), Err)
 }
 
 /// The next bytes of a request, if it has more of them. Says if the sender is gone or stands still.
-pub(super) async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
+async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
     loop {
         let frame = tokio::time::timeout(STALLED, body.frame())
             .await
@@ -63,24 +94,47 @@ pub(super) async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Refusal
     }
 }
 
+/// A part of a request. That no more of them come is not its end: then the sender is gone.
+enum Piece {
+    Some(Bytes),
+    End,
+}
+
 /// What arrived, as something to read. Blocks.
 struct Pieces {
-    receive: mpsc::Receiver<io::Result<Bytes>>,
+    receive: mpsc::Receiver<io::Result<Piece>>,
     now: Bytes,
+    is_over: bool,
 }
 
 impl Pieces {
-    fn new(receive: mpsc::Receiver<io::Result<Bytes>>) -> Self {
-        Self { receive, now: Bytes::new() }
+    fn new(receive: mpsc::Receiver<io::Result<Piece>>) -> Self {
+        Self { receive, now: Bytes::new(), is_over: false }
+    }
+
+    /// What arrived next; `None` at the end.
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        match self.receive.blocking_recv() {
+            Some(Ok(Piece::Some(bytes))) => Ok(Some(bytes)),
+            Some(Ok(Piece::End)) => {
+                self.is_over = true;
+                Ok(None)
+            }
+            Some(Err(error)) => Err(error),
+            None => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
     }
 }
 
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.now.is_empty() {
-            match self.receive.blocking_recv() {
+            match self.next()? {
+                Some(bytes) => self.now = bytes,
                 None => return Ok(0),
-                Some(piece) => self.now = piece?,
             }
         }
         let count = buffer.len().min(self.now.len());
@@ -123,6 +177,21 @@ fn unpack_files(tar: impl Read, dir: &Path) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn save_file(mut pieces: Pieces, path: &Path, limit: u64) -> Result<(), Refusal> {
+    let failed = |error: io::Error| unwritable(path.display(), &error);
+    let mut file = std::fs::File::create(path).map_err(failed)?;
+    let mut size = 0;
+    let broken = |error: io::Error| Refusal::invalid(format!("the upload broke off: {error}"));
+    while let Some(bytes) = pieces.next().map_err(broken)? {
+        size += bytes.len() as u64;
+        if size > limit {
+            return Err(too_large(limit));
+        }
+        io::Write::write_all(&mut file, &bytes).map_err(failed)?;
+    }
+    Ok(())
+}
+
 /// Tells trouble with the sender from trouble with our disk.
 fn copy(from: &mut impl Read, to: &mut std::fs::File, name: &str) -> Result<(), Refusal> {
     let mut buffer = vec![0; 64 << 10];
@@ -137,7 +206,7 @@ fn copy(from: &mut impl Read, to: &mut std::fs::File, name: &str) -> Result<(), 
 }
 
 /// Our trouble, not the sender's: a file cannot be written.
-pub(super) fn unwritable(name: impl Display, error: &io::Error) -> Refusal {
+fn unwritable(name: impl Display, error: &io::Error) -> Refusal {
     if error.kind() == io::ErrorKind::StorageFull {
         return Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "the server's disk is full");
     }

@@ -1,6 +1,7 @@
 //! Uploads by build machines: tokens that may do nothing else, one request for each package, and
 //! `curl` as people use it.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -8,7 +9,7 @@ use volary_api::v1::archive::Included;
 use volary_api::v1::fleet::{Token, TokenSecret};
 use volary_host::Cmd;
 
-use crate::support::{Client, TestServer, make_deb, write};
+use crate::support::{Client, TestServer, make_deb, wait_for, write};
 
 /// A token that may upload these packages only.
 fn ci_token(server: &TestServer, packages: &[&str]) -> String {
@@ -151,6 +152,38 @@ fn curl_uploads_in_one_line() {
     assert!(said.contains("hello-doc_1.0_all.deb") && said.contains("\n422"), "{said}");
     let said = curl(&["-T", "-", &format!("{upload}hello.tar")], tar(&[&changes, &deb, &doc]));
     assert!(said.contains("\"added\":[{\"name\":\"hello-doc\"") && said.ends_with("201"), "{said}");
+}
+
+#[test]
+fn an_upload_is_included_only_when_nobody_writes_to_it() {
+    let server = TestServer::start();
+    let token = ci_token(&server, &[]);
+    let client = Client::new(&server, Some(token.clone()), None);
+    let bytes = std::fs::read(make_deb(server.scratch(), "hello", "1.0")).unwrap();
+    let pipe = server.scratch().join("pipe");
+    Cmd::new("mkfifo").arg(&pipe).check().unwrap();
+    let upload = format!("/api/v1/uploads/{}", "ab".repeat(16));
+    let include = || client.post(&format!("{upload}/include"), &json!({}));
+    let send = format!(
+        "cat '{}' | curl -sS -f --cacert '{}' -H 'Authorization: Bearer {token}' -T - '{}{upload}/hello.deb'",
+        pipe.display(),
+        server.ca().display(),
+        server.url
+    );
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| Cmd::new("sh").args(["-c", &send]).check().unwrap());
+        let mut to_pipe = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        let (first, rest) = bytes.split_at(bytes.len() / 2);
+        to_pipe.write_all(first).unwrap();
+        let there = server.layout().uploads().join("ab".repeat(16)).join("hello.deb");
+        wait_for("the first bytes to arrive", || there.metadata().ok().filter(|meta| meta.len() > 0));
+        include().refused(409, "a file of this upload is still being sent");
+        to_pipe.write_all(rest).unwrap();
+        drop(to_pipe);
+        sender.join().unwrap();
+    });
+    assert_eq!(include().json::<Included>().added.len(), 1);
+    include().refused(404, "there is no upload with this id");
 }
 
 #[test]
