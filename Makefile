@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test test-slow demo bench bench-archive campaign-archive campaign-builds fuzz clean
+.PHONY: help setup build agent-deb check test test-slow demo bench bench-archive campaign-archive campaign-builds fuzz simulate clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -75,6 +75,13 @@ campaign-archive: setup ## Kill, race and crowd the archive for at most MINUTES=
 	@cargo build --quiet --package volary-xtask
 	@cargo build --quiet --release --package volary-cli
 	@$(SUDO) $(TARGET)/debug/volary-xtask campaign-archive --minutes $(MINUTES)
+	@cargo xtask figures
+
+# How many worlds.
+RUNS ?= 100000
+
+simulate: setup ## Run the devices' machine in RUNS=100000 worlds that are out to break it
+	@cargo xtask simulate --runs $(RUNS)
 	@cargo xtask figures
 
 fuzz: setup ## Fuzz every parser, SECONDS_EACH=600 each, or only those in ONLY

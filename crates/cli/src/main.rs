@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    approve, archive, artifact, build, check, device, fleet, release, server, source, status, token,
+    approve, archive, artifact, build, check, device, fleet, release, server, simulate, source, status, token,
 };
 use crate::config::Connection;
 use crate::failure::Failure;
@@ -71,6 +71,8 @@ enum Command {
     /// Enrol, accept and see devices
     #[command(subcommand)]
     Device(device::DeviceCommand),
+    /// Run the devices' machine in virtual time, in worlds that are out to break it
+    Simulate(simulate::SimulateArgs),
     /// Give people and programs access
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -119,6 +121,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Artifact(command) => artifact::run(command, out),
         Command::Credential(args) => fleet::credential(&args, &connection, out),
         Command::Device(command) => device::run(command, &connection, out),
+        Command::Simulate(args) => simulate::simulate(&args, out),
         Command::Token(command) => token::run(command, &connection, out),
         Command::Init(args) => server::init(args, out),
         Command::Serve(args) => server::serve(args, out),

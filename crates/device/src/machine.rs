@@ -109,40 +109,35 @@ fn still_held(mut hold: Hold, now: Timestamp) -> Option<Hold> {
 /// one. What changed the device goes on: it is confirmed, or undone.
 fn started(state: State, undone: Option<crate::state::Undone>, now: Timestamp) -> (State, Vec<Effect>) {
     let news = undone.filter(|undone| state.undone.as_ref() != Some(&undone.checkpoint));
-    match state.phase.clone() {
-        Phase::Idle(_) => match news {
-            Some(undone) => change::undone_meanwhile(state, undone, now),
-            None => (state, vec![Effect::Ask]),
-        },
-        Phase::Report { .. } => (state, vec![Effect::Report]),
-        Phase::Fetch(work) => interrupted(state, work, Step::Fetch, now),
-        Phase::Verify(work) => interrupted(state, work, Step::Verify, now),
-        Phase::Drift(work) => interrupted(state, work, Step::Playbook, now),
-        Phase::Checkpoint(work) => match news {
-            // The timer put back what was not changed yet.
-            Some(undone) => {
-                let state = State { undone: Some(undone.checkpoint), ..state };
-                interrupted(state, work, Step::Checkpoint, now)
-            }
-            // It may be armed, and nobody is to undo what was not done.
-            None => (state, vec![Effect::Disarm(work)]),
-        },
-        Phase::Apply(work, step) => match news {
-            Some(undone) => change::undone(state, undone, now),
-            None => change::go_on(state, work, step, now),
-        },
-        Phase::Confirm(work) => match news {
-            Some(undone) => change::undone(state, undone, now),
-            None => (state, vec![Effect::Confirm(work)]),
-        },
-        Phase::Commit(work) => match news {
-            Some(undone) => change::undone(state, undone, now),
-            None => (state, vec![Effect::Disarm(work)]),
-        },
-        Phase::Revert(work, failure) => match news {
-            Some(undone) => change::undone(state, undone, now),
-            None => (state, vec![Effect::Undo(work, failure)]),
-        },
+    match (state.phase.clone(), news) {
+        // What was begun and not changed is as nothing beside an undo that the ledger does not know.
+        (Phase::Idle(_) | Phase::Fetch(_) | Phase::Verify(_) | Phase::Drift(_), Some(undone)) => {
+            change::undone_meanwhile(state, undone, now)
+        }
+        (Phase::Idle(_), None) => (state, vec![Effect::Ask]),
+        (Phase::Fetch(work), None) => interrupted(state, work, Step::Fetch, now),
+        (Phase::Verify(work), None) => interrupted(state, work, Step::Verify, now),
+        (Phase::Drift(work), None) => interrupted(state, work, Step::Playbook, now),
+        // First how the one before ended, then that it was undone after all.
+        (Phase::Report { .. }, news) => {
+            let mut state = state;
+            state.memory.undone = news.map(Box::new);
+            (state, vec![Effect::Report])
+        }
+        // The timer put back what was not changed yet.
+        (Phase::Checkpoint(work), Some(undone)) => {
+            let state = State { undone: Some(undone.checkpoint), ..state };
+            interrupted(state, work, Step::Checkpoint, now)
+        }
+        // It may be armed, and nobody is to undo what was not done.
+        (Phase::Checkpoint(work), None) => (state, vec![Effect::Disarm(work)]),
+        (Phase::Apply(..) | Phase::Confirm(_) | Phase::Commit(_) | Phase::Revert(..), Some(undone)) => {
+            change::undone(state, undone, now)
+        }
+        (Phase::Apply(work, step), None) => change::go_on(state, work, step, now),
+        (Phase::Confirm(work), None) => (state, vec![Effect::Confirm(work)]),
+        (Phase::Commit(work), None) => (state, vec![Effect::Disarm(work)]),
+        (Phase::Revert(work, failure), None) => (state, vec![Effect::Undo(work, failure)]),
     }
 }
 

@@ -440,6 +440,8 @@ pub struct Memory {
     pub zones: Zones,
     /// When an obstacle may be gone.
     pub look_again: Option<Timestamp>,
+    /// An undo that is heard of once the report before it is stored.
+    pub undone: Option<Box<Undone>>,
 }
 
 impl State {

@@ -14,6 +14,7 @@ mod deb;
 mod demo;
 mod figures;
 mod fuzz;
+mod simulate;
 mod tidy;
 mod workspace;
 
@@ -50,6 +51,8 @@ enum Command {
     Figures,
     /// Fuzz every parser that reads what others wrote; prints figures
     Fuzz(fuzz::FuzzArgs),
+    /// Run the devices' machine in virtual time, in many worlds; prints figures
+    Simulate(simulate::SimulateArgs),
     /// Take down stale labs and remove cached roots
     Clean,
 }
@@ -86,6 +89,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::BenchArchive(args) => bench_archive::run(&args),
         Command::CampaignArchive(args) => campaign_archive::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Simulate(args) => simulate::run(&args, &Workspace::find()?),
         Command::Figures => figures::write_page(&Workspace::find()?),
         Command::Clean => Ok(volary_testkit::Cache::open()?.clear()?),
     }

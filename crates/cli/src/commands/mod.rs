@@ -16,6 +16,7 @@ pub mod device;
 pub mod fleet;
 pub mod release;
 pub mod server;
+pub mod simulate;
 pub mod source;
 pub mod status;
 pub mod token;

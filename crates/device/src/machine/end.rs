@@ -58,7 +58,10 @@ pub(super) fn stored(mut state: State, now: Timestamp) -> (State, Vec<Effect>) {
         state.good = Some(work.target);
         state.failed_before = None;
     }
-    rest(state, now)
+    match state.memory.undone.take() {
+        Some(undone) => change::undone_meanwhile(state, *undone, now),
+        None => rest(state, now),
+    }
 }
 
 /// It was looked for what differs from the commit.

@@ -282,8 +282,24 @@ fn a_person_confirms_or_reverts() {
     let (state, _) = feed(fresh(), all_good(7, ""), at(0));
     let (state, _) = feed(state, all_good(1, ""), at(10));
     let Event::Undone(told) = by_person else { unreachable!() };
-    let (state, _) = step(state, Event::Started { undone: Some(told) }, at(20));
-    assert_eq!(state.good, Some(target(7, "")));
+    let back = |events: &[Event]| {
+        let (state, _) = feed(state.clone(), events.iter().cloned(), at(20));
+        let (state, effects) = step(state, Event::Started { undone: Some(told.clone()) }, at(21));
+        assert_eq!(effects.last(), Some(&Effect::Report));
+        (state.good.map(|good| good.commit), state.reverted.len())
+    };
+    assert_eq!(back(&[]), (Some(commit(7)), 1));
+    // Also if the next one had begun.
+    assert_eq!(back(&[offer(2, "")]), (Some(commit(7)), 1));
+    assert_eq!(back(&[offer(2, ""), Event::Fetched]), (Some(commit(7)), 1));
+    // The good end is told first if it was not yet.
+    let (state, _) = feed(fresh(), all_good(7, ""), at(0));
+    let (state, _) = feed(state, applied(1, ""), at(10));
+    let (state, _) = feed(state, [Event::Confirmed, Event::Disarmed], at(10));
+    let (state, effects) = step(state, Event::Started { undone: Some(told) }, at(20));
+    assert_eq!((effects.last(), &state.reverted[..]), (Some(&Effect::Report), &[][..]));
+    let (state, effects) = step(state, Event::Stored, at(21));
+    assert_eq!((effects.last(), state.good), (Some(&Effect::Report), Some(target(7, ""))));
 }
 
 #[test]
