@@ -20,6 +20,7 @@ pub(crate) struct Process {
 }
 
 /// What it is at.
+#[expect(clippy::large_enum_variant, reason = "a device has one of them")]
 pub(crate) enum Doing {
     /// It waits.
     Sleep(Ms),
@@ -199,7 +200,8 @@ impl Device<'_> {
             process.state.last_report = next_report(process.state.last_report, wall);
         }
         let number = process.state.last_report;
-        self.rules.made(number, is_result);
+        let of = is_result.then_some(&process.state.phase);
+        self.rules.made(number, of);
         self.disk.keep(Queued { number, is_result });
     }
 }

@@ -1,9 +1,7 @@
 //! A device: its power, its clocks, its processes, and what comes next for it.
 
 use jiff::Timestamp;
-use volary_device::{
-    Armed, Cause, Effect, Event, Hold, Mode, Observed, Rescue, State, Undone, UndoneBy, rescue,
-};
+use volary_device::{Armed, Cause, Event, Hold, Observed, Rescue, State, Undone, UndoneBy, rescue};
 
 use crate::agent::{Doing, Process};
 use crate::dice::Dice;
@@ -36,9 +34,9 @@ pub(crate) struct Device<'a> {
     /// When systemd starts the agent.
     agent_at: Option<Ms>,
     /// When an undo from outside of the agent ends.
-    undo_ends_at: Option<Ms>,
+    pub(crate) undo_ends_at: Option<Ms>,
     /// When the power is back; it is on otherwise.
-    power_at: Option<Ms>,
+    pub(crate) power_at: Option<Ms>,
     /// When the device goes down by itself.
     reboot_at: Option<Ms>,
     booted_at: Ms,
@@ -186,6 +184,7 @@ impl<'a> Device<'a> {
         if self.power_at.is_some() {
             if due(self.power_at, self.now) {
                 self.boot();
+                return self.rules.booted(self.disk.armed.as_ref().map(|armed| armed.checkpoint.as_str()));
             }
             return Ok(());
         }
@@ -315,7 +314,7 @@ impl<'a> Device<'a> {
         }
     }
 
-    fn undo_from_outside(&mut self, by: UndoneBy, cause: Cause) {
+    pub(crate) fn undo_from_outside(&mut self, by: UndoneBy, cause: Cause) {
         if !self.disk.claim(by, cause) {
             return;
         }
@@ -378,62 +377,12 @@ impl<'a> Device<'a> {
             self.start_agent_in(RESTART);
             return Ok(());
         }
+        self.rules.starts();
         let state = self.disk.ledger.clone();
         self.agent = Some(Process { state, doing: Doing::Sleep(self.now) });
         self.say(|| "the agent starts".to_owned());
         let undone = self.disk.undone.clone().map(Box::new);
         self.turn(Event::Started { undone })
-    }
-
-    /// `volary-agent revert`: with or without an agent.
-    fn revert_by_hand(&mut self) -> Result<(), Violation> {
-        let busy = self.agent.as_ref().is_some_and(|process| process.doing.holds_lock());
-        if self.power_at.is_some() || self.undo_ends_at.is_some() || busy {
-            return Ok(());
-        }
-        if self.dice.chance(500) && self.agent.is_some() {
-            return self.person(Event::RevertAsked);
-        }
-        if self.disk.armed.is_none()
-            && self.disk.undoing.is_none()
-            && let Some(saved) = &self.disk.saved
-            && self.disk.undone.as_ref().is_none_or(|undone| undone.checkpoint != saved.id)
-        {
-            let armed = self.armed_by_hand(saved.id.clone(), saved.target.clone());
-            self.disk.undoing =
-                Some(Undoing { armed, by: UndoneBy::Person, cause: Cause::Person, rebooted: false });
-        }
-        self.undo_from_outside(UndoneBy::Person, Cause::Person);
-        Ok(())
-    }
-
-    /// A record for the undo of what was confirmed before.
-    pub(crate) fn armed_by_hand(&self, checkpoint: String, target: volary_device::Target) -> Armed {
-        Armed {
-            version: 1,
-            checkpoint,
-            target,
-            mode: Mode::Confirming,
-            grace: 0,
-            deadline: 0,
-            latest: 0,
-            boot: self.boot_id(),
-            boots: 0,
-            path_worked: false,
-        }
-    }
-
-    /// `volary-agent confirm`, by a person who looked.
-    fn confirm_by_hand(&mut self) -> Result<(), Violation> {
-        let Some(Process { doing: Doing::Effect { effect: Effect::Confirm(work), .. }, .. }) = &self.agent
-        else {
-            return Ok(());
-        };
-        let number = self.plan.number(&work.target.commit);
-        if !number.is_some_and(|number| self.plan.commit(number).kind.is_good()) {
-            return Ok(());
-        }
-        self.turn(Event::Confirmed)
     }
 
     /// True if the process or the power ends here, by the fate of the device.

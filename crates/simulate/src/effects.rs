@@ -22,7 +22,7 @@ impl Device<'_> {
         let (mut span, mut suicide) = (self.span(&effect), false);
         match &effect {
             Effect::Apply(work, step) => {
-                self.rules.applies(work, &self.disk, self.plan)?;
+                self.rules.applies(work, *step, &self.disk, self.plan)?;
                 if *step == Step::Playbook {
                     suicide = self.begin_playbook(work);
                     if suicide {
@@ -34,7 +34,10 @@ impl Device<'_> {
                 self.agent_ends("hands over to its new version, which ends at once");
                 return Ok(());
             }
-            Effect::Confirm(work) => span = self.begin_confirm(work),
+            Effect::Confirm(work) => {
+                self.rules.confirms(work)?;
+                span = self.begin_confirm(work);
+            }
             Effect::Undo(work, _) => self.begin_undo(work),
             Effect::Report => {
                 if let Some(process) = &self.agent {
@@ -200,7 +203,7 @@ impl Device<'_> {
             boots: 0,
             path_worked: true,
         });
-        self.rules.armed(&id);
+        self.rules.armed(&id, &work.target);
         Event::Checkpointed { id }
     }
 
@@ -297,7 +300,7 @@ impl Device<'_> {
             Effect::Checkpoint(work) => drop(self.checkpoint(&work)),
             Effect::Disarm(work) => drop(self.disarm(&work)),
             Effect::Undo(..) => self.disk.restore(),
-            Effect::Report => drop(self.queue(true)),
+            Effect::Report => self.queue(true),
             Effect::Record
             | Effect::Ask
             | Effect::Fetch(_)

@@ -14,6 +14,7 @@ mod device;
 mod dice;
 mod disk;
 mod effects;
+mod people;
 mod plan;
 mod rules;
 mod server;

@@ -13,6 +13,9 @@ use crate::plan::{DAY, HOUR, Ms, Plan, SECOND};
 /// agent is killed again and again 720 more, a convergence a dozen.
 const STEPS: u64 = 2000;
 
+/// The same, if the agent neither starts nor changes anything.
+const QUIET: u64 = 350;
+
 /// How long a device may be cut off by a change, on top of the time to confirm.
 const BACK: Ms = 120 * SECOND;
 
@@ -35,7 +38,14 @@ pub struct Violation {
 /// What became of a change.
 #[derive(Debug, Clone, Default)]
 struct Change {
+    target: Option<Target>,
     armed_at: Ms,
+    /// How often its playbook began.
+    begun: u32,
+    /// How often the device booted while nobody had confirmed or undone it.
+    boots: u32,
+    told_good: bool,
+    told_reverted: bool,
     applied: bool,
     confirmed: bool,
     undone: bool,
@@ -53,7 +63,8 @@ pub struct Rules {
     hurt: Vec<Target>,
     reverts: Vec<(Target, u32)>,
     accepted: usize,
-    hour: (Ms, u64),
+    /// The hour, the steps in it, and whether the agent started or changed something in it.
+    hour: (Ms, u64, bool),
     cut_off_since: Option<Ms>,
     cut_off_for: Ms,
     off: Vec<(Ms, Ms)>,
@@ -130,11 +141,12 @@ impl Rules {
     pub(crate) fn stepped(&mut self, now: Ms) -> Result<(), Violation> {
         self.steps += 1;
         if self.hour.0 != now / HOUR {
-            self.hour = (now / HOUR, 0);
+            self.hour = (now / HOUR, 0, false);
         }
         self.hour.1 += 1;
-        self.check(self.hour.1 <= STEPS, "the machine never runs in a busy loop", || {
-            format!("{STEPS} steps in an hour")
+        let limit = if self.hour.2 { STEPS } else { QUIET };
+        self.check(self.hour.1 <= limit, "the machine never runs in a busy loop", || {
+            format!("{limit} steps in an hour")
         })
     }
 
@@ -146,18 +158,33 @@ impl Rules {
             format!("accepted {accepted} after {}", self.accepted)
         })?;
         self.accepted = accepted;
+        if state.is_idle() {
+            let kept = self.changes.values().rev().find(|change| change.confirmed && !change.undone);
+            let kept = kept.and_then(|change| change.target.as_ref()).map(|target| &target.commit);
+            let good = state.good.as_ref().map(|good| &good.commit);
+            self.check(good == kept, "a device knows what it is at", || {
+                format!("{good:?}, and is at {kept:?}")
+            })?;
+        }
         let known = state.trusted.is_none()
             || state.accepted.values().any(|commit| Some(commit) == state.trusted.as_ref());
         self.check(known, "what is trusted was accepted", || format!("{:?}", state.trusted))
     }
 
     /// What was saved is armed.
-    pub(crate) fn armed(&mut self, id: &str) {
-        self.changes.insert(id.to_owned(), Change { armed_at: self.now, ..Change::default() });
+    pub(crate) fn armed(&mut self, id: &str, target: &Target) {
+        let target = Some(target.clone());
+        self.changes.insert(id.to_owned(), Change { target, armed_at: self.now, ..Change::default() });
     }
 
     /// A step of a change begins.
-    pub(crate) fn applies(&mut self, work: &Work, disk: &Disk, plan: &Plan) -> Result<(), Violation> {
+    pub(crate) fn applies(
+        &mut self,
+        work: &Work,
+        step: Step,
+        disk: &Disk,
+        plan: &Plan,
+    ) -> Result<(), Violation> {
         let armed = disk.armed.as_ref().map(|armed| armed.checkpoint.clone());
         self.check(armed.is_some() && armed == work.checkpoint, "nothing changes that is not armed", || {
             format!("armed is {armed:?}, the change goes on from {:?}", work.checkpoint)
@@ -173,10 +200,13 @@ impl Rules {
             || format!("commit {number:?} with rolling {:?}", work.target.rolling),
         )?;
         let change = armed.and_then(|id| self.changes.get_mut(&id));
-        let armed_at = change.map_or(0, |change| {
+        let (armed_at, begun) = change.map_or((0, 0), |change| {
             change.applied = true;
-            change.armed_at
+            change.begun += u32::from(step == Step::Playbook);
+            (change.armed_at, change.begun)
         });
+        self.hour.2 = true;
+        self.check(begun <= 3, "a change that is cut off goes on three times at most", || begun.to_string())?;
         // What came while it was away is passed over.
         if let Some(returned) = self.returned_at.filter(|returned| armed_at >= *returned) {
             let newest = number >= Some(plan.tip(returned)) || plan.lied(returned, self.now);
@@ -185,6 +215,32 @@ impl Rules {
             })?;
         }
         Ok(())
+    }
+
+    /// It is looked at whether a change holds, for so long.
+    pub(crate) fn confirms(&self, work: &Work) -> Result<(), Violation> {
+        let begun =
+            work.checkpoint.as_ref().and_then(|id| self.changes.get(id)).map_or(0, |change| change.begun);
+        self.check(
+            begun <= 1 || !work.confirm_within().is_zero(),
+            "what was cut off counts as a change",
+            String::new,
+        )
+    }
+
+    /// The agent starts.
+    pub(crate) fn starts(&mut self) {
+        self.hour.2 = true;
+    }
+
+    /// The device boots, while this is armed.
+    pub(crate) fn booted(&mut self, armed: Option<&str>) -> Result<(), Violation> {
+        let Some(change) = armed.and_then(|id| self.changes.get_mut(id)) else { return Ok(()) };
+        change.boots += 1;
+        let boots = change.boots;
+        self.check(boots <= 3, "a change that makes the device boot again and again is undone", || {
+            boots.to_string()
+        })
     }
 
     /// The timer was disarmed: the change is for ever.
@@ -296,9 +352,17 @@ impl Rules {
         1
     }
 
-    /// A report was put into the queue.
-    pub(crate) fn made(&mut self, number: u64, is_result: bool) {
-        self.made.insert(number, is_result);
+    /// A report was put into the queue: of health, or of this convergence.
+    pub(crate) fn made(&mut self, number: u64, of: Option<&Phase>) {
+        self.made.insert(number, of.is_some());
+        let Some(Phase::Report { work, outcome, .. }) = of else { return };
+        if let Some(change) = work.checkpoint.as_ref().and_then(|id| self.changes.get_mut(id)) {
+            match outcome {
+                Outcome::Good => change.told_good = true,
+                Outcome::Reverted => change.told_reverted = true,
+                Outcome::Failed | Outcome::Refused => {}
+            }
+        }
     }
 
     /// The server got a report, perhaps not for the first time.
@@ -368,6 +432,10 @@ impl Rules {
             let ends = u32::from(change.confirmed)
                 + u32::from(change.undone && !(change.confirmed && change.by_person));
             let fine = ends == 1 || (ends == 0 && !change.applied);
+            let told = if change.undone { change.told_reverted } else { change.told_good };
+            self.check(told || !change.applied, "how a change ended is told", || {
+                format!("checkpoint {id}: {change:?}")
+            })?;
             self.check(fine, "every change ends confirmed or reverted", || {
                 format!("checkpoint {id}: {change:?}")
             })?;

@@ -49,6 +49,8 @@ fn what_was_found_stays_mended() {
         (111, "a report that was cut off was told twice"),
         (350, "a hold that was said while the clock was days ahead lasted for days"),
         (2893, "the same"),
+        (1109, "a person's revert was not heard of by a device that had begun with the next commit"),
+        (1955, "the same"),
     ] {
         if let Err(violation) = run(Run { seed, devices: 1, trace: false }).0 {
             panic!("{what}: {violation}");
