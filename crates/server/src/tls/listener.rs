@@ -89,6 +89,9 @@ pub(crate) fn tls_config(
         .with_cert_resolver(certificate);
     // Each device comes back each minute: a ticket saves both sides most of the handshake.
     config.ticketer = rustls::crypto::ring::Ticketer::new()?;
+    // One is enough for one connection after the other. Each further one has some 160 bytes, more for a
+    // device, whose certificate is in it; and apt keeps none.
+    config.send_tls13_tickets = 1;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
