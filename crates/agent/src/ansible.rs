@@ -1,4 +1,7 @@
-//! The real Ansible: which stage the variables name, and one run of the playbook for this host.
+//! The real Ansible: one run of the playbook for this host, and which stage its variables name.
+//!
+//! Ansible gets an inventory of this host alone, which `volary-fleet` makes of the repository's: it
+//! costs the same however large the fleet is. What that does not read is an error, never a guess.
 //!
 //! What a run did comes from a callback plugin of ours that appends lines of JSON to a file:
 //! neither Debian 12 nor 13 ships a callback with results for machines outside of the collections,
@@ -8,30 +11,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use volary_host::{
-    Cmd, CmdError, FileError, create_dir, read_to_string, remove_if_exists, tail, write_atomic,
+use volary_fleet::SITE_VARIABLE;
+use volary_fleet::inventory::{
+    DirTree, Handover, INVENTORIES, Inventory, InventoryError, PLAYBOOKS, ReadOptions, Value, fleet_layout,
+    to_json,
 };
+use volary_host::{Cmd, CmdError, FileError, create_dir, read_to_string, remove_if_exists, write_atomic};
 use volary_model::{CommitId, DeviceName, InvalidName, StageName};
 
 use crate::checkpoint;
 use crate::paths::Paths;
 
-/// How long reading the inventory may take: 100,000 hosts in one file take half a minute of
-/// a fast core.
-const INVENTORY: Duration = Duration::from_secs(600);
-
 /// The callback plugin.
 const PLUGIN: &str = include_str!("ansible/volary.py");
-
-/// Where an inventory may stand in the repository, in the order of looking.
-const INVENTORIES: [&str; 6] =
-    ["inventory.yml", "inventory.yaml", "inventory.ini", "inventory", "hosts.yml", "hosts"];
-
-/// The playbooks, in the order of looking; the second is ansible-pull's.
-const PLAYBOOKS: [&str; 2] = ["site.yml", "local.yml"];
-
-/// `ansible-inventory` ends with this status if the host it is asked for is not there.
-const NO_SUCH_HOST: i32 = 5;
 
 /// Variables that every run gets.
 #[derive(Debug, Clone, Serialize)]
@@ -75,17 +67,20 @@ pub enum AnsibleError {
         /// The commit.
         commit: CommitId,
     },
-    /// Ansible says that it cannot read the inventory.
-    #[error("the inventory at commit {} cannot be read: {said}", .commit.short())]
-    BadInventory {
+    /// The inventory, or a file of variables, cannot be read.
+    #[error("the inventory at commit {} cannot be used: {cause}", .commit.short())]
+    Inventory {
         /// The commit.
         commit: CommitId,
-        /// Ansible's own words.
-        said: String,
+        /// What is wrong, and the remedy.
+        cause: InventoryError,
     },
     /// `volary_stage` is no stage name.
     #[error("volary_stage: {0}")]
     Stage(#[from] InvalidName),
+    /// `volary_stage` is no text that can be read.
+    #[error("volary_stage is {0}; it must be the name of a stage, neither vaulted nor a template")]
+    StageKind(&'static str),
     /// A task failed.
     #[error("{message}")]
     Task {
@@ -144,43 +139,26 @@ pub struct Ansible<'a> {
 }
 
 impl Ansible<'_> {
-    /// What the device's variables say about itself.
+    /// What the device's variables say about itself. A file that is vaulted as a whole can't say it.
     ///
     /// # Errors
     /// [`AnsibleError`].
     pub fn host(&self) -> Result<Host, AnsibleError> {
-        #[derive(Deserialize)]
-        struct Variables {
-            volary_stage: Option<String>,
-            volary_site: Option<serde_json::Value>,
-        }
-        let ended = self
-            .command("ansible-inventory")
-            .args(["--inventory", self.inventory()?, "--host", self.name.as_str()])
-            .env("ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED", "True")
-            .timeout(INVENTORY)
-            .run()?;
-        if ended.status.code() == Some(NO_SUCH_HOST) {
-            return Err(AnsibleError::NotInInventory {
-                name: self.name.clone(),
-                commit: self.commit.clone(),
-            });
-        }
-        let bad = |said: String| AnsibleError::BadInventory { commit: self.commit.clone(), said };
-        if !ended.status.success() {
-            return Err(bad(tail(&ended.stderr, 10)));
-        }
-        let host: Variables =
-            serde_json::from_slice(&ended.stdout).map_err(|error| bad(error.to_string()))?;
-        Ok(Host {
-            stage: host.volary_stage.map(|stage| stage.parse()).transpose()?,
+        let tree = DirTree::new(self.checkout);
+        let view = self.inventory(&tree)?.host(&tree, self.name.as_str());
+        let view = view.map_err(|error| self.refused(error))?;
+        let stage = match view.variables.get("volary_stage") {
+            None | Some(Value::Null) => None,
+            Some(Value::Text(stage)) => Some(stage.parse()?),
+            Some(other) => return Err(AnsibleError::StageKind(other.kind())),
+        };
+        let site = match view.variables.get(SITE_VARIABLE) {
+            Some(Value::Text(site)) => Some(site.clone()),
             // A site may be called 7.
-            site: host.volary_site.and_then(|site| match site {
-                serde_json::Value::String(site) => Some(site),
-                serde_json::Value::Number(site) => Some(site.to_string()),
-                _ => None,
-            }),
-        })
+            Some(number @ (Value::Int(_) | Value::Float(_))) => Some(to_json(number)),
+            _ => None,
+        };
+        Ok(Host { stage, site })
     }
 
     /// Runs the playbook for this host alone, for at most `limit`. Returns how many tasks changed
@@ -216,6 +194,7 @@ impl Ansible<'_> {
     ) -> Result<Vec<String>, AnsibleError> {
         let playbook = PLAYBOOKS.into_iter().find(|name| self.checkout.join(name).is_file());
         let playbook = playbook.ok_or_else(|| AnsibleError::NoPlaybook(self.commit.clone()))?;
+        let inventory = self.hand_over()?;
         let plugins = self.paths.ansible();
         create_dir(&plugins)?;
         write_atomic(&plugins.join("volary.py"), PLUGIN.as_bytes(), 0o644)?;
@@ -228,7 +207,8 @@ impl Ansible<'_> {
             command = command.env("VOLARY_MADE", made);
         }
         let ended = command
-            .args(["--inventory", self.inventory()?, "--connection", "local", "--limit", self.name.as_str()])
+            .args(inventory.sources.iter().flat_map(|source| ["--inventory", source]))
+            .args(["--connection", "local", "--limit", self.name.as_str()])
             .args(["--extra-vars", &format!("@{}", file.display())])
             .args(options)
             .arg(playbook)
@@ -241,6 +221,9 @@ impl Ansible<'_> {
         let events = events(&read_to_string(&self.paths.events()).unwrap_or_default());
         remove_if_exists(&self.paths.events())?;
         remove_if_exists(&file)?;
+        for (path, _) in &inventory.files {
+            remove_if_exists(&self.checkout.join(path))?;
+        }
         self.judge(ended.err(), &events)
     }
 
@@ -285,9 +268,37 @@ impl Ansible<'_> {
         Ok(changed.collect())
     }
 
-    fn inventory(&self) -> Result<&'static str, AnsibleError> {
-        let found = INVENTORIES.into_iter().find(|name| self.checkout.join(name).exists());
-        found.ok_or_else(|| AnsibleError::NoInventory(self.commit.clone()))
+    /// Writes the inventory of this host alone into the checkout.
+    fn hand_over(&self) -> Result<Handover, AnsibleError> {
+        let tree = DirTree::new(self.checkout);
+        let handover = self.inventory(&tree)?.one_host(self.name.as_str(), self.checkout);
+        let handover = handover.map_err(|error| self.refused(error))?;
+        for (path, text) in &handover.files {
+            write_atomic(&self.checkout.join(path), text.as_bytes(), 0o600)?;
+        }
+        Ok(handover)
+    }
+
+    fn inventory(&self, tree: &DirTree) -> Result<Inventory, AnsibleError> {
+        let layout = fleet_layout(tree).map_err(|error| self.refused(error))?;
+        let layout = layout.ok_or_else(|| AnsibleError::NoInventory(self.commit.clone()))?;
+        let options = ReadOptions { host: Some(self.name.as_str()), origins: false };
+        let inventory = Inventory::read_with(tree, &layout, &options).map_err(|error| self.refused(error))?;
+        // A source that nobody can read in full: what it would have said is not known.
+        match inventory.unreadable() {
+            Some(source) => Err(self.refused(source.clone().into())),
+            None => Ok(inventory),
+        }
+    }
+
+    fn refused(&self, error: InventoryError) -> AnsibleError {
+        let commit = self.commit.clone();
+        match error {
+            InventoryError::UnknownHost { .. } => {
+                AnsibleError::NotInInventory { name: self.name.clone(), commit }
+            }
+            cause => AnsibleError::Inventory { commit, cause },
+        }
     }
 
     fn command(&self, program: &str) -> Cmd {

@@ -8,16 +8,17 @@ use std::path::Path;
 
 use volary_model::CommitId;
 
-use crate::check_ansible;
 use crate::checkout::{CheckoutError, checkout, link_stays_inside};
 use crate::config::{FleetConfig, Packages, Zone};
 use crate::fields::{FieldError, did_you_mean};
+use crate::inventory::{INVENTORIES, PLAYBOOKS};
 use crate::lock::FleetLock;
 use crate::object::{ObjectError, ObjectSource, ReadObjects};
 use crate::rules::{ARCHIVE_KEY_FILE, CONFIG_FILE, LOCK_FILE, SIGNERS_FILE};
 use crate::signers::AllowedSigners;
 use crate::snapshot::{CommitFiles, FileKind, Files, FolderFiles};
 use crate::yaml;
+use crate::{check_ansible, check_inventory, check_plays};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,6 +147,11 @@ fn check_files(files: &dyn Files) -> Result<Vec<Finding>, ObjectError> {
     for path in files.paths() {
         check_path(files, path, &mut findings)?;
     }
+    // A file that is no YAML was named already, with its line.
+    if !has_errors(&findings) {
+        check_inventory::run(files, &mut findings)?;
+    }
+    check_plays::run(files, &mut findings)?;
     Ok(findings)
 }
 
@@ -281,15 +287,6 @@ fn check_entrances(files: &dyn Files, findings: &mut Vec<Finding>) {
         findings.push(error_in("inventory.yml", "there is no inventory", "add inventory.yml or inventory/"));
     }
 }
-
-/// The playbooks that devices run, in the order of looking: the first that is a file. The second
-/// is ansible-pull's.
-pub const PLAYBOOKS: [&str; 2] = ["site.yml", "local.yml"];
-
-/// Where an inventory may stand in the repository, in the order of looking: the first that is a
-/// file or a folder.
-pub const INVENTORIES: [&str; 6] =
-    ["inventory.yml", "inventory.yaml", "inventory.ini", "inventory", "hosts.yml", "hosts"];
 
 /// The playbook that devices run.
 pub(crate) fn playbook(files: &dyn Files) -> Option<&'static str> {

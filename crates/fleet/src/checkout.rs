@@ -12,7 +12,7 @@ use volary_host::FileError;
 use volary_model::DeviceName;
 
 use crate::object::{ObjectError, ObjectId, ObjectSource, ReadObjects};
-use crate::transfer::is_of_other_host;
+use crate::selection::{Inventories, Selection};
 use crate::tree::{EntryKind, TreeEntry, join};
 
 /// Why a folder could not be made.
@@ -52,7 +52,7 @@ pub struct CheckoutSummary {
 }
 
 /// Makes `dest` hold exactly the files of `tree`: modes 644 and 755, nothing else beside them.
-/// With `device`, `host_vars` of other hosts are left out.
+/// With `device`, variables of others are left out, as they are when objects are sent to it.
 ///
 /// Files are not flushed one by one: after a power cut the next call finds and mends a torn one,
 /// so call it before each use. For an atomic change, fill a new folder and switch a link to it.
@@ -65,7 +65,11 @@ pub fn checkout(
     dest: &Path,
     device: Option<&DeviceName>,
 ) -> Result<CheckoutSummary, CheckoutError> {
-    let mut checkout = Checkout { objects, device, summary: CheckoutSummary::default() };
+    let selection = match device {
+        Some(device) => Some(Selection::of(objects, tree, device, &Inventories::default())?),
+        None => None,
+    };
+    let mut checkout = Checkout { objects, selection, summary: CheckoutSummary::default() };
     checkout.folder(tree, dest, "")?;
     Ok(checkout.summary)
 }
@@ -85,15 +89,16 @@ pub(crate) fn link_stays_inside(path: &str, target: &str) -> bool {
 
 struct Checkout<'a> {
     objects: &'a dyn ObjectSource,
-    device: Option<&'a DeviceName>,
+    selection: Option<Selection>,
     summary: CheckoutSummary,
 }
 
 impl Checkout<'_> {
     fn folder(&mut self, tree: &ObjectId, dest: &Path, prefix: &str) -> Result<(), CheckoutError> {
         let mut entries = self.objects.tree(tree)?.entries;
-        if let Some(device) = self.device {
-            entries.retain(|entry| !is_of_other_host(&join(prefix, &entry.name), device));
+        if let Some(selection) = &self.selection {
+            entries
+                .retain(|entry| selection.wants(&join(prefix, &entry.name), entry.kind == EntryKind::Folder));
         }
         if !metadata(dest)?.is_some_and(|found| found.is_dir()) {
             self.remove(dest)?;

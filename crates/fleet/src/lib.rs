@@ -9,6 +9,8 @@
 mod approval;
 mod check;
 mod check_ansible;
+mod check_inventory;
+mod check_plays;
 mod checkout;
 mod commit;
 mod config;
@@ -25,6 +27,7 @@ mod quorum;
 mod refusal;
 mod repository;
 mod rules;
+mod selection;
 mod signature;
 mod signers;
 mod snapshot;
@@ -35,9 +38,7 @@ mod tree;
 mod yaml;
 
 pub use approval::{APPROVAL_REFS, Approval, approval_message, approval_ref, read_approval_ref};
-pub use check::{
-    CheckOptions, Finding, INVENTORIES, PLAYBOOKS, Severity, check_commit, check_folder, has_errors,
-};
+pub use check::{CheckOptions, Finding, Severity, check_commit, check_folder, has_errors};
 pub use checkout::{CheckoutError, CheckoutSummary, checkout};
 pub use commit::{Commit, Person, Signed};
 pub use config::{
@@ -47,6 +48,7 @@ pub use config::{
 pub use diff::{Change, ChangeKind, changed_files, files};
 pub use fields::FieldError;
 pub use hook::{HookOptions, InvalidUpdate, RefUpdate, Rejection, pre_receive};
+pub use inventory::{INVENTORIES, PLAYBOOKS};
 pub use lock::{FleetLock, LockedRelease};
 pub use loose::LooseStore;
 pub use object::{
@@ -61,5 +63,5 @@ pub use signature::{SignatureError, Signer, verify_commit};
 pub use signers::{AllowedSigner, AllowedSigners, NAMESPACE, RootSigners, SignersError};
 pub use step::{Advance, STAGE_TRAILER, Start, Step, first_parents, is_ancestor, verify_advance};
 pub use template::{TemplateValues, write_collection, write_template};
-pub use transfer::{device_objects, is_of_other_host, missing_for_device, pack_for_device};
+pub use transfer::{Packer, device_objects, missing_for_device, pack_for_device};
 pub use tree::{EntryKind, Tree, TreeEntry, entry_at, file_at, walk};

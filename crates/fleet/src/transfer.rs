@@ -1,15 +1,16 @@
 //! Which objects a device needs to go from one commit to another, and nothing that is not its own.
 //!
 //! A device gets everything to *verify* each step in between (commits, their signers and rules)
-//! and everything to *apply* the last one, but no `host_vars` of other hosts.
+//! and everything to *apply* the last one, but no variables of others: `selection` says which are.
 
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use volary_model::{CommitId, DeviceName};
 
-use crate::object::{ObjectError, ObjectId, ObjectSource, ReadObjects};
+use crate::object::{ObjectError, ObjectId, ObjectKind, ObjectSource, ReadObjects};
 use crate::pack::{PackError, write_pack};
 use crate::rules::{CONFIG_FILE, SIGNERS_FILE};
+use crate::selection::{Inventories, Selection};
 use crate::tree::{EntryKind, Tree, entry_at, join};
 
 /// The objects that `device` needs to go from `have` to `want`, in an order to send them.
@@ -27,10 +28,70 @@ pub fn device_objects(
     have: Option<&CommitId>,
     device: &DeviceName,
 ) -> Result<Vec<ObjectId>, ObjectError> {
+    Packer::default().objects(objects, want, have, device)
+}
+
+/// The same objects as a pack without deltas.
+///
+/// # Errors
+/// [`PackError::Object`] if an object cannot be read.
+pub fn pack_for_device(
+    objects: &dyn ObjectSource,
+    want: &CommitId,
+    have: Option<&CommitId>,
+    device: &DeviceName,
+) -> Result<Vec<u8>, PackError> {
+    Packer::default().pack(objects, want, have, device)
+}
+
+/// Makes packs for many devices of one repository, and reads an inventory once for all of them.
+#[derive(Debug, Default)]
+pub struct Packer {
+    inventories: Inventories,
+}
+
+impl Packer {
+    /// As [`pack_for_device`].
+    ///
+    /// # Errors
+    /// [`PackError::Object`] if an object cannot be read.
+    pub fn pack(
+        &self,
+        objects: &dyn ObjectSource,
+        want: &CommitId,
+        have: Option<&CommitId>,
+        device: &DeviceName,
+    ) -> Result<Vec<u8>, PackError> {
+        let ids = self.objects(objects, want, have, device)?;
+        let mut bytes = Vec::new();
+        write_pack(objects, &ids, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn objects(
+        &self,
+        objects: &dyn ObjectSource,
+        want: &CommitId,
+        have: Option<&CommitId>,
+        device: &DeviceName,
+    ) -> Result<Vec<ObjectId>, ObjectError> {
+        choose(objects, want, have, device, &self.inventories)
+    }
+}
+
+fn choose(
+    objects: &dyn ObjectSource,
+    want: &CommitId,
+    have: Option<&CommitId>,
+    device: &DeviceName,
+    inventories: &Inventories,
+) -> Result<Vec<ObjectId>, ObjectError> {
     let wanted = objects.commit(want)?;
-    let known = match have {
-        Some(have) => objects.find_commit(have)?,
-        None => None,
+    let known = match have.map(|have| objects.find_commit(have)).transpose() {
+        Ok(known) => known.flatten(),
+        // The id of a file or folder is that of no commit that anybody has.
+        Err(ObjectError::Malformed { expected: ObjectKind::Commit, .. }) => None,
+        Err(error) => return Err(error),
     };
     let mut list = List::default();
     list.add((&wanted.id).into());
@@ -46,25 +107,17 @@ pub fn device_objects(
         None => wanted.parents.iter().for_each(|parent| list.add(parent.into())),
     }
     add_approvals(objects, &mut list)?;
-    let old = known.as_ref().map(|known| &known.tree);
-    add_changed(objects, &wanted.tree, old, "", device, &mut list)?;
-    Ok(list.ids)
-}
-
-/// The same objects as a pack without deltas.
-///
-/// # Errors
-/// [`PackError::Object`] if an object cannot be read.
-pub fn pack_for_device(
-    objects: &dyn ObjectSource,
-    want: &CommitId,
-    have: Option<&CommitId>,
-    device: &DeviceName,
-) -> Result<Vec<u8>, PackError> {
-    let ids = device_objects(objects, want, have, device)?;
-    let mut bytes = Vec::new();
-    write_pack(objects, &ids, &mut bytes)?;
-    Ok(bytes)
+    let selection = |tree: &ObjectId| Selection::of(objects, tree, device, inventories);
+    let mut changes = Changes { objects, new: selection(&wanted.tree)?, old: None, list };
+    let old = match &known {
+        Some(known) => {
+            changes.old = Some(selection(&known.tree)?);
+            Some(&known.tree)
+        }
+        None => None,
+    };
+    changes.add(&wanted.tree, old, "")?;
+    Ok(changes.list.ids)
 }
 
 /// The first object that is missing to check out `want` for `device`, or `None` if all are there.
@@ -89,16 +142,6 @@ pub fn missing_for_device(
         }
     }
     Ok(None)
-}
-
-/// True if the file at `path` carries variables of a host other than `device`.
-///
-/// An inventory can be any folder, with folders in it, so `host_vars` counts wherever it is.
-pub fn is_of_other_host(path: &str, device: &DeviceName) -> bool {
-    let mut names = path.split('/').skip_while(|name| *name != "host_vars").skip(1);
-    let Some(host) = names.next() else { return false };
-    let stem = [".yml", ".yaml", ".json"].iter().find_map(|end| host.strip_suffix(end)).unwrap_or(host);
-    stem != device.as_str()
 }
 
 #[derive(Default)]
@@ -140,41 +183,51 @@ fn add_rules(objects: &dyn ObjectSource, root: &ObjectId, list: &mut List) -> Re
     Ok(())
 }
 
-/// Adds what differs between two folders at the same path. Equal ids at the same path are what
-/// the device has already, because it was sent by the same rule.
-fn add_changed(
-    objects: &dyn ObjectSource,
-    new: &ObjectId,
-    old: Option<&ObjectId>,
-    prefix: &str,
-    device: &DeviceName,
-    list: &mut List,
-) -> Result<(), ObjectError> {
-    if old == Some(new) {
-        return Ok(());
-    }
-    list.add(*new);
-    let before = match old {
-        Some(old) => objects.tree(old)?,
-        None => Tree::default(),
-    };
-    for entry in &objects.tree(new)?.entries {
-        let path = join(prefix, &entry.name);
-        let same = before.entry(&entry.name).filter(|before| before.kind == entry.kind);
-        match entry.kind {
-            EntryKind::Folder => {
-                add_changed(objects, &entry.id, same.map(|same| &same.id), &path, device, list)?;
+/// What a device needs of a commit and does not have of another one.
+struct Changes<'a> {
+    objects: &'a dyn ObjectSource,
+    new: Selection,
+    /// Of the commit that the device has.
+    old: Option<Selection>,
+    list: List,
+}
+
+impl Changes<'_> {
+    /// Adds what differs between two folders at the same path that both concern the device. Equal ids
+    /// at the same path are what it has already, because it was sent by the same rule.
+    fn add(&mut self, new: &ObjectId, old: Option<&ObjectId>, prefix: &str) -> Result<(), ObjectError> {
+        if old == Some(new) {
+            if self.old.as_ref() == Some(&self.new) {
+                return Ok(());
             }
-            EntryKind::File | EntryKind::Executable | EntryKind::Symlink => {
-                if same.is_none_or(|same| same.id != entry.id) && !is_of_other_host(&path, device) {
-                    list.add(entry.id);
-                }
-            }
-            // Another repository's commit is not in this one.
-            EntryKind::Submodule => {}
+        } else {
+            self.list.add(*new);
         }
+        let before = match old {
+            Some(old) => self.objects.tree(old)?,
+            None => Tree::default(),
+        };
+        for entry in &self.objects.tree(new)?.entries {
+            let path = join(prefix, &entry.name);
+            let is_folder = entry.kind == EntryKind::Folder;
+            if !self.new.wants(&path, is_folder) {
+                continue;
+            }
+            let had = self.old.as_ref().is_some_and(|old| old.wants(&path, is_folder));
+            let same = before.entry(&entry.name).filter(|before| had && before.kind == entry.kind);
+            match entry.kind {
+                EntryKind::Folder => self.add(&entry.id, same.map(|same| &same.id), &path)?,
+                EntryKind::File | EntryKind::Executable | EntryKind::Symlink => {
+                    if same.is_none_or(|same| same.id != entry.id) {
+                        self.list.add(entry.id);
+                    }
+                }
+                // Another repository's commit is not in this one.
+                EntryKind::Submodule => {}
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The commits that `want` reaches and `have` does not, newest first.
@@ -225,40 +278,4 @@ fn between(
     }
     found.retain(|id| !known[id]);
     Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn host_vars_of_others_are_known_by_their_path() {
-        let device: DeviceName = "web.example.com".parse().unwrap();
-        for mine in [
-            "host_vars/web.example.com.yml",
-            "host_vars/web.example.com/a.yml",
-            "host_vars/web.example.com",
-            "inventory/host_vars/web.example.com.yaml",
-            "group_vars/all.yml",
-            "hosts/host_vars/web.example.com.json",
-            "hosts",
-            "host_vars",
-            "inventory/host_vars",
-        ] {
-            assert!(!is_of_other_host(mine, &device), "{mine}");
-        }
-        for other in [
-            "host_vars/web.example.yml",
-            "host_vars/web/secret.yml",
-            "inventory/host_vars/other.json",
-            "inventory/site-7/host_vars/other/vault.yml",
-            "hosts/host_vars/other.yml",
-            "hosts/host_vars/other/vault.yml",
-            "roles/x/host_vars/other.yml",
-            // The variables of a host whose name ends like a file.
-            "host_vars/web.example.com.yml.yml",
-        ] {
-            assert!(is_of_other_host(other, &device), "{other}");
-        }
-    }
 }

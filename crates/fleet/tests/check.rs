@@ -223,13 +223,82 @@ fn ansible_finds_what_only_it_can_know() {
     fleet.write("site.yml", "---\n- name: Site\n  hosts: all\n  taskz: []\n");
     expect_one(&fleet, &ANSIBLE, &["site.yml, line 2", "Ansible cannot use it"]);
     let fleet = Fleet::new();
-    fleet.write("inventory.yml", "---\nall:\n  hosts: 3\n");
-    expect_one(&fleet, &ANSIBLE, &["inventory.yml", "Ansible cannot use it"]);
+    fleet.write("site.yml", "---\n- name: Site\n  hosts: all\n  roles: [nowhere]\n");
+    expect_one(&fleet, &ANSIBLE, &["site.yml, line 4", "Ansible cannot use it"]);
     let fleet = Fleet::new();
     fleet.write("inventory.yml", "---\nall:\n  hosts:\n    Bad_Name:\n");
     let findings = check_folder(&fleet.work(), &ANSIBLE).unwrap();
     assert!(!has_errors(&findings) && lines(&findings)[0].contains("Bad_Name"), "{:#?}", lines(&findings));
     assert!(!fleet.work().join("__pycache__").exists());
+}
+
+#[test]
+fn inventories_that_devices_cannot_read_are_named() {
+    let fleet = Fleet::new();
+    let path = "inventory.yml";
+    check(
+        &fleet,
+        path,
+        |_| "plugin: ansible.builtin.constructed\n".into(),
+        &["inventory.yml: devices cannot read", "plugin ansible.builtin.constructed", "store its result"],
+    );
+    check(
+        &fleet,
+        path,
+        |_| "all:\n  hosts: 3\n".into(),
+        &["inventory.yml: it has no known form", "correct it"],
+    );
+    check(
+        &fleet,
+        path,
+        |_| "plugin: volary.fleet.host_files\nfolder: /etc\n".into(),
+        &["inventory.yml: the folder \"/etc\" must be one inside the repository"],
+    );
+    check(
+        &fleet,
+        "ansible.cfg",
+        |_| "[defaults]\nhash_behaviour = merge\n".into(),
+        &["ansible.cfg", "hash_behaviour = merge", "remove the setting"],
+    );
+    check(&fleet, "group_vars/canary.yml", |_| "- a\n".into(), &["group_vars/canary.yml: a map is needed"]);
+    fs::remove_file(fleet.work().join(path)).unwrap();
+    let script = fleet.work().join("hosts");
+    volary_host::write_atomic(&script, b"#!/bin/sh\n", 0o755).unwrap();
+    expect_one(&fleet, &PLAIN, &["hosts: devices cannot read", "it is a program", "store its result"]);
+}
+
+#[test]
+fn what_every_device_can_read_and_should_not_is_warned_about() {
+    let fleet = Fleet::new();
+    let hosts = "all:\n  vars: {api_key: 5}\n  hosts:\n    a: {db_password: x, port: 1}\n    b: {cert: !vault \"$ANSIBLE_VAULT;1\"}\n    c: {password: '{{ vaulted }}'}\n";
+    fleet.write("inventory.yml", hosts);
+    fleet.write("roles/a/templates/list", "{% for host in groups['all'] %}\n");
+    fleet.write("roles/a/tasks/main.yml", "- group_by: {key: x}\n");
+    let found = lines(&check_folder(&fleet.work(), &PLAIN).unwrap());
+    assert_eq!(
+        found,
+        [
+            "inventory.yml: every device can read cert of b, db_password of a, which look private; give each host a \
+             file of its own with `volary inventory split`, or move them into host_vars/",
+            "inventory.yml: every device can read api_key of all, which look private; move them into group_vars/, \
+             where only devices of the group get them",
+            "roles/a/tasks/main.yml, line 1: group_by makes groups while the play runs; if the inventory has the \
+             group, a device that is not in it there has none of its group_vars; put the device into the group in \
+             the inventory, or give the new group a name of its own",
+            "roles/a/templates/list, line 1: it asks about other hosts (groups); a device knows only itself; put \
+             what it needs to know of others into group_vars/",
+        ]
+    );
+    // In a file of its own only the host itself can read it.
+    fleet.write("inventory.yml", "plugin: volary.fleet.host_files\n");
+    let own = format!("inventory/hosts/{}", volary_fleet::inventory::Inventory::host_file("a"));
+    fleet.write(&own, "vars: {db_password: x}\n");
+    assert_eq!(lines(&check_folder(&fleet.work(), &PLAIN).unwrap()).len(), 2);
+    fleet.write(&own, "groups: [web]\n");
+    let found = lines(&check_folder(&fleet.work(), &PLAIN).unwrap());
+    let expected =
+        format!("{own}: the group \"web\" is not in inventory/groups.yml; add the line `web:` there");
+    assert_eq!(found[0], expected);
 }
 
 #[test]
@@ -244,7 +313,7 @@ fn every_inventory_and_playbook_of_devices_is_known() {
         fs::remove_file(fleet.work().join(old)).unwrap();
         let in_folder = ["inventory/all.yml", "hosts/all.yml"].iter().filter(|_| old == "inventory.yml");
         for name in names.iter().filter(|name| **name != "inventory").chain(in_folder) {
-            fleet.write(name, &text);
+            fleet.write(name, if name.ends_with(".ini") { "[development]\n" } else { &text });
             assert_eq!(lines(&check_folder(&fleet.work(), &PLAIN).unwrap()), [""; 0], "{name}");
             fs::remove_file(fleet.work().join(name)).unwrap();
             let _ = fs::remove_dir(fleet.work().join(name).parent().unwrap());

@@ -3,6 +3,7 @@
 mod support;
 
 use support::{Fleet, device, stage};
+use volary_fleet::inventory::Inventory;
 use volary_fleet::{
     AllowedSigners, LooseStore, ObjectId, ObjectSource, PackLimits, ReadObjects, Start, checkout,
     device_objects, entry_at, missing_for_device, pack_for_device, read_pack, verify_advance,
@@ -45,10 +46,21 @@ fn fleet() -> Fleet {
         fleet.write(&format!("host_vars/{host}.yml"), &format!("---\nsecret: of {host}\n"));
         fleet.write(&format!("inventory/host_vars/{host}/vault.yml"), &format!("---\nvault: of {host}\n"));
     }
+    for group in ["canary", "production"] {
+        fleet.write(&format!("group_vars/{group}/vault.yml"), &format!("---\nvault: of {group}\n"));
+    }
+    fleet.write("inventory.yml", INVENTORY);
     fleet.commit("alice", "Add hosts");
     fleet.branch("canary", "master");
     fleet
 }
+
+const INVENTORY: &str = "all:
+  children:
+    development: {hosts: {dev-1: , dev-2: }}
+    canary:
+    production: {hosts: {prod-1: }}
+";
 
 #[test]
 fn a_first_fetch_has_everything_but_other_hosts() {
@@ -62,10 +74,14 @@ fn a_first_fetch_has_everything_but_other_hosts() {
     );
     assert!(files.contains("./site.yml"));
     assert!(!files.contains("dev-2") && !files.contains("prod-1"), "{files}");
+    assert!(files.contains("./group_vars/all.yml") && files.contains("./group_vars/development.yml"));
+    assert!(!files.contains("canary") && !files.contains("production"), "{files}");
     let repository = fleet.repository();
     let tree = repository.commit(&tip).unwrap().tree;
-    let secret = entry_at(&repository, &tree, "host_vars/prod-1.yml").unwrap().unwrap().id;
-    assert!(device.store.find(&secret).unwrap().is_none());
+    for path in ["host_vars/prod-1.yml", "group_vars/production.yml", "group_vars/canary/vault.yml"] {
+        let secret = entry_at(&repository, &tree, path).unwrap().unwrap().id;
+        assert!(device.store.find(&secret).unwrap().is_none(), "{path}");
+    }
     let signers = AllowedSigners::parse(&fleet.signer_line("alice", "")).unwrap();
     verify_advance(&device.store, &stage("development"), Start::First { signers: &signers, quorum: 1 }, &tip)
         .unwrap();
@@ -151,6 +167,122 @@ fn a_device_that_changes_its_stage_gets_all_it_needs() {
     let newer = fleet.commit("alice", "More");
     device.fetch(&fleet, &newer, Some(&canary));
     assert!(device.files(&newer).contains("site.yml"));
+}
+
+/// The files of variables that the device has at a commit.
+fn variables(device: &Device, commit: &CommitId) -> Vec<String> {
+    let mut files: Vec<String> = device.files(commit).lines().map(|path| path[2..].to_owned()).collect();
+    files.retain(|path| path.contains("_vars/") || path.starts_with("inventory/"));
+    files.sort();
+    files
+}
+
+#[test]
+fn a_device_that_comes_into_a_group_gets_its_variables_which_did_not_change() {
+    let fleet = fleet();
+    let old = fleet.tip("master");
+    let device = Device::new();
+    device.fetch(&fleet, &old, None);
+    let before = [
+        "group_vars/all.yml",
+        "group_vars/development.yml",
+        "host_vars/dev-1.yml",
+        "inventory/host_vars/dev-1/vault.yml",
+    ];
+    assert_eq!(variables(&device, &old), before);
+    fleet.write("inventory.yml", &INVENTORY.replace("canary:\n", "canary: {hosts: {dev-1: }}\n"));
+    let new = fleet.commit("alice", "Move dev-1");
+    device.fetch(&fleet, &new, Some(&old));
+    assert_eq!(missing_for_device(&device.store, &new, &support::device("dev-1")).unwrap(), None);
+    let mut after = before.to_vec();
+    after.splice(1..1, ["group_vars/canary.yml", "group_vars/canary/vault.yml"]);
+    assert_eq!(variables(&device, &new), after);
+    // And back: what it had meanwhile is not checked out.
+    fleet.write("inventory.yml", INVENTORY);
+    let back = fleet.commit("alice", "Move it back");
+    device.fetch(&fleet, &back, Some(&new));
+    assert_eq!(variables(&device, &back), before);
+}
+
+#[test]
+fn links_lead_to_the_variables_that_they_name_and_to_no_others() {
+    let fleet = fleet();
+    let link = |path: &str, target: &str| {
+        let path = fleet.work().join(path);
+        let _ = std::fs::remove_file(&path);
+        std::os::unix::fs::symlink(target, path).unwrap();
+    };
+    fleet.write("group_vars/production/db.yml", "a: 1\n");
+    fleet.write("group_vars/production/other.yml", "a: 2\n");
+    link("group_vars/development.yml", "production.yml");
+    link("group_vars/production.yml", "production/db.yml");
+    link("host_vars/dev-2.yml", "dev-1.yml");
+    link("group_vars/canary.yml", "production/other.yml");
+    let tip = fleet.commit("alice", "Link");
+    let device = Device::new();
+    device.fetch(&fleet, &tip, None);
+    assert_eq!(missing_for_device(&device.store, &tip, &support::device("dev-1")).unwrap(), None);
+    let expected = [
+        "group_vars/all.yml",
+        "group_vars/production/db.yml",
+        "host_vars/dev-1.yml",
+        "inventory/host_vars/dev-1/vault.yml",
+    ];
+    assert_eq!(variables(&device, &tip), expected);
+    let text = std::fs::read_to_string(device.dir.path().join("work/group_vars/development.yml")).unwrap();
+    assert_eq!(text, "a: 1\n");
+}
+
+#[test]
+fn who_is_not_in_the_inventory_gets_no_variables() {
+    let fleet = fleet();
+    for (text, message) in [
+        ("all: {hosts: {other: }}\n", "Forget dev-1"),
+        ("plugin: ansible.builtin.constructed\n", "Use a plugin"),
+        ("plugin: volary.fleet.host_files\nnonsense: 1\n", "Mistype"),
+    ] {
+        fleet.write("inventory.yml", text);
+        let tip = fleet.commit("alice", message);
+        let device = Device::new();
+        device.fetch(&fleet, &tip, None);
+        let expected = ["host_vars/dev-1.yml", "inventory/host_vars/dev-1/vault.yml"];
+        assert_eq!(variables(&device, &tip), expected, "{message}");
+    }
+}
+
+#[test]
+fn of_hosts_with_files_of_their_own_a_device_gets_its_own() {
+    let fleet = fleet();
+    let write = |host: &str, text: &str| {
+        fleet.write(&format!("inventory/hosts/{}", Inventory::host_file(host)), text);
+    };
+    fleet.write("inventory.yml", "plugin: volary.fleet.host_files\n");
+    fleet.write("inventory/groups.yml", "development:\ncanary:\nproduction:\n");
+    for number in 1..600 {
+        write(&format!("dev-{number}"), &format!("groups: [development]\nvars: {{n: {number}}}\n"));
+    }
+    let old = fleet.commit("alice", "Split");
+    let device = Device::new();
+    let first = device.fetch(&fleet, &old, None);
+    let own = format!("inventory/hosts/{}", Inventory::host_file("dev-1"));
+    let inventory = |commit: &CommitId| {
+        let mut files = variables(&device, commit);
+        files.retain(|path| path.starts_with("inventory/") && !path.contains("_vars"));
+        files
+    };
+    assert_eq!(inventory(&old), ["inventory/groups.yml", own.as_str()]);
+    write("dev-2", "groups: [canary]\n");
+    let new = fleet.commit("alice", "Move dev-2");
+    let later = device.fetch(&fleet, &new, Some(&old));
+    // The commit, its root, .volary and two files for the rules, and two folders on the way.
+    assert!(first < 100 && later <= 7, "first {first}, later {later}");
+    assert_eq!(missing_for_device(&device.store, &new, &support::device("dev-1")).unwrap(), None);
+    write("dev-1", "groups: [production]\n");
+    let moved = fleet.commit("alice", "Move dev-1");
+    device.fetch(&fleet, &moved, Some(&new));
+    assert_eq!(inventory(&moved), ["inventory/groups.yml", own.as_str()]);
+    assert!(variables(&device, &moved).contains(&"group_vars/production/vault.yml".to_owned()));
+    assert!(!variables(&device, &moved).contains(&"group_vars/development.yml".to_owned()));
 }
 
 #[test]

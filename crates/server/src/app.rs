@@ -67,6 +67,8 @@ pub(crate) struct App {
     pub(crate) certificate: Arc<CurrentCertificate>,
     /// How many packs for devices are made at once: each reads the repository at full speed.
     pub(crate) packs: tokio::sync::Semaphore,
+    /// Makes them: what it read for one device serves the next.
+    pub(crate) packer: volary_fleet::Packer,
 }
 
 /// How the builds that run are ended.

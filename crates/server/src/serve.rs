@@ -135,6 +135,7 @@ async fn start(
         exports: Keeper::default(),
         packs: Semaphore::new(PACKS),
         uploads: Uploads::default(),
+        packer: volary_fleet::Packer::default(),
         mirrors: Mirrors::new(layout.archive_mirrors()),
         store: store.clone(),
         layout,

@@ -6,4 +6,5 @@ mod convergence;
 mod daemon;
 mod enrolment;
 mod fleet;
+mod inventory;
 mod stub;

@@ -43,10 +43,38 @@ fn after_mark(out: &mut String, value: &Value, indent: usize) {
         }
         other => {
             out.push(' ');
-            out.push_str(&scalar(other));
+            match lines(other) {
+                Some((mark, text)) => {
+                    out.push_str(mark);
+                    for line in text.split_terminator('\n') {
+                        out.push('\n');
+                        if !line.is_empty() {
+                            pad(out, indent + 2);
+                        }
+                        out.push_str(line);
+                    }
+                }
+                None => out.push_str(&scalar(other)),
+            }
             out.push('\n');
         }
     }
+}
+
+/// A text of several lines that can stand on lines of its own, and what announces it.
+fn lines(value: &Value) -> Option<(&'static str, &str)> {
+    let (text, ended, open) = match value {
+        Value::Text(text) => (text, "|", "|-"),
+        Value::Vault(text) => (text, "!vault |", "!vault |-"),
+        Value::Unsafe(text) => (text, "!unsafe |", "!unsafe |-"),
+        _ => return None,
+    };
+    let printable = |c: char| matches!(c, ' '..='~' | '\n' | '\u{A1}'..='\u{2027}' | '\u{3000}'..='\u{D7FF}');
+    let good = text.contains('\n') && text.chars().all(printable) && !text.ends_with("\n\n");
+    let blank = |line: &str| !line.is_empty() && line.trim_start_matches(' ').is_empty();
+    // Spaces before the first line would count as indentation.
+    let clear = !text.starts_with([' ', '\n']) && !text.split('\n').any(blank);
+    (good && clear).then_some((if text.ends_with('\n') { ended } else { open }, text.as_str()))
 }
 
 fn pad(out: &mut String, indent: usize) {
@@ -148,6 +176,13 @@ mod tests {
             Value::Map(inner),
         ];
         let texts = [
+            "one\n  two\n\nthree: # é\n",
+            "one\ntwo",
+            "one\n\n",
+            " one\ntwo\n",
+            "one\n  \n",
+            "one \ntwo\t\n",
+            "\n",
             "yes",
             "0644",
             "1:30",
@@ -172,6 +207,8 @@ mod tests {
         ]) {
             map.insert(key, Value::Null);
         }
+        map.insert(Value::text("v"), Value::Vault("$ANSIBLE_VAULT;1.1;AES256\n6162".into()));
+        map.insert(Value::text("l"), Value::List(vec![Value::Unsafe("{{ a }}\n{{ b }}\n".into())]));
         let mut text = "#\n".to_owned();
         entries(&mut text, &map, 0);
         let read = load(text.as_bytes()).map(|document| document.value);

@@ -5,7 +5,6 @@ use std::io;
 
 /// Why an inventory or the variables of a host can't be told.
 ///
-/// In each case the whole inventory can be handed to Ansible, which decides for itself.
 #[derive(Debug, thiserror::Error)]
 pub enum InventoryError {
     /// Something that only Ansible itself can read.
@@ -29,6 +28,14 @@ pub enum InventoryError {
     #[error("the groups of the inventory make no tree: {message}; correct the `children`")]
     Groups {
         /// What is wrong.
+        message: String,
+    },
+    /// A file of the layout with one file for each host.
+    #[error("{file}: {message}")]
+    HostFiles {
+        /// The file.
+        file: String,
+        /// What is wrong with it, and what would be right.
         message: String,
     },
     /// A file or folder that can't be read.

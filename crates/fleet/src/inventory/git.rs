@@ -1,22 +1,53 @@
 //! The tree of a commit as the files of an inventory: no checkout needed, every byte proven.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
+use std::rc::Rc;
 
+use super::error::InventoryError;
 use super::tree::{Entry, FileTree};
 use crate::object::{ObjectError, ObjectId, ObjectSource, ReadObjects as _};
-use crate::tree::{EntryKind, entry_at, file_at};
+use crate::tree::{EntryKind, Tree, TreeEntry};
 
-/// A git tree.
-#[derive(Clone, Copy)]
+/// A git tree. Remembers the folders that it has read: an inventory looks into the same ones again
+/// and again.
 pub struct GitTree<'a> {
     objects: &'a dyn ObjectSource,
     root: ObjectId,
+    folders: RefCell<HashMap<ObjectId, Rc<Tree>>>,
 }
 
 impl<'a> GitTree<'a> {
     /// The tree with this id.
     pub fn new(objects: &'a dyn ObjectSource, root: ObjectId) -> Self {
-        Self { objects, root }
+        Self { objects, root, folders: RefCell::default() }
+    }
+
+    fn folder(&self, id: &ObjectId) -> io::Result<Rc<Tree>> {
+        if let Some(known) = self.folders.borrow().get(id) {
+            return Ok(Rc::clone(known));
+        }
+        let tree = Rc::new(self.objects.tree(id).map_err(failed)?);
+        self.folders.borrow_mut().insert(*id, Rc::clone(&tree));
+        Ok(tree)
+    }
+
+    /// What stands at a path other than the root.
+    fn at(&self, path: &str) -> io::Result<Option<TreeEntry>> {
+        let mut folder = self.root;
+        let mut names = path.split('/').peekable();
+        while let Some(name) = names.next() {
+            let Some(entry) = self.folder(&folder)?.entry(name).cloned() else { return Ok(None) };
+            if names.peek().is_none() {
+                return Ok(Some(entry));
+            }
+            if entry.kind != EntryKind::Folder {
+                return Ok(None);
+            }
+            folder = entry.id;
+        }
+        Ok(None)
     }
 }
 
@@ -24,12 +55,23 @@ fn failed(error: ObjectError) -> io::Error {
     io::Error::other(error)
 }
 
+/// The object behind an inventory that could not be read from git, if that was the cause: a fault of
+/// the store or the network, not of who wrote the inventory.
+pub(crate) fn object_error(error: InventoryError) -> Result<ObjectError, InventoryError> {
+    match error {
+        InventoryError::Read { path, source } => {
+            source.downcast().map_err(|source| InventoryError::Read { path, source })
+        }
+        other => Err(other),
+    }
+}
+
 impl FileTree for GitTree<'_> {
     fn entry(&self, path: &str) -> io::Result<Option<Entry>> {
         if path.is_empty() {
             return Ok(Some(Entry::Folder));
         }
-        let Some(entry) = entry_at(self.objects, &self.root, path).map_err(failed)? else { return Ok(None) };
+        let Some(entry) = self.at(path)? else { return Ok(None) };
         Ok(match entry.kind {
             EntryKind::File => Some(Entry::File { executable: false }),
             EntryKind::Executable => Some(Entry::File { executable: true }),
@@ -47,14 +89,11 @@ impl FileTree for GitTree<'_> {
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
         let folder = match path {
             "" => Some((EntryKind::Folder, self.root)),
-            path => {
-                entry_at(self.objects, &self.root, path).map_err(failed)?.map(|entry| (entry.kind, entry.id))
-            }
+            path => self.at(path)?.map(|entry| (entry.kind, entry.id)),
         };
         match folder {
             Some((EntryKind::Folder, id)) => {
-                let tree = self.objects.tree(&id).map_err(failed)?;
-                Ok(tree.entries.into_iter().map(|entry| entry.name).collect())
+                Ok(self.folder(&id)?.entries.iter().map(|entry| entry.name.clone()).collect())
             }
             Some((EntryKind::Submodule, _)) => Ok(Vec::new()),
             Some((EntryKind::File | EntryKind::Executable | EntryKind::Symlink, _)) | None => {
@@ -64,7 +103,13 @@ impl FileTree for GitTree<'_> {
     }
 
     fn read(&self, path: &str) -> io::Result<Vec<u8>> {
-        let file = file_at(self.objects, &self.root, path).map_err(failed)?;
-        file.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no file {path}")))
+        match self.at(path)? {
+            Some(TreeEntry { kind: EntryKind::File | EntryKind::Executable, id, .. }) => {
+                self.objects.blob(&id).map_err(failed)
+            }
+            Some(_) | None => {
+                Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no file {path}")))
+            }
+        }
     }
 }

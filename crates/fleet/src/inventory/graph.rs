@@ -3,7 +3,8 @@
 //! Order, depth and membership decide precedence, so every operation here does what Ansible's does,
 //! also where a host has the name of a group. Reading files is elsewhere.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::python;
 use super::value::{Map, Value};
@@ -29,6 +30,8 @@ pub(crate) struct Group {
     members: HashSet<HostId>,
     pub children: Vec<GroupId>,
     pub parents: Vec<GroupId>,
+    /// Where each variable stands, if the graph notes that.
+    pub origins: Origins,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -39,7 +42,12 @@ pub(crate) struct Host {
     pub groups: Vec<GroupId>,
     /// The file that named it first.
     pub origin: Option<Source>,
+    /// Where each variable stands, if the graph notes that.
+    pub origins: Origins,
 }
+
+/// The files in which variables stand, by the names of the variables.
+pub(crate) type Origins = BTreeMap<String, Arc<str>>;
 
 /// Why something can't be added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +73,10 @@ pub(crate) struct Graph {
     host_ids: HashMap<String, HostId>,
     /// The file being read: hosts remember where they came from first.
     pub source: Option<Source>,
+    /// Whether to note where each variable stands: for people, devices need it not.
+    pub noting: bool,
+    /// The file whose variables are being set, if that is noted.
+    file: Option<Arc<str>>,
 }
 
 /// Where a host was first seen.
@@ -82,6 +94,8 @@ impl Graph {
             group_ids: HashMap::new(),
             host_ids: HashMap::new(),
             source: None,
+            noting: false,
+            file: None,
         };
         let all = graph.push_group(ALL);
         let ungrouped = graph.push_group(UNGROUPED);
@@ -89,6 +103,11 @@ impl Graph {
         graph.groups[ungrouped].parents.push(all);
         graph.groups[ungrouped].depth = 1;
         graph
+    }
+
+    /// Notes that what comes next stands in this file.
+    pub fn note(&mut self, file: &str) {
+        self.file = self.noting.then(|| file.into());
     }
 
     fn push_group(&mut self, name: &str) -> GroupId {
@@ -142,6 +161,7 @@ impl Graph {
         let mut host = Host { name: name.to_owned(), origin: self.source.clone(), ..Host::default() };
         if let Some(port) = port.filter(|&port| port != 0) {
             host.vars.insert(Value::text("ansible_port"), Value::Int(port.into()));
+            host.origins.extend(self.file.clone().map(|file| ("ansible_port".to_owned(), file)));
         }
         self.hosts.push(host);
         self.host_ids.insert(name.to_owned(), id);
@@ -150,19 +170,27 @@ impl Graph {
 
     /// Sets a variable of the group with this name or, if there is none, of the host.
     pub fn set_variable(&mut self, entity: &str, key: Value, value: Value) -> Result<(), GraphError> {
-        let vars = if let Some(group) = self.group_id(entity) {
+        if let Some(group) = self.group_id(entity) {
             if key.as_text() == Some("ansible_group_priority") {
                 self.groups[group].priority = priority(&value)?;
                 return Ok(());
             }
-            &mut self.groups[group].vars
+            let group = &mut self.groups[group];
+            note(&mut group.origins, &key, self.file.as_ref());
+            group.vars.insert(key, value);
         } else if let Some(host) = self.host_id(entity) {
-            &mut self.hosts[host].vars
+            self.set_host_variable(host, key, value);
         } else {
             return Err(GraphError::Unknown(entity.to_owned()));
-        };
-        vars.insert(key, value);
+        }
         Ok(())
+    }
+
+    /// Sets a variable of a host, also if a group has its name.
+    pub fn set_host_variable(&mut self, host: HostId, key: Value, value: Value) {
+        let host = &mut self.hosts[host];
+        note(&mut host.origins, &key, self.file.as_ref());
+        host.vars.insert(key, value);
     }
 
     /// Puts a group or, if no group has the name, a host under a group.
@@ -316,6 +344,12 @@ impl Graph {
             (a.depth, a.priority, &a.name).cmp(&(b.depth, b.priority, &b.name))
         });
         sorted
+    }
+}
+
+fn note(origins: &mut Origins, key: &Value, file: Option<&Arc<str>>) {
+    if let (Some(file), Some(name)) = (file, key.as_text()) {
+        origins.insert(name.to_owned(), Arc::clone(file));
     }
 }
 

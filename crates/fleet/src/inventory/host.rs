@@ -1,5 +1,7 @@
 //! What the inventory says about one host: its groups, and its variables merged by precedence.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::error::{InventoryError, Warning};
 use super::graph::ALL;
 use super::tree::FileTree;
@@ -39,6 +41,8 @@ pub struct HostView {
     pub groups: Vec<GroupView>,
     /// Its variables, but for those in `sealed` files.
     pub variables: Map,
+    /// Where each of them comes from.
+    pub origins: BTreeMap<String, Origin>,
     /// Files of variables that were read, in order, each once.
     pub files: Vec<String>,
     /// Files of variables that are vaulted as a whole: only `ansible-playbook` can tell what is in
@@ -69,6 +73,42 @@ impl HostView {
     }
 }
 
+/// Where a variable comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The group whose variable it is; `None` for the host's own.
+    pub group: Option<String>,
+    /// The file; empty if the inventory was read without noting that.
+    pub file: String,
+}
+
+/// Variables, and where each comes from.
+#[derive(Default)]
+struct Merged {
+    variables: Map,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Merged {
+    /// Lays variables over those that are there.
+    fn lay(&mut self, vars: &Map, group: Option<&str>, file: impl Fn(&str) -> String) {
+        for (key, _) in vars.iter() {
+            if let Some(name) = key.as_text() {
+                let origin = Origin { group: group.map(str::to_owned), file: file(name) };
+                self.origins.insert(name.to_owned(), origin);
+            }
+        }
+        self.variables.overlay(vars);
+    }
+
+    /// Lays those over that stand in the sources.
+    fn lay_inline(&mut self, vars: &Map, origins: &graph::Origins, group: Option<&str>) {
+        self.lay(vars, group, |name| {
+            origins.get(name).map_or_else(String::new, |file| file.as_ref().to_owned())
+        });
+    }
+}
+
 /// Merges what concerns one host.
 pub(crate) fn view(
     inventory: &Inventory,
@@ -82,9 +122,11 @@ pub(crate) fn view(
     let named: Vec<&graph::Group> = groups.iter().map(|&group| &graph.groups[group]).collect();
     let others: Vec<&graph::Group> = named.iter().copied().filter(|group| group.name != ALL).collect();
 
-    let mut variables = graph.groups[0].vars.clone();
+    let mut merged = Merged::default();
+    let all = &graph.groups[0];
+    merged.lay_inline(&all.vars, &all.origins, Some(ALL));
     for group in &others {
-        variables.overlay(&group.vars);
+        merged.lay_inline(&group.vars, &group.origins, Some(&group.name));
     }
     let beside = &inventory.vars_folders;
     let play = std::slice::from_ref(&inventory.playbook_folder);
@@ -94,15 +136,21 @@ pub(crate) fn view(
     let mut reader = VarsReader::new(tree);
     // Ansible's default order of precedence; files about `all` come before the groups' files, but
     // after what the inventory itself says about the groups.
-    reader.overlay(&mut variables, beside, &all)?;
-    reader.overlay(&mut variables, play, &all)?;
-    reader.overlay(&mut variables, beside, &entities)?;
-    reader.overlay(&mut variables, play, &entities)?;
-    variables.overlay(&host.vars);
-    reader.overlay(&mut variables, beside, &mine)?;
-    reader.overlay(&mut variables, play, &mine)?;
+    let mut lay = |merged: &mut Merged, folders: &[String], entities: &[Entity<'_>]| {
+        reader.each(folders, entities, &mut |vars, file, entity| {
+            merged.lay(vars, entity.group(), |_| file.to_owned());
+        })
+    };
+    lay(&mut merged, beside, &all)?;
+    lay(&mut merged, play, &all)?;
+    lay(&mut merged, beside, &entities)?;
+    lay(&mut merged, play, &entities)?;
+    merged.lay_inline(&host.vars, &host.origins, None);
+    lay(&mut merged, beside, &mine)?;
+    lay(&mut merged, play, &mine)?;
     for internal in INTERNAL {
-        variables.remove(internal);
+        merged.variables.remove(internal);
+        merged.origins.remove(internal);
     }
     let groups = named.iter().map(|group| GroupView {
         name: group.name.clone(),
@@ -112,9 +160,69 @@ pub(crate) fn view(
     Ok(HostView {
         name: name.to_owned(),
         groups: groups.collect(),
-        variables,
+        variables: merged.variables,
+        origins: merged.origins,
         files: reader.files,
         sealed: reader.sealed,
         warnings: reader.warnings,
     })
+}
+
+/// The files of variables of a host to which links lead, and those links.
+pub(crate) fn linked_files(
+    inventory: &Inventory,
+    tree: &dyn FileTree,
+    name: &str,
+) -> Result<BTreeSet<String>, InventoryError> {
+    let graph = &inventory.graph;
+    let host = graph.host_id(name).ok_or_else(|| InventoryError::UnknownHost { name: name.to_owned() })?;
+    let mut reader = VarsReader::new(tree);
+    let mut linked = BTreeSet::new();
+    let groups = graph.hosts[host].groups.iter().map(|&group| Entity::Group(&graph.groups[group].name));
+    for entity in groups.chain([Entity::Host(name)]) {
+        for folder in inventory.vars_folders.iter().chain([&inventory.playbook_folder]) {
+            let files = reader.find(folder, entity)?;
+            if !reader.links.is_empty() {
+                linked.extend(files);
+                linked.extend(reader.links.drain(..));
+            }
+        }
+    }
+    Ok(linked)
+}
+
+/// Reads each file of variables of all groups and hosts once.
+pub(crate) fn variable_files(
+    inventory: &Inventory,
+    tree: &dyn FileTree,
+) -> Vec<Result<Vec<Warning>, InventoryError>> {
+    let graph = &inventory.graph;
+    let groups = graph.groups.iter().map(|group| Entity::Group(&group.name));
+    let hosts = graph.hosts.iter().map(|host| Entity::Host(&host.name));
+    let entities: Vec<Entity<'_>> = groups.chain(hosts).collect();
+    let folders: BTreeSet<&String> =
+        inventory.vars_folders.iter().chain([&inventory.playbook_folder]).collect();
+    let mut seen = BTreeSet::new();
+    let mut results = Vec::new();
+    for folder in folders {
+        for entity in &entities {
+            let mut reader = VarsReader::new(tree);
+            let files = match reader.find(folder, *entity) {
+                Ok(files) => files,
+                Err(error) => {
+                    results.push(Err(error));
+                    continue;
+                }
+            };
+            for file in files {
+                if seen.insert(file.clone()) {
+                    results.extend(reader.load(&file).err().map(Err));
+                }
+            }
+            if !reader.warnings.is_empty() {
+                results.push(Ok(reader.warnings));
+            }
+        }
+    }
+    results
 }

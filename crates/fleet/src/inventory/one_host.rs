@@ -1,6 +1,9 @@
 //! The inventory of one host that is handed to `ansible-playbook`.
 //!
 //! It has the host's groups and those above them, each with the variables that the sources give it.
+//! The other groups are there by name and empty, so that `inventory_hostname in groups['db']` is false
+//! and no error; of other hosts there is nothing.
+//!
 //! `group_vars` and `host_vars` stay what they are: the file is written beside the source, where
 //! Ansible finds them. So precedence is Ansible's own, also for groups that a play makes while it
 //! runs, and what is vaulted is decrypted by the one who has the password.
@@ -9,7 +12,7 @@ use std::path::Path;
 
 use super::document;
 use super::emit;
-use super::error::{InventoryError, Reason, Warning};
+use super::error::{InventoryError, Reason};
 use super::graph::{Graph, Group, GroupId, Host, HostId};
 use super::value::{Map, Value};
 use super::{Inventory, yaml_source};
@@ -30,10 +33,8 @@ pub struct Handover {
 
 /// Writes the inventory of a host of a tree that is checked out at `root`.
 pub(crate) fn write(inventory: &Inventory, name: &str, root: &Path) -> Result<Handover, InventoryError> {
-    for warning in &inventory.warnings {
-        if let Warning::Unreadable(unsupported) = warning {
-            return Err(unsupported.clone().into());
-        }
+    if let Some(unsupported) = inventory.unreadable() {
+        return Err(unsupported.clone().into());
     }
     let graph = &inventory.graph;
     let host = graph.host_id(name).ok_or_else(|| InventoryError::UnknownHost { name: name.to_owned() })?;
@@ -113,6 +114,13 @@ fn groups(graph: &Graph, host: HostId, vars: &Map) -> Map {
             sections.insert(Value::text("hosts"), Value::Map(hosts));
         }
         document.insert(Value::text(group.name.as_str()), Value::Map(sections));
+    }
+    // A group with the name of the host would be what `--limit` finds.
+    let host = &graph.hosts[host].name;
+    for group in graph.groups.iter().filter(|group| group.name != *host) {
+        if !document.contains(&group.name) {
+            document.insert(Value::text(group.name.as_str()), Value::Map(Map::new()));
+        }
     }
     document
 }

@@ -3,11 +3,12 @@
 use super::document::{self, Document};
 use super::error::{InventoryError, Reason, Warning};
 use super::graph::{Graph, Source};
+use super::host_files::{self, Config as HostFiles};
 use super::settings::Settings;
 use super::source::SourceError;
 use super::tree::{self, FileTree, Target};
 use super::value::Value;
-use super::{ini, python, yaml_source};
+use super::{ReadOptions, ini, python, yaml_source};
 
 /// In folders of sources these names hold no inventory.
 const IGNORED_NAMES: [&str; 3] = ["host_vars", "group_vars", "vars_plugins"];
@@ -18,24 +19,43 @@ const MAX_DEPTH: usize = 32;
 /// The extensions of files in YAML or JSON; none will do too.
 pub(crate) const YAML_EXTENSIONS: [&str; 3] = [".yml", ".yaml", ".json"];
 
+/// What was read.
+pub(crate) struct Sources {
+    pub graph: Graph,
+    pub warnings: Vec<Warning>,
+    /// The files that were read, but for those of single hosts.
+    pub files: Vec<String>,
+}
+
 /// Reads all sources into a graph.
 pub(crate) fn sources(
     tree: &dyn FileTree,
     paths: &[String],
     settings: &Settings,
-    warnings: &mut Vec<Warning>,
-) -> Result<Graph, InventoryError> {
-    let mut reader = Reader { tree, settings, graph: Graph::new(), warnings };
+    options: &ReadOptions<'_>,
+    hosts_folders: &mut Vec<String>,
+) -> Result<Sources, InventoryError> {
+    let mut graph = Graph::new();
+    graph.noting = options.origins;
+    let mut reader = Reader {
+        tree,
+        settings,
+        graph,
+        only: options.host,
+        warnings: Vec::new(),
+        files: Vec::new(),
+        hosts_folders,
+    };
     let mut parsed = false;
     for path in paths {
         parsed |= reader.source(path, 0)?;
     }
-    let mut graph = reader.graph;
+    let Reader { mut graph, mut warnings, files, .. } = reader;
     if parsed {
         graph.reconcile().map_err(|error| InventoryError::Groups { message: error.to_string() })?;
     }
-    name_warnings(&graph, warnings);
-    Ok(graph)
+    name_warnings(&graph, &mut warnings);
+    Ok(Sources { graph, warnings, files })
 }
 
 fn name_warnings(graph: &Graph, warnings: &mut Vec<Warning>) {
@@ -54,7 +74,10 @@ struct Reader<'a> {
     tree: &'a dyn FileTree,
     settings: &'a Settings,
     graph: Graph,
-    warnings: &'a mut Vec<Warning>,
+    only: Option<&'a str>,
+    warnings: Vec<Warning>,
+    files: Vec<String>,
+    hosts_folders: &'a mut Vec<String>,
 }
 
 impl Reader<'_> {
@@ -70,6 +93,8 @@ impl Reader<'_> {
                 let bytes = self.tree.read(&file).map_err(InventoryError::read(&file))?;
                 self.graph.source =
                     Some(Source { file: path.to_owned(), folder: tree::parent(path).to_owned() });
+                self.graph.note(path);
+                self.files.push(path.to_owned());
                 self.file(path, &bytes, executable)
             }
             Target::Folder { .. } if depth > MAX_DEPTH => Err(Reason::Link.of(path).into()),
@@ -119,7 +144,10 @@ impl Reader<'_> {
         if let Some(name) = plugin(&document.value)
             && (path.ends_with(".yml") || path.ends_with(".yaml"))
         {
-            return Err(FormatError::Plugin(name));
+            let Some(config) = HostFiles::of(path, &document.value) else {
+                return Err(FormatError::Whole(Reason::Plugin { name }.of(path).into()));
+            };
+            return self.host_files(config.map_err(FormatError::Whole)?).map_err(FormatError::Whole);
         }
         self.duplicates(path, &document);
         let mut skipped = Vec::new();
@@ -133,6 +161,16 @@ impl Reader<'_> {
         Ok(result?)
     }
 
+    fn host_files(&mut self, config: HostFiles) -> Result<(), InventoryError> {
+        if !self.settings.may_configure {
+            let value = "a list without auto".to_owned();
+            let reason = Reason::Setting { key: "[inventory] enable_plugins".to_owned(), value };
+            return Err(reason.of("ansible.cfg").into());
+        }
+        self.hosts_folders.push(config.hosts());
+        host_files::read(self.tree, &mut self.graph, &config, self.only, &mut self.warnings)
+    }
+
     fn duplicates(&mut self, path: &str, document: &Document) {
         for (line, key) in &document.duplicates {
             let warning = Warning::DuplicateKey { file: path.to_owned(), line: *line, key: key.clone() };
@@ -142,8 +180,10 @@ impl Reader<'_> {
 }
 
 enum FormatError {
+    /// This format does not fit, or not surely.
     Source(SourceError),
-    Plugin(String),
+    /// It is the right format, and nothing else is to be tried.
+    Whole(InventoryError),
 }
 
 impl From<SourceError> for FormatError {
@@ -155,12 +195,12 @@ impl From<SourceError> for FormatError {
 /// What a format had against a file; an error if Ansible may see it in another way.
 fn failure(format: &str, path: &str, error: impl Into<FormatError>) -> Result<String, InventoryError> {
     match error.into() {
+        FormatError::Whole(error) => Err(error),
         FormatError::Source(SourceError::Refused { line: 0, message }) => Ok(format!("{format}: {message}")),
         FormatError::Source(SourceError::Refused { line, message }) => {
             Ok(format!("{format}, line {line}: {message}"))
         }
         FormatError::Source(SourceError::Beyond(what)) => Err(Reason::Rare { what }.of(path).into()),
-        FormatError::Plugin(name) => Err(Reason::Plugin { name }.of(path).into()),
     }
 }
 

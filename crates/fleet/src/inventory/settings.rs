@@ -39,6 +39,8 @@ const IGNORE_KEYS: [(&str, &str); 2] =
 pub(crate) struct Settings {
     /// In folders of sources, names that end so are passed over.
     pub ignored_ends: Vec<String>,
+    /// Whether files that configure a plugin are read as such.
+    pub may_configure: bool,
 }
 
 /// Reads the settings of a tree.
@@ -55,7 +57,8 @@ pub(crate) fn read(tree: &dyn FileTree) -> Result<Settings, InventoryError> {
 }
 
 fn parse(text: &str) -> Result<Settings, Unsupported> {
-    let mut settings = Settings { ignored_ends: IGNORED_ENDS.map(str::to_owned).to_vec() };
+    let mut settings =
+        Settings { ignored_ends: IGNORED_ENDS.map(str::to_owned).to_vec(), may_configure: true };
     let mut section = "";
     let lines: Vec<&str> = python::lines(text);
     for (at, line) in lines.iter().enumerate() {
@@ -79,6 +82,9 @@ fn parse(text: &str) -> Result<Settings, Unsupported> {
             let reason = Reason::Setting { key: format!("[{section}] {key}"), value: value.to_owned() };
             return Err(reason.of("ansible.cfg"));
         }
+        if known.is_some_and(|(_, name, _)| *name == "enable_plugins") {
+            settings.may_configure = names(value).any(|name| name == "auto");
+        }
         if ignores {
             settings.ignored_ends = value.split(',').map(|end| end.trim().to_owned()).collect();
         }
@@ -91,10 +97,13 @@ fn is_harmless(key: &str, value: &str, harmless: &[&str]) -> bool {
         return harmless.contains(&value.to_lowercase().as_str());
     }
     // Leaving formats out is fine as long as YAML and INI stay and the order is the same.
-    let names = value.split(',').map(|name| name.trim().trim_start_matches("ansible.builtin."));
     let places: Option<Vec<usize>> =
-        names.map(|name| PLUGINS.iter().position(|plugin| *plugin == name)).collect();
+        names(value).map(|name| PLUGINS.iter().position(|plugin| *plugin == name)).collect();
     places.is_some_and(|places| places.is_sorted() && places.contains(&3) && places.contains(&4))
+}
+
+fn names(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(|name| name.trim().trim_start_matches("ansible.builtin."))
 }
 
 #[cfg(test)]

@@ -184,6 +184,15 @@ const MAX_LINKS: usize = 40;
 
 /// Follows links on a path.
 pub(crate) fn resolve(tree: &dyn FileTree, path: &str) -> io::Result<Target> {
+    resolve_noting(tree, path, &mut Vec::new())
+}
+
+/// Follows links on a path, and notes where each stands.
+pub(crate) fn resolve_noting(
+    tree: &dyn FileTree,
+    path: &str,
+    passed: &mut Vec<String>,
+) -> io::Result<Target> {
     let mut open: Vec<String> = path.rsplit('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
     let mut at = String::new();
     let mut links = 0;
@@ -197,6 +206,7 @@ pub(crate) fn resolve(tree: &dyn FileTree, path: &str) -> io::Result<Target> {
                 if links > MAX_LINKS || target.starts_with('/') {
                     return Ok(Target::Outside);
                 }
+                passed.push(next);
                 open.extend(target.rsplit('/').filter(|name| !name.is_empty()).map(str::to_owned));
             }
             Some(entry) => {

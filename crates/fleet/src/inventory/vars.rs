@@ -15,6 +15,14 @@ pub(crate) enum Entity<'a> {
 }
 
 impl<'a> Entity<'a> {
+    /// The group, if it is one.
+    pub fn group(self) -> Option<&'a str> {
+        match self {
+            Self::Group(name) => Some(name),
+            Self::Host(_) => None,
+        }
+    }
+
     fn place(self) -> (&'static str, &'a str) {
         match self {
             Self::Group(name) => ("group_vars", name),
@@ -30,6 +38,8 @@ pub(crate) struct VarsReader<'a> {
     pub files: Vec<String>,
     /// Those of them that are vaulted as a whole.
     pub sealed: Vec<String>,
+    /// The links that lead to them, in no order.
+    pub links: Vec<String>,
     pub warnings: Vec<Warning>,
 }
 
@@ -38,20 +48,23 @@ const MAX_DEPTH: usize = 32;
 
 impl<'a> VarsReader<'a> {
     pub fn new(tree: &'a dyn FileTree) -> Self {
-        Self { tree, files: Vec::new(), sealed: Vec::new(), warnings: Vec::new() }
+        Self { tree, files: Vec::new(), sealed: Vec::new(), links: Vec::new(), warnings: Vec::new() }
     }
 
-    /// Lays the variables of entities over others: those beside each folder, folder after folder.
-    pub fn overlay(
+    /// Gives out the variables of entities in the order in which they are laid over each other: those
+    /// beside each folder, folder after folder.
+    pub fn each(
         &mut self,
-        vars: &mut Map,
         folders: &[String],
         entities: &[Entity<'_>],
+        lay: &mut dyn FnMut(&Map, &str, Entity<'_>),
     ) -> Result<(), InventoryError> {
         for folder in folders {
             for entity in entities {
                 for file in self.find(folder, *entity)? {
-                    self.load(vars, &file)?;
+                    if let Some(map) = self.load(&file)? {
+                        lay(&map, &file, *entity);
+                    }
                 }
             }
         }
@@ -59,7 +72,7 @@ impl<'a> VarsReader<'a> {
     }
 
     /// The files with the variables of an entity beside a folder.
-    fn find(&mut self, folder: &str, entity: Entity<'_>) -> Result<Vec<String>, InventoryError> {
+    pub fn find(&mut self, folder: &str, entity: Entity<'_>) -> Result<Vec<String>, InventoryError> {
         let (kind, name) = entity.place();
         if name.starts_with('/') {
             return Ok(Vec::new());
@@ -91,14 +104,14 @@ impl<'a> VarsReader<'a> {
         Ok(Vec::new())
     }
 
-    fn resolve(&self, path: &str) -> Result<Target, InventoryError> {
-        match tree::resolve(self.tree, path).map_err(InventoryError::read(path))? {
+    fn resolve(&mut self, path: &str) -> Result<Target, InventoryError> {
+        match tree::resolve_noting(self.tree, path, &mut self.links).map_err(InventoryError::read(path))? {
             Target::Outside => Err(Reason::Link.of(path).into()),
             target => Ok(target),
         }
     }
 
-    fn folder(&self, path: &str, depth: usize, found: &mut Vec<String>) -> Result<(), InventoryError> {
+    fn folder(&mut self, path: &str, depth: usize, found: &mut Vec<String>) -> Result<(), InventoryError> {
         if depth > MAX_DEPTH {
             return Err(Reason::Link.of(path).into());
         }
@@ -118,7 +131,8 @@ impl<'a> VarsReader<'a> {
         Ok(())
     }
 
-    fn load(&mut self, vars: &mut Map, file: &str) -> Result<(), InventoryError> {
+    /// What is in a file; `None` if it is vaulted or empty.
+    pub fn load(&mut self, file: &str) -> Result<Option<Map>, InventoryError> {
         let bytes = self.tree.read(file).map_err(InventoryError::read(file))?;
         if !self.files.iter().any(|known| known == file) {
             self.files.push(file.to_owned());
@@ -130,7 +144,7 @@ impl<'a> VarsReader<'a> {
                 if !self.sealed.iter().any(|known| known == file) {
                     self.sealed.push(file.to_owned());
                 }
-                return Ok(());
+                return Ok(None);
             }
             Err(LoadError::Beyond { what }) => return Err(Reason::Rare { what }.of(file).into()),
             Err(LoadError::Syntax { line: 0, message }) => return Err(wrong(message)),
@@ -143,12 +157,9 @@ impl<'a> VarsReader<'a> {
             }
         }
         match document.value {
-            Value::Map(map) => vars.overlay(&map),
-            other if other.is_truthy() => {
-                return Err(wrong(format!("a map is needed, this is {}", other.kind())));
-            }
-            _ => {}
+            Value::Map(map) => Ok(Some(map)),
+            other if other.is_truthy() => Err(wrong(format!("a map is needed, this is {}", other.kind()))),
+            _ => Ok(None),
         }
-        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use flate2::read::GzDecoder;
 use sha2::{Digest as _, Sha256};
 use volary_api::v1::device::{Desired, Enroll, Enrolled, Outcome, Received, Report, WantObjects};
-use volary_fleet::{is_ancestor, pack_for_device};
+use volary_fleet::is_ancestor;
 use volary_model::{DeviceName, StageName, Suite};
 use volary_store::{Device, DeviceState, Enrolling, Enrolment, JoinRefusal, NewReport};
 
@@ -183,19 +183,14 @@ pub(crate) async fn objects(
     Input(request): Input<WantObjects>,
 ) -> Result<Response, Refusal> {
     let _place = app.packs.acquire().await.expect("the semaphore is never closed");
-    let (layout, view) = (app.layout.clone(), app.view.get());
-    let pack = blocking(move || pack(&layout, &view, &member.name, &request)).await??;
+    let (asked, view) = (Arc::clone(&app), app.view.get());
+    let pack = blocking(move || pack(&asked, &view, &member.name, &request)).await??;
     let headers = [(header::CONTENT_TYPE, "application/x-git-packed-objects")];
     Ok((headers, Body::from(pack)).into_response())
 }
 
-fn pack(
-    layout: &crate::Layout,
-    view: &FleetView,
-    device: &DeviceName,
-    request: &WantObjects,
-) -> Result<Vec<u8>, Refusal> {
-    let repository = fleet_view::open(layout).map_err(Refusal::broken)?;
+fn pack(app: &App, view: &FleetView, device: &DeviceName, request: &WantObjects) -> Result<Vec<u8>, Refusal> {
+    let repository = fleet_view::open(&app.layout).map_err(Refusal::broken)?;
     // Only what was merged into some stage: other branches are unfinished work, and may hold
     // what nobody wanted to give to a device.
     let mut tips = view.stages.iter().filter_map(|stage| stage.tip.as_ref());
@@ -203,7 +198,7 @@ fn pack(
     if !merged {
         return Err(Refusal::not_found(format!("commit {} is not on the branch of any stage", request.want)));
     }
-    pack_for_device(&repository, &request.want, request.have.as_ref(), device).map_err(Refusal::broken)
+    app.packer.pack(&repository, &request.want, request.have.as_ref(), device).map_err(Refusal::broken)
 }
 
 /// `POST /device/v1/reports`.

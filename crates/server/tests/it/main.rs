@@ -8,6 +8,7 @@ mod git;
 mod keys;
 mod mirrors;
 mod page;
+mod privacy;
 mod server;
 mod statuses;
 mod support;
