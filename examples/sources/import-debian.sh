@@ -2,7 +2,7 @@
 # Makes a git repository of a Debian source package, as a team has one that carries a package of
 # Debian with changes of its own: upstream's files and debian/, its patches not applied.
 #
-#   import-debian.sh PACKAGE DIR
+#   import-debian.sh PACKAGE[=VERSION] DIR
 #
 # The source comes from the archives that this machine's apt uses, checked with their keys; the
 # machine's own apt settings and lists stay as they are. The same package makes the same commit.
@@ -12,10 +12,14 @@ say() {
     echo "import-debian: $1" >&2
 }
 
-[ $# = 2 ] || { say "usage: import-debian.sh PACKAGE DIR"; exit 64; }
-package=$1 target=$2
+[ $# = 2 ] || { say "usage: import-debian.sh PACKAGE[=VERSION] DIR"; exit 64; }
+wanted=$1 target=$2
+package=${wanted%%=*}
 case $package in
 '' | -* | *[!a-z0-9.+-]*) say "\"$package\" is no name of a source package"; exit 64 ;;
+esac
+case ${wanted#"$package"} in
+*[!A-Za-z0-9.+~:=-]*) say "\"${wanted#*=}\" is no version"; exit 64 ;;
 esac
 [ ! -e "$target" ] || { say "$target is there already"; exit 73; }
 for program in git dpkg-source apt-get; do
@@ -49,9 +53,9 @@ apt() {
         -o Dir::State::lists="$work/lists" -o Dir::Cache="$work/cache" -o APT::Sandbox::User=root "$@"
 }
 apt update
-(cd "$work/download" && apt --only-source --download-only source "$package")
+(cd "$work/download" && apt --only-source --download-only source "$wanted")
 set -- "$work"/download/*.dsc
-[ -f "$1" ] || { say "there is no source package $package"; exit 65; }
+[ -f "$1" ] || { say "there is no source package $wanted"; exit 65; }
 dpkg-source --no-check --skip-patches --extract "$1" "$work/tree" >/dev/null
 
 cd "$work/tree"
