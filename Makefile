@@ -70,11 +70,13 @@ bench-archive: setup ## Measure the archive beside aptly and reprepro (root; som
 
 # How long a campaign may take, in minutes. What does not fit is told, not left out silently.
 MINUTES ?= 40
+# Which parts of it: race, clients, writers, kills, with commas between; all if none is named.
+PARTS ?=
 
-campaign-archive: setup ## Kill, race and crowd the archive for at most MINUTES=40 (root)
+campaign-archive: setup ## Kill, race and crowd the archive for at most MINUTES=40; PARTS=kills (root)
 	@cargo build --quiet --package volary-xtask
 	@cargo build --quiet --release --package volary-cli
-	@$(SUDO) $(TARGET)/debug/volary-xtask campaign-archive --minutes $(MINUTES)
+	@$(SUDO) $(TARGET)/debug/volary-xtask campaign-archive --minutes $(MINUTES) $(addprefix --only ,$(PARTS))
 	@cargo xtask figures
 
 # How many worlds.

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use volary_testkit::chain::Chain;
 use volary_testkit::safety::{Outcome, Trial};
 use volary_testkit::wire::WebFolder;
@@ -23,6 +23,9 @@ const GAPS: [Duration; 4] =
 /// How a campaign runs.
 #[derive(Args)]
 pub struct CampaignArchiveArgs {
+    /// Only these parts
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
     /// Minutes after which no new round begins
     #[arg(long, default_value_t = 40)]
     minutes: u64,
@@ -46,6 +49,19 @@ pub struct CampaignArchiveArgs {
     writers: usize,
 }
 
+/// What can be tried by itself; each has its own figure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Readers in the middle of publishes
+    Race,
+    /// Real apt in the middle of publishes
+    Clients,
+    /// Many uploads at once, while releases are cut
+    Writers,
+    /// SIGKILLs of the server during uploads
+    Kills,
+}
+
 struct Campaign<'a> {
     workspace: Workspace,
     args: &'a CampaignArchiveArgs,
@@ -65,10 +81,17 @@ pub fn run(args: &CampaignArchiveArgs) -> anyhow::Result<()> {
     let lab = Lab::open(&campaign.cache)?;
     let chain = Chain::open(lab, tools, &campaign.folder.path().join("logs"))?;
     let trial = Trial::open(&chain, args.packages, &campaign.folder.path().join("debs"))?;
-    campaign.race(&trial)?;
-    campaign.clients(&chain, &trial)?;
-    campaign.writers(&trial)?;
-    campaign.kills(&trial)?;
+    for part in Part::value_variants() {
+        if !args.only.is_empty() && !args.only.contains(part) {
+            continue;
+        }
+        match part {
+            Part::Race => campaign.race(&trial)?,
+            Part::Clients => campaign.clients(&chain, &trial)?,
+            Part::Writers => campaign.writers(&trial)?,
+            Part::Kills => campaign.kills(&trial)?,
+        }
+    }
     match campaign.broken.as_slice() {
         [] => Ok(()),
         broken => bail!("{} faults; the first: {}", broken.len(), broken[..broken.len().min(10)].join("\n")),
