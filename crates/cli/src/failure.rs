@@ -59,6 +59,8 @@ from_error!(
     volary_host::FileError,
     volary_model::InvalidName,
     volary_fleet::ObjectError,
+    volary_fleet::inventory::InventoryError,
+    volary_fleet::inventory::SplitError,
     volary_server::ServerError,
     volary_server::ExportFailure,
     serde_json::Error,

@@ -15,7 +15,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    approve, archive, artifact, build, check, device, fleet, release, server, simulate, source, status, token,
+    approve, archive, artifact, build, check, device, fleet, inventory, release, server, simulate, source,
+    status, token,
 };
 use crate::config::Connection;
 use crate::failure::Failure;
@@ -59,6 +60,9 @@ enum Command {
     Clone(fleet::CloneArgs),
     /// Check a fleet repository
     Check(check::CheckArgs),
+    /// Show what the inventory says of a host; give each host a file of its own
+    #[command(subcommand)]
+    Inventory(inventory::InventoryCommand),
     /// Commit the pin of a release to the first stage's branch
     Bump(fleet::BumpArgs),
     /// Sign for what a stage is to get, as one more person
@@ -115,6 +119,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Release(command) => release::run(command, &connection, out),
         Command::Clone(args) => fleet::clone(&args, &connection, out),
         Command::Check(args) => check::run(&args, out),
+        Command::Inventory(command) => inventory::run(&command, out),
         Command::Bump(args) => fleet::bump(&args, &connection, out),
         Command::Approve(args) => approve::run(&args, &connection, out),
         Command::Promote(args) => fleet::promote(&args, &connection, out),

@@ -65,6 +65,7 @@ const COLLECTION: &[TemplateFile] = files!(
     "README.md",
     "galaxy.yml",
     "meta/runtime.yml",
+    "plugins/inventory/host_files.py",
     "plugins/modules/apt_refresh.py",
     "plugins/modules/healthy_units.py",
     "plugins/modules/suite_versions.py",

@@ -14,6 +14,7 @@ mod bump_keys;
 pub mod check;
 pub mod device;
 pub mod fleet;
+pub mod inventory;
 pub mod release;
 pub mod server;
 pub mod simulate;

@@ -28,6 +28,8 @@ mod read;
 mod scalar;
 mod settings;
 mod source;
+mod split;
+mod split_text;
 mod tree;
 mod value;
 mod vars;
@@ -42,6 +44,7 @@ pub use integer::Integer;
 pub use json::to_json;
 pub use one_host::{Handover, ONE_HOST_FILE};
 pub use place::{INVENTORIES, PLAYBOOKS, fleet_layout, playbook};
+pub use split::{Change, Split, SplitError};
 pub use tree::{DirTree, Entry, FileTree, MemoryTree};
 pub use value::{Map, Value};
 
