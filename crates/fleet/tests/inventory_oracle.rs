@@ -69,7 +69,7 @@ fn setting(name: &str) -> Option<u64> {
 
 #[test]
 fn generated_inventories_are_read_as_ansible_reads_them() {
-    let count = setting("VOLARY_INVENTORY_CAMPAIGN").unwrap_or(250);
+    let count = setting("VOLARY_INVENTORY_CAMPAIGN").unwrap_or(120);
     let first = setting("VOLARY_INVENTORY_SEED").unwrap_or(1);
     let mut oracle = Oracle::start();
     let mut sum = Tally::default();

@@ -165,7 +165,9 @@ fn value_line(value: &Value) -> String {
 
 fn split(args: &SplitArgs, out: &Out) -> Result<(), Failure> {
     clean(&args.dir)?;
-    let split = Split::plan(&DirTree::new(&args.dir))?;
+    let tree = DirTree::new(&args.dir);
+    let layout = fleet_layout(&tree)?.ok_or_else(|| no_inventory(&args.dir))?;
+    let split = Split::plan(&tree, &layout)?;
     if !args.dry_run {
         apply(&args.dir, &split.changes)?;
     }

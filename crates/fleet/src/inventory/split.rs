@@ -9,10 +9,12 @@ use std::io;
 use super::error::InventoryError;
 use super::graph::{Graph, GroupId};
 use super::host_files::{self, Config};
+use super::json;
 use super::split_text::{self, HostText};
 use super::tree::{self, Entry, FileTree, Target};
+use super::value::Value;
 use super::vars::{Entity, VarsReader};
-use super::{Inventory, Layout, ReadOptions, fleet_layout};
+use super::{Inventory, Layout};
 
 /// Where the collection's plugin is in a fleet repository.
 const PLUGIN_FILE: &str = "collections/ansible_collections/volary/fleet/plugins/inventory/host_files.py";
@@ -55,15 +57,15 @@ pub enum SplitError {
     /// It can't be read.
     #[error(transparent)]
     Inventory(#[from] InventoryError),
-    /// There is none.
-    #[error("there is no inventory here: one of {} is needed", super::INVENTORIES.join(", "))]
-    None,
+    /// There is none, or there are several.
+    #[error("an inventory of one source is needed")]
+    Several,
     /// It is split.
     #[error("hosts have files of their own already, in {0}")]
     Already(String),
     /// There is something where the new files would be.
-    #[error("{0} and {1} are there already, where the files of the hosts would be; rename one of them")]
-    Taken(&'static str, &'static str),
+    #[error("{0} is there already, where new files would be; rename it")]
+    Taken(String),
     /// A host's name can't be that of a file.
     #[error("the host name {name:?} {problem}, so no file can have it; rename the host")]
     Name {
@@ -72,20 +74,25 @@ pub enum SplitError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// What such groups mean depends on the order of everything.
+    #[error("`all` or `ungrouped` is in the `children` of other groups; take it out there")]
+    Odd,
+    /// What Ansible does with such a name depends on the order of everything.
+    #[error("{0:?} is a group and a host; rename one of them")]
+    SameName(String),
     /// What would be written says something else.
     #[error("nothing was written: after the split {0}; this is a fault of volary")]
     Differs(String),
 }
 
 impl Split {
-    /// Plans the split of the inventory of a fleet repository.
+    /// Plans the split of an inventory that has one source.
     ///
     /// # Errors
     /// [`SplitError`].
-    pub fn plan(tree: &dyn FileTree) -> Result<Self, SplitError> {
-        let layout = fleet_layout(tree)?.ok_or(SplitError::None)?;
-        let options = ReadOptions { host: None, origins: true };
-        let inventory = Inventory::read_with(tree, &layout, &options)?;
+    pub fn plan(tree: &dyn FileTree, layout: &Layout) -> Result<Self, SplitError> {
+        let [old] = layout.sources.as_slice() else { return Err(SplitError::Several) };
+        let inventory = Inventory::read(tree, layout)?;
         if let Some(unreadable) = inventory.unreadable() {
             return Err(InventoryError::from(unreadable.clone()).into());
         }
@@ -97,7 +104,10 @@ impl Split {
                 return Err(SplitError::Name { name: name.to_owned(), problem });
             }
         }
-        let place = Place::choose(tree, &layout)?;
+        let place = Place::choose(tree, old, &inventory)?;
+        // A folder of sources stays one, with one source in it.
+        let after = if place.is_folder { old } else { &place.source };
+        let after = Layout { sources: vec![after.clone()], playbook_folder: layout.playbook_folder.clone() };
         let mut planner =
             Planner { tree, inventory: &inventory, place, notes: Vec::new(), told: BTreeMap::new() };
         let changes = planner.changes()?;
@@ -109,15 +119,23 @@ impl Split {
             hosts: inventory.graph.hosts.len(),
             notes: planner.notes,
         };
-        split.prove(tree, &inventory, order.is_some())?;
+        split.prove(tree, &inventory, &after, order.is_some()).map_err(|error| match error {
+            SplitError::Differs(_) => why(&inventory.graph).unwrap_or(error),
+            error => error,
+        })?;
         Ok(split)
     }
 
     /// Compares what the inventory says after all changes with what it says now.
-    fn prove(&self, tree: &dyn FileTree, before: &Inventory, ordered: bool) -> Result<(), SplitError> {
+    fn prove(
+        &self,
+        tree: &dyn FileTree,
+        before: &Inventory,
+        layout: &Layout,
+        ordered: bool,
+    ) -> Result<(), SplitError> {
         let after = Changed::new(tree, &self.changes);
-        let layout = fleet_layout(&after)?.ok_or_else(|| SplitError::Differs("there is none".to_owned()))?;
-        let now = Inventory::read(&after, &layout)?;
+        let now = Inventory::read(&after, layout)?;
         let differs = |what: String| SplitError::Differs(what);
         let groups = |inventory: &Inventory| inventory.groups().map(str::to_owned).collect::<Vec<_>>();
         if groups(before) != groups(&now) {
@@ -140,18 +158,41 @@ impl Split {
             if was.groups != is.groups {
                 return Err(differs(format!("the host {name:?} is in other groups")));
             }
-            if was.variables != is.variables || was.sealed != is.sealed {
-                return Err(differs(format!("the host {name:?} has other variables")));
+            let other = |key: &Value| !is_same(was.variables.get_value(key), is.variables.get_value(key));
+            let mut keys = was.variables.iter().chain(is.variables.iter()).map(|(key, _)| key);
+            if let Some(key) = keys.find(|key| other(key)) {
+                let key = key.as_text().unwrap_or("of which the name is no text");
+                return Err(differs(format!("the host {name:?} has another variable {key}")));
+            }
+            if was.sealed != is.sealed {
+                return Err(differs(format!("the host {name:?} has other vaulted files")));
             }
         }
         Ok(())
     }
 }
 
+/// Why groups may not be the same when they are written down in another order.
+fn why(graph: &Graph) -> Option<SplitError> {
+    let [all, ungrouped] = [0, 1].map(|group: GroupId| &graph.groups[group]);
+    if !all.parents.is_empty() || ungrouped.parents != [0] || !ungrouped.children.is_empty() {
+        return Some(SplitError::Odd);
+    }
+    let both = graph.hosts.iter().find(|host| graph.group_id(&host.name).is_some());
+    both.map(|host| SplitError::SameName(host.name.clone()))
+}
+
+/// Also what is no number, which is not equal to itself.
+fn is_same(was: Option<&Value>, is: Option<&Value>) -> bool {
+    was == is || was.map(json::to_json) == is.map(json::to_json)
+}
+
 /// Where everything goes.
 struct Place {
-    /// What was the inventory: a file or a folder.
+    /// What was the inventory.
     old: String,
+    /// Whether that is a folder of sources.
+    is_folder: bool,
     /// The configuration of the plugin.
     source: String,
     /// The folder in that configuration.
@@ -159,25 +200,35 @@ struct Place {
     config: Config,
 }
 
+/// The names after which `inventory/` is looked for: there it may be made before the switch.
+const BEFORE_FOLDER: [&str; 3] = ["inventory.yml", "inventory.yaml", "inventory.ini"];
+
 impl Place {
     /// The configuration stands where the old source has its `group_vars` beside it, so those stay.
-    fn choose(tree: &dyn FileTree, layout: &Layout) -> Result<Self, SplitError> {
-        let old = layout.sources.first().cloned().unwrap_or_default();
+    fn choose(tree: &dyn FileTree, old: &str, inventory: &Inventory) -> Result<Self, SplitError> {
+        let target = tree::resolve(tree, old).map_err(InventoryError::read(old))?;
+        let is_folder = matches!(target, Target::Folder { .. });
+        let above = tree::parent(old);
+        let beside = |name: &str| tree::join(above, name).unwrap_or_default();
         let is_there = |path: &str| tree.entry(path).map(|entry| entry.is_some());
-        let free = ["inventory", "inventory.d"].into_iter().find_map(|path| match is_there(path) {
-            Ok(true) => None,
-            Ok(false) => Some(Ok(path)),
-            Err(error) => Some(Err(InventoryError::read(path)(error))),
-        });
-        let free = free.transpose()?.ok_or(SplitError::Taken("inventory", "inventory.d"))?;
-        let is_folder =
-            matches!(tree::resolve(tree, &old).map_err(InventoryError::read(&old))?, Target::Folder { .. });
+        let is_there = |path: &str| is_there(path).map_err(InventoryError::read(path));
+        let name = old.rsplit('/').next().unwrap_or(old);
+        let name = match BEFORE_FOLDER.contains(&name) && !is_there(&beside(host_files::FOLDER))? {
+            true => host_files::FOLDER,
+            false => "inventory.d",
+        };
         let (source, folder) = match is_folder {
             // Ansible would take the files of hosts for inventories if they stood in the folder.
-            true => (format!("{old}/inventory.yml"), format!("../{free}")),
-            false => ("inventory.yml".to_owned(), free.to_owned()),
+            true => (format!("{old}/inventory.yml"), format!("../{name}")),
+            false => (beside("inventory.yml"), name.to_owned()),
         };
-        Ok(Self { old, source, folder, config: Config { folder: free.to_owned() } })
+        let config = Config { folder: beside(name) };
+        for path in [&config.folder, &source] {
+            if is_there(path)? && !inventory.files.contains(path) {
+                return Err(SplitError::Taken(path.clone()));
+            }
+        }
+        Ok(Self { old: old.to_owned(), is_folder, source, folder, config })
     }
 }
 
@@ -187,7 +238,7 @@ struct Planner<'a> {
     place: Place,
     notes: Vec<String>,
     /// Hosts about which there is the same to say.
-    told: BTreeMap<&'static str, Vec<String>>,
+    told: BTreeMap<String, Vec<String>>,
 }
 
 /// So many hosts are named in a note, the rest is counted.
@@ -251,28 +302,48 @@ impl Planner<'_> {
                 }
             }
         }
-        let linked = !reader.links.is_empty();
+        let kept = if !reader.links.is_empty() {
+            Some("links lead to them")
+        } else if self.hides(&host.name)? {
+            Some("a file hides another one of the same name")
+        } else {
+            None
+        };
         for file in &found {
             let Some(map) = reader.load(file)? else { continue };
             let bytes = self.tree.read(file).map_err(InventoryError::read(file))?;
             text.files.push((String::from_utf8_lossy(&bytes).into_owned(), map));
         }
         // One that is vaulted as a whole stays, and with it those that it may override.
-        if linked || !reader.sealed.is_empty() {
-            let why = match linked {
-                true => "their host_vars stay where they are, because links lead to them",
-                false => "their host_vars stay where they are, because a file is vaulted as a whole",
-            };
+        let kept = kept.or_else(|| (!reader.sealed.is_empty()).then_some("a file is vaulted as a whole"));
+        if let Some(why) = kept {
+            let why = format!("their host_vars stay where they are, because {why}");
             self.told.entry(why).or_default().push(host.name.clone());
             text.files.clear();
             return Ok(text.render().0);
         }
         let (text, lost) = text.render();
         if lost {
-            self.told.entry("comments in their host_vars are lost").or_default().push(host.name.clone());
+            let lost = "comments in their host_vars are lost".to_owned();
+            self.told.entry(lost).or_default().push(host.name.clone());
         }
         folded.extend(found);
         Ok(text)
+    }
+
+    /// Whether a file of variables of a host would be read if another one were not there.
+    fn hides(&self, host: &str) -> Result<bool, InventoryError> {
+        for folder in self.inventory.vars_folders.iter().chain([&self.inventory.playbook_folder]) {
+            let mut found = 0;
+            for end in ["", ".yml", ".yaml", ".json"] {
+                let Some(path) = tree::join(folder, &format!("host_vars/{host}{end}")) else { continue };
+                found += usize::from(self.tree.entry(&path).map_err(InventoryError::read(&path))?.is_some());
+            }
+            if found > 1 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn sum_up(&mut self) {
@@ -310,8 +381,7 @@ impl Planner<'_> {
             }
             Target::Nothing | Target::Folder { .. } | Target::Outside => String::new(),
         };
-        let is_folder = self.place.source != self.place.old && self.place.source.starts_with(&self.place.old);
-        let source = (!is_folder).then_some((self.place.old.as_str(), self.place.source.as_str()));
+        let source = (!self.place.is_folder).then_some((self.place.old.as_str(), self.place.source.as_str()));
         let (changed, named) = split_text::settings(&text, source);
         if let Some(named) = named {
             let source = &self.place.source;

@@ -45,9 +45,13 @@ pub(crate) fn groups(graph: &Graph, all_children: bool) -> String {
         if id < 2 && sections.is_empty() {
             continue;
         }
-        let data = if sections.is_empty() { Value::Null } else { Value::Map(sections) };
-        let entry = Map::from_iter([(group.name.as_str(), data)]);
-        emit::entries(&mut text, &entry, 0);
+        let is_bare = sections.is_empty();
+        let data = if is_bare { Value::Null } else { Value::Map(sections) };
+        emit::entries(&mut text, &Map::from_iter([(group.name.as_str(), data)]), 0);
+        if let (true, Some(bare)) = (is_bare, text.strip_suffix(" null\n")) {
+            text.truncate(bare.len());
+            text.push('\n');
+        }
     }
     text
 }

@@ -27,6 +27,7 @@ impl Oracle {
         let mut child = volary_host::Cmd::new(words.next().expect("an interpreter"))
             .args(words)
             .arg(source)
+            .env("ANSIBLE_COLLECTIONS_PATH", Path::new(env!("CARGO_MANIFEST_DIR")).join("../../collections"))
             .into_std()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -19,10 +19,14 @@ from ansible.inventory.manager import InventoryManager
 from ansible.module_utils.common.collections import ImmutableDict
 from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.yaml.objects import AnsibleVaultEncryptedUnicode
+from ansible.plugins import loader as plugins
 from ansible.utils.unsafe_proxy import AnsibleUnsafe
 from ansible.vars.manager import VariableManager
 
 context.CLIARGS = ImmutableDict({})
+# Before 2.15 it is done by the import.
+if hasattr(plugins, "init_plugin_loader"):
+    plugins.init_plugin_loader()
 
 
 def quote(text):

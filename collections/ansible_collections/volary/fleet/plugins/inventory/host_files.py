@@ -61,7 +61,7 @@ class InventoryModule(BaseInventoryPlugin):
 
     def parse(self, inventory, loader, path, cache=True):
         super().parse(inventory, loader, path, cache)
-        self._check_keys(path, self._load(path), ("plugin", "folder"))
+        self._only(path, self._read_file(path), ("plugin", "folder"))
         self._read_config_data(path)
         folder = self.get_option("folder")
         if os.path.isabs(folder):
@@ -74,7 +74,7 @@ class InventoryModule(BaseInventoryPlugin):
         for host in hosts:
             self._add_host(host)
 
-    def _load(self, path):
+    def _read_file(self, path):
         data = self.loader.load_from_file(path, cache=False)
         if not data:
             return {}
@@ -82,17 +82,17 @@ class InventoryModule(BaseInventoryPlugin):
             raise AnsibleParserError(f"{path}: a map is needed")
         return data
 
-    def _check_keys(self, path, data, known):
+    def _only(self, path, data, known):
         for key in data:
             if key not in known:
                 raise AnsibleParserError(f"{path}: {key!r} may not stand here, only {', '.join(known)}")
 
-    def _names(self, path, what, value):
+    def _list_of_names(self, path, what, value):
         if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
             raise AnsibleParserError(f"{path}: {what} must be a list of names")
         return value
 
-    def _vars(self, path, value):
+    def _mapping(self, path, value):
         if not isinstance(value, dict):
             raise AnsibleParserError(f"{path}: vars must be a map")
         return value
@@ -105,7 +105,7 @@ class InventoryModule(BaseInventoryPlugin):
     def _read_groups(self):
         """First all groups, then what is in them, so that the order of the file is that of the groups."""
         path = self._groups
-        groups = self._load(path) if os.path.exists(path) else {}
+        groups = self._read_file(path) if os.path.exists(path) else {}
         for name in groups:
             if not isinstance(name, str) or not name:
                 raise AnsibleParserError(f"{path}: the name of a group must be a text")
@@ -116,15 +116,15 @@ class InventoryModule(BaseInventoryPlugin):
                 continue
             if not isinstance(data, dict):
                 raise AnsibleParserError(f"{path}: group {name!r} must be a map")
-            self._check_keys(path, data, ("children", "vars"))
+            self._only(path, data, ("children", "vars"))
             for section, entries in data.items():
                 if entries is None:
                     continue
                 if section == "children":
-                    for child in self._names(path, f"children of {name!r}", entries):
+                    for child in self._list_of_names(path, f"children of {name!r}", entries):
                         self.inventory.add_child(name, self._declared(path, child))
                 else:
-                    for key, value in self._vars(path, entries).items():
+                    for key, value in self._mapping(path, entries).items():
                         self.inventory.set_variable(name, key, value)
 
     def _files(self, folder):
@@ -142,25 +142,25 @@ class InventoryModule(BaseInventoryPlugin):
                 yield name, path
 
     def _read_host(self, name, path):
-        data = self._load(path)
-        self._check_keys(path, data, ("groups", "vars", "order"))
+        data = self._read_file(path)
+        self._only(path, data, ("groups", "vars", "order"))
         order = data.get("order")
         if "order" in data and (isinstance(order, bool) or not isinstance(order, int)):
             raise AnsibleParserError(f"{path}: order must be a whole number")
         groups, variables = data.get("groups"), data.get("vars")
+        groups = [] if groups is None else self._list_of_names(path, "groups", groups)
         return {
             "name": name,
-            "path": path,
             "order": order,
-            "groups": [] if groups is None else self._names(path, "groups", groups),
-            "vars": {} if variables is None else self._vars(path, variables),
+            "groups": [self._declared(path, group) for group in groups],
+            "vars": {} if variables is None else self._mapping(path, variables),
         }
 
     def _add_host(self, host):
         name = host["name"]
         self.inventory.add_host(name)
         for group in host["groups"]:
-            self.inventory.add_host(name, group=self._declared(host["path"], group))
+            self.inventory.add_host(name, group=group)
         # The inventory's own way would set them on a group that has the host's name.
         found = self.inventory.hosts[name]
         for key, value in host["vars"].items():
