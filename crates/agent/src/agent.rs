@@ -21,15 +21,17 @@ use crate::facts::{self, FactsError};
 use crate::http::{Answer, HttpError, Identity, Server};
 use crate::ledger::{Ledger, LoadError};
 use crate::log;
+use crate::news::{self, Signs};
 use crate::paths::Paths;
 use crate::report::{self, Look};
 use crate::spool::Spool;
-use crate::{transaction, work, zone};
+use crate::{drift, history, transaction, turn, undo, work, zone};
 
 /// One enrolled device.
 pub struct Agent {
     pub(crate) paths: Paths,
-    pub(crate) config: Config,
+    /// Who the device is.
+    pub config: Config,
     pub(crate) server: Server,
     pub(crate) architecture: Architecture,
     pub(crate) state: State,
@@ -38,6 +40,10 @@ pub struct Agent {
     /// If the program was replaced, whether the new one takes the place of this process.
     pub hands_over: bool,
     etag: Option<String>,
+    /// What the last report said, to tell news from repetition.
+    told: Option<Signs>,
+    /// Reports may wait that could not be sent when they were made: they go as soon as they can.
+    behind: bool,
     spool: Spool,
     ending: Arc<Ending>,
     /// Proves that the device can be reached while a change is applied.
@@ -98,6 +104,8 @@ impl Agent {
             checks: Vec::new(),
             hands_over: true,
             etag: None,
+            told: None,
+            behind: true,
             ending: Arc::default(),
             lifeline: None,
         })
@@ -151,6 +159,8 @@ impl Agent {
                     Effect::Ask => reply = Some(self.ask()),
                     Effect::Fetch(target) => reply = Some(work::fetch(self, &target)),
                     Effect::Verify(work) => reply = Some(work::verify(self, &work)),
+                    Effect::AskTurn(work) => reply = Some(turn::ask(self, &work)),
+                    Effect::GiveTurnBack => turn::give_back(self),
                     Effect::Checkpoint(work) => {
                         reply = Some(self.uninterrupted(|agent| transaction::checkpoint(agent, &work)));
                     }
@@ -170,7 +180,7 @@ impl Agent {
                         log::say(format!("undoing commit {}: {failure}", work.target.commit.short()));
                         reply = Some(self.uninterrupted(|agent| transaction::undo(agent, &work, &failure)));
                     }
-                    Effect::Drift(work) => reply = Some(work::drift(self, &work)),
+                    Effect::Drift(work) => reply = Some(drift::look(self, &work)),
                     Effect::Report => reply = Some(self.report()?),
                 }
             }
@@ -207,6 +217,14 @@ impl Agent {
         event
     }
 
+    /// Reads the ledger anew without writing it: for whoever only looks.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub fn reload(&mut self) -> Result<(), AgentError> {
+        self.remember().map(drop)
+    }
+
     /// Reads the ledger; what only this process knows stays.
     fn remember(&mut self) -> Result<Ledger, AgentError> {
         let (ledger, stored) = Ledger::open(&self.paths, &self.config)?;
@@ -226,8 +244,9 @@ impl Agent {
             Ok(answer) => {
                 if self.state.memory.unanswered > 0 {
                     log::say("the server answers again");
+                    self.behind = true;
                 }
-                self.send();
+                self.send_if_due();
                 match answer {
                     Answer::Unchanged => Event::Unchanged,
                     Answer::Desired(desired, etag) => {
@@ -246,13 +265,13 @@ impl Agent {
     }
 
     fn offered(&self, desired: Desired) -> Event {
-        let Desired { stage, commit, rolling, poll, budget, branch: _ } = desired;
+        let Desired { stage, commit, rolling, poll, branch: _ } = desired;
         let target = Target { stage, commit, rolling };
         let known = [self.state.good.as_ref(), self.state.memory.offered.as_ref()];
         if !known.contains(&Some(&target)) {
             log::say(format!("{} is to be at commit {}", target.stage, target.commit.short()));
         }
-        Event::Offered { target, poll, budget }
+        Event::Offered { target, poll }
     }
 
     /// Stores and sends the report of the convergence that ended. That it cannot be stored (a full
@@ -279,7 +298,7 @@ impl Agent {
             }
         }
         self.store_report(self.state.last_report)?;
-        self.send();
+        self.send_if_due();
         work::tidy(self);
         Ok(Event::Stored)
     }
@@ -304,7 +323,7 @@ impl Agent {
         if let Err(error) = self.store_report(self.state.last_report) {
             log::say(error.to_string());
         }
-        self.send();
+        self.send_if_due();
     }
 
     fn store_report(&mut self, number: u64) -> Result<(), AgentError> {
@@ -312,14 +331,36 @@ impl Agent {
             dpkg: self.paths.dpkg().to_owned(),
             source: work::source(self),
             checks: std::mem::take(&mut self.checks),
+            drift: drift::details(&self.paths),
+            journal: self.journal_of_undo(),
         };
         let report = report::build(&self.state, look, &self.architecture, number, now());
-        Ok(self.spool.keep(&report)?)
+        if let Err(error) = history::keep(&self.paths, &report) {
+            log::say(error.to_string());
+        }
+        self.spool.keep(&report, news::kind(&report, self.told.as_ref()))?;
+        self.told = Some(Signs::of(&report));
+        Ok(())
     }
 
-    fn send(&self) {
-        if let Err(error) = self.spool.send(&self.server) {
-            log::say(format!("reports wait until the server takes them: {error}"));
+    /// The journal that whoever undid the convergence kept, if it is the one that is reported now.
+    fn journal_of_undo(&self) -> String {
+        let Phase::Report { undone: Some(undone), .. } = &self.state.phase else { return String::new() };
+        let last = undo::last(&self.paths).filter(|last| last.checkpoint == undone.checkpoint);
+        last.map(|last| last.reason.journal).unwrap_or_default()
+    }
+
+    fn send_if_due(&mut self) {
+        let sent = match self.behind {
+            true => self.spool.send(&self.server),
+            false => self.spool.send_if_due(&self.server, now()),
+        };
+        match sent {
+            Ok(_) => self.behind = false,
+            Err(error) => {
+                self.behind = true;
+                log::say(format!("reports wait until the server takes them: {error}"));
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use volary_api::v1::device::DriftedTask;
 use volary_fleet::SITE_VARIABLE;
 use volary_fleet::inventory::{
     DirTree, Handover, INVENTORIES, Inventory, InventoryError, PLAYBOOKS, ReadOptions, Value, fleet_layout,
@@ -104,17 +105,40 @@ impl AnsibleError {
     }
 }
 
+/// What a run of the playbook is for.
+#[derive(Debug, Clone, Copy)]
+enum Mode {
+    /// To change the device.
+    Apply,
+    /// To see what it would change.
+    Look,
+}
+
 /// What happens while a playbook runs.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum Event {
     Start,
-    Task { task: String },
-    Changed { task: String },
-    Failed { task: String, message: String },
-    Unreachable { task: String, message: String },
+    Task {
+        task: String,
+    },
+    Changed {
+        task: String,
+        #[serde(default)]
+        diff: String,
+    },
+    Failed {
+        task: String,
+        message: String,
+    },
+    Unreachable {
+        task: String,
+        message: String,
+    },
     NoHosts,
-    Stats { hosts: Vec<String> },
+    Stats {
+        hosts: Vec<String>,
+    },
 }
 
 /// What a device's variables say about itself.
@@ -172,26 +196,31 @@ impl Ansible<'_> {
         limit: Duration,
         progress: &mut dyn FnMut(&str),
     ) -> Result<u32, AnsibleError> {
-        let changed = self.run(variables, limit, &["--diff"], progress)?;
+        let changed = self.run(variables, limit, Mode::Apply, progress)?;
         Ok(u32::try_from(changed.len()).unwrap_or(u32::MAX))
     }
 
-    /// The tasks that would change something, in Ansible's check mode: nothing is changed.
+    /// The tasks that would change something, with their differences, in Ansible's check mode:
+    /// nothing is changed.
     ///
     /// # Errors
     /// [`AnsibleError`].
-    pub fn would_change(&self, variables: &Variables, limit: Duration) -> Result<Vec<String>, AnsibleError> {
-        self.run(variables, limit, &["--check"], &mut |_| {})
+    pub fn would_change(
+        &self,
+        variables: &Variables,
+        limit: Duration,
+    ) -> Result<Vec<DriftedTask>, AnsibleError> {
+        self.run(variables, limit, Mode::Look, &mut |_| {})
     }
 
-    /// Returns the names of the tasks that changed something.
+    /// Returns the tasks that changed something, or would.
     fn run(
         &self,
         variables: &Variables,
         limit: Duration,
-        options: &[&str],
+        mode: Mode,
         progress: &mut dyn FnMut(&str),
-    ) -> Result<Vec<String>, AnsibleError> {
+    ) -> Result<Vec<DriftedTask>, AnsibleError> {
         let playbook = PLAYBOOKS.into_iter().find(|name| self.checkout.join(name).is_file());
         let playbook = playbook.ok_or_else(|| AnsibleError::NoPlaybook(self.commit.clone()))?;
         let inventory = self.hand_over()?;
@@ -202,15 +231,19 @@ impl Ansible<'_> {
         let text = serde_json::to_vec(variables).expect("variables are text");
         write_atomic(&file, &text, 0o600)?;
         remove_if_exists(&self.paths.events())?;
-        let mut command = self.command("ansible-playbook");
-        if let Some(made) = checkpoint::made_file(self.paths) {
-            command = command.env("VOLARY_MADE", made);
+        let mut command = self.command("ansible-playbook").arg("--diff");
+        match mode {
+            Mode::Apply => {
+                if let Some(made) = checkpoint::made_file(self.paths) {
+                    command = command.env("VOLARY_MADE", made);
+                }
+            }
+            Mode::Look => command = command.arg("--check").env("VOLARY_DIFFS", "yes"),
         }
         let ended = command
             .args(inventory.sources.iter().flat_map(|source| ["--inventory", source]))
             .args(["--connection", "local", "--limit", self.name.as_str()])
             .args(["--extra-vars", &format!("@{}", file.display())])
-            .args(options)
             .arg(playbook)
             .env("ANSIBLE_CALLBACK_PLUGINS", &plugins)
             .env("ANSIBLE_RETRY_FILES_ENABLED", "False")
@@ -228,7 +261,7 @@ impl Ansible<'_> {
     }
 
     /// Brings together how the program ended and what the plugin heard.
-    fn judge(&self, ended: Option<CmdError>, events: &[Event]) -> Result<Vec<String>, AnsibleError> {
+    fn judge(&self, ended: Option<CmdError>, events: &[Event]) -> Result<Vec<DriftedTask>, AnsibleError> {
         let failed = last_failure(events);
         let running = events.iter().rev().find_map(|event| match event {
             Event::Task { task } => Some(task.clone()),
@@ -257,7 +290,7 @@ impl Ansible<'_> {
             return Err(AnsibleError::Playbook(played.to_owned()));
         }
         let changed = events.iter().filter_map(|event| match event {
-            Event::Changed { task } => Some(task.clone()),
+            Event::Changed { task, diff } => Some(DriftedTask { task: task.clone(), diff: diff.clone() }),
             Event::Start
             | Event::Task { .. }
             | Event::Failed { .. }

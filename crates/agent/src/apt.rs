@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use volary_debian::Version;
 use volary_debian::packages::{PackagesError, iterate};
 use volary_debian::release::Release;
-use volary_device::{Installed, Offer, plan_upgrade};
+use volary_device::{Change, Installed, Offer, plan_upgrade};
 use volary_fleet::LockedRelease;
 use volary_host::{Cmd, CmdError, FileError, read, read_to_string};
 use volary_model::{Architecture, Digest, IndexName, Suite};
@@ -19,14 +19,18 @@ use volary_model::{Architecture, Digest, IndexName, Suite};
 use crate::log;
 use crate::pin::{self, PinError};
 
-/// How long apt may take: a large upgrade on a slow card.
+/// How long dpkg may take to finish what was interrupted: a large upgrade on a slow card.
 const INSTALL: Duration = Duration::from_secs(3600);
 
 /// How long fetching one suite's indexes may take.
-const UPDATE: Duration = Duration::from_secs(600);
+pub(crate) const UPDATE: Duration = Duration::from_secs(600);
 
 /// How long to wait for somebody else's apt before an interrupted dpkg is mended.
 const BUSY: Duration = Duration::from_secs(120);
+
+/// How `apt-get indextargets` is asked to list what [`find_source`] reads.
+pub(crate) const TARGETS: &str =
+    "$(CREATED_BY)|$(SITE)|$(REPO_URI)|$(RELEASE)|$(ARCHITECTURE)|$(FILENAME)|$(SOURCESENTRY)";
 
 /// apt waits this many seconds for another apt or dpkg to end.
 const LOCK: &str = "DPkg::Lock::Timeout=120";
@@ -215,14 +219,19 @@ pub fn changes(
 /// # Errors
 /// [`AptError::NoSource`] if no source of apt names it.
 pub fn source(url: &str, suite: &str, architecture: &Architecture) -> Result<Source, AptError> {
-    let format = "$(CREATED_BY)|$(SITE)|$(REPO_URI)|$(RELEASE)|$(ARCHITECTURE)|$(FILENAME)|$(SOURCESENTRY)";
     let listed =
-        Cmd::new("apt-get").args(["indextargets", "--no-release-info", "--format", format]).check()?;
+        Cmd::new("apt-get").args(["indextargets", "--no-release-info", "--format", TARGETS]).check()?;
     find_source(&listed.text(), url, suite, architecture)
         .ok_or_else(|| AptError::NoSource { url: url.to_owned(), suite: suite.to_owned() })
 }
 
-fn find_source(listed: &str, url: &str, suite: &str, architecture: &Architecture) -> Option<Source> {
+/// The suite at `url` among what `apt-get indextargets` listed as [`TARGETS`].
+pub(crate) fn find_source(
+    listed: &str,
+    url: &str,
+    suite: &str,
+    architecture: &Architecture,
+) -> Option<Source> {
     let mut found: Option<Source> = None;
     for line in listed.lines() {
         let fields: Vec<&str> = line.split('|').collect();
@@ -352,32 +361,36 @@ fn unpacked(path: &Path) -> Result<Vec<u8>, AptError> {
     Ok(Cmd::new("/usr/lib/apt/apt-helper").arg("cat-file").arg(path).check()?.stdout)
 }
 
-/// What apt is asked for: `name=version` of each package that must move.
-pub fn plan(inventory: &Inventory, offers: &[Offer<Version>]) -> Vec<String> {
-    plan_upgrade(&inventory.packages, offers)
-        .iter()
-        .filter(|change| !inventory.held.contains(&change.name))
-        .map(volary_device::Change::argument)
-        .collect()
+/// The packages that must move to be at the suite's version.
+pub fn moves(inventory: &Inventory, offers: &[Offer<Version>]) -> Vec<Change<Version>> {
+    let mut moves = plan_upgrade(&inventory.packages, offers);
+    moves.retain(|change| !inventory.held.contains(&change.name));
+    moves
 }
 
-/// Moves packages to these versions, up or down. Nothing is removed for it: a suite that needs
+/// What apt is asked for: `name=version` of each package that must move.
+pub fn plan(inventory: &Inventory, offers: &[Offer<Version>]) -> Vec<String> {
+    moves(inventory, offers).iter().map(Change::argument).collect()
+}
+
+/// Moves packages to these versions, up or down, within `limit`. Nothing is removed for it: a suite that needs
 /// that must say so in its playbook.
 ///
 /// # Errors
 /// [`CmdError`] with apt's own words.
-pub fn install(arguments: &[String]) -> Result<(), CmdError> {
+pub fn install(arguments: &[String], limit: Duration) -> Result<(), CmdError> {
     noninteractive(Cmd::new("apt-get").args(["install", "-q", "-y", "--allow-downgrades", "--no-remove"]))
         .arg("--no-install-recommends")
         .args(["-o", "Dpkg::Options::=--force-confold", "-o", "Dpkg::Options::=--force-confdef"])
         .args(["-o", "Dpkg::Use-Pty=0", "-o", LOCK])
         .args(arguments)
-        .timeout(INSTALL)
+        .timeout(limit)
         .check()
         .map(drop)
 }
 
-fn noninteractive(cmd: Cmd) -> Cmd {
+/// apt and dpkg with nobody to answer.
+pub(crate) fn noninteractive(cmd: Cmd) -> Cmd {
     cmd.env(crate::undo::MARK, "yes")
         .env("DEBIAN_FRONTEND", "noninteractive")
         .env("APT_LISTCHANGES_FRONTEND", "none")

@@ -2,12 +2,13 @@
 //! size for everything, and a kept connection while it is idle.
 
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsProvider};
 use volary_api::v1::Problem;
-use volary_api::v1::device::{Desired, Enroll, Enrolled, WantObjects};
+use volary_api::v1::device::{AskTurn, Desired, Enroll, Enrolled, ReceivedBatch, Turn, WantObjects};
 
 /// A server that sends nothing for this long is away. Long enough for a satellite link.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -29,6 +30,9 @@ const KEEP: Duration = Duration::from_secs(150);
 pub struct Server {
     agent: ureq::Agent,
     url: String,
+    /// True once it is known that the server takes one report at a time. Not kept: it may be brought up
+    /// to date any day.
+    takes_single: AtomicBool,
 }
 
 /// Why a request brought nothing.
@@ -149,7 +153,7 @@ impl Server {
             .max_response_header_size(16 << 10)
             .build()
             .new_agent();
-        Ok(Self { agent, url: url.trim_end_matches('/').to_owned() })
+        Ok(Self { agent, url: url.trim_end_matches('/').to_owned(), takes_single: AtomicBool::new(false) })
     }
 
     /// Its address.
@@ -232,6 +236,57 @@ impl Server {
         } else {
             request.send(json)
         };
+        self.body(path, sent, ANSWER).map(drop)
+    }
+
+    /// Sends several reports that are JSON already, in one request. `None` if the server is of a
+    /// version that takes only one at a time.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn reports(&self, lines: &[Vec<u8>]) -> Result<Option<ReceivedBatch>, HttpError> {
+        let path = "/device/v1/reports/batch";
+        if self.takes_single.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let sent = self
+            .agent
+            .post(self.at(path))
+            .config()
+            .timeout_global(Some(LARGE))
+            .build()
+            .header(header::CONTENT_TYPE, "application/x-ndjson")
+            .header(header::CONTENT_ENCODING, "gzip")
+            .send(&gzip(&lines.join(&b'\n')));
+        match self.json(path, sent) {
+            Ok(received) => Ok(Some(received)),
+            Err(HttpError::Refused { status: 404 | 405, .. }) => {
+                self.takes_single.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks whether the device may change itself now.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn turn(&self, asked: &AskTurn) -> Result<Turn, HttpError> {
+        let path = "/device/v1/turn";
+        let body = serde_json::to_vec(asked).expect("a wire type is JSON");
+        let sent =
+            self.agent.post(self.at(path)).header(header::CONTENT_TYPE, "application/json").send(&body);
+        self.json(path, sent)
+    }
+
+    /// Gives the turn back.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn give_turn_back(&self) -> Result<(), HttpError> {
+        let path = "/device/v1/turn";
+        let sent = self.agent.delete(self.at(path)).call();
         self.body(path, sent, ANSWER).map(drop)
     }
 

@@ -14,11 +14,13 @@ use volary_agent::enroll::{self, Ending, EnrollError, Wanted};
 use volary_agent::http::HttpError;
 use volary_agent::ledger::Ledger;
 use volary_agent::paths::Paths;
+use volary_agent::preview::{self, PreviewError};
+use volary_agent::repo::Blame;
 use volary_agent::spool::Spool;
 use volary_agent::status::Status;
-use volary_agent::{daemon, log, rescue, units, work};
+use volary_agent::{daemon, history, log, rescue, undo, units, work};
 use volary_api::join::JoinToken;
-use volary_device::{Event, Hold, Phase, Rest};
+use volary_device::{Event, Hold, Phase, Rest, State};
 use volary_host::now;
 use volary_model::DeviceName;
 
@@ -31,12 +33,16 @@ volary-agent: follows a branch of a fleet repository
       gets an identity; without a token it waits for: volary device accept NAME
       run again, it goes on where it was cut off
   volary-agent daemon           asks, converges and reports until it is told to end
-  volary-agent run [--again]    one convergence now, whatever windows say; says how it ended;
+  volary-agent run [--again] [--json]
+                                one convergence now, whatever windows say; says how it ended;
                                 --again also tries what was undone here before
-  volary-agent hold [--for 2h] [REASON]
+  volary-agent plan [--json]    what the next run would do and what it would wait for; changes nothing
+  volary-agent hold [--for 2h] [--json] [REASON]
                                 no convergence begins until it is released, or for that long
-  volary-agent release          ends a hold
-  volary-agent status [--json]  what this device is and how its last convergence ended
+  volary-agent release [--json] ends a hold
+  volary-agent status [--json]  what this device is, what it waits for, how its last convergence ended
+  volary-agent log [-n 20] [--json]
+                                how the last convergences ended and why, newest first
   volary-agent confirm          ends the confirmation of a change early: it stays
   volary-agent revert [--yes]   undoes the last change, confirmed or not
   volary-agent version
@@ -48,6 +54,9 @@ SIGHUP makes the daemon converge now.
 Exit status: 0 good; 1 it failed; 2 wrong use; 3 what was offered was refused;
 4 waiting to be accepted; 5 another volary-agent is at work; 6 not enrolled; 7 server away;
 8 it may not change now.";
+
+/// How many convergences `log` shows unless it is told otherwise.
+const LOG: usize = 20;
 
 /// How long a command waits for a daemon that converges.
 const OTHER: Duration = Duration::from_secs(2 * 3600);
@@ -81,6 +90,8 @@ enum MainError {
     #[error(transparent)]
     ByHand(#[from] ByHandError),
     #[error(transparent)]
+    Preview(#[from] PreviewError),
+    #[error(transparent)]
     Keep(#[from] KeepError),
     #[error("standard input: {0}")]
     Input(#[from] std::io::Error),
@@ -100,7 +111,9 @@ fn main() -> ExitCode {
                 }
                 MainError::Agent(AgentError::Config(ConfigError::NotEnrolled)) => Exit::NotEnrolled,
                 MainError::Agent(AgentError::Busy(_)) => Exit::Busy,
-                MainError::Enroll(EnrollError::Http(error)) => exit_of(&error),
+                MainError::Enroll(EnrollError::Http(error))
+                | MainError::Preview(PreviewError::Http(error)) => exit_of(&error),
+                MainError::Preview(error) => exit_of_preview(&error),
                 MainError::Enroll(_)
                 | MainError::Agent(_)
                 | MainError::ByHand(_)
@@ -110,6 +123,23 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(exit as u8)
+}
+
+/// How a look ahead ended that showed nothing.
+fn exit_of_preview(error: &PreviewError) -> Exit {
+    match error {
+        PreviewError::Agent(AgentError::Config(ConfigError::NotEnrolled)) => Exit::NotEnrolled,
+        PreviewError::Agent(AgentError::Busy(_)) => Exit::Busy,
+        PreviewError::Repo(error) => match error.blame() {
+            Blame::Network => Exit::Away,
+            Blame::Trust => Exit::Refused,
+            Blame::Failure => Exit::Failed,
+        },
+        PreviewError::OtherStage { .. } | PreviewError::Ends(Event::Refused(_)) => Exit::Refused,
+        PreviewError::Ends(Event::Unreachable(_)) => Exit::Away,
+        PreviewError::Http(error) => exit_of(error),
+        PreviewError::Agent(_) | PreviewError::Ends(_) => Exit::Failed,
+    }
 }
 
 /// What it means for an enrolment that the server did not help.
@@ -141,15 +171,17 @@ fn run() -> Result<Exit, MainError> {
             Ok(Exit::Good)
         }
         "run" => {
-            let again = flag(parser, "again")?;
-            converge(&paths, again)
+            let [again, json] = flags(parser, ["again", "json"])?;
+            converge(&paths, again, json)
         }
         "hold" => hold(&paths, parser),
         "release" => {
-            nothing_more(parser)?;
-            tell_machine(&paths, Event::Released)
+            let [json] = flags(parser, ["json"])?;
+            tell_machine(&paths, Event::Released, json)
         }
         "status" => status(&paths, parser),
+        "plan" => plan(&paths, parser),
+        "log" => show_log(&paths, parser),
         "rescue" => rescue_from_outside(&paths, parser),
         "keep-packages" => keep_packages(&paths, parser),
         "revert" => revert(&paths, parser),
@@ -175,16 +207,16 @@ fn run() -> Result<Exit, MainError> {
     }
 }
 
-/// Whether the one option that there may be is given.
-fn flag(mut parser: lexopt::Parser, name: &str) -> Result<bool, MainError> {
-    match parser.next()? {
-        None => Ok(false),
-        Some(Long(given)) if given == name => {
-            nothing_more(parser)?;
-            Ok(true)
+/// Which of these options are given; nothing else may be.
+fn flags<const N: usize>(mut parser: lexopt::Parser, names: [&str; N]) -> Result<[bool; N], MainError> {
+    let mut given = [false; N];
+    while let Some(option) = parser.next()? {
+        match names.iter().position(|name| matches!(&option, Long(option) if option == name)) {
+            Some(at) => given[at] = true,
+            None => return Err(option.unexpected().into()),
         }
-        Some(other) => Err(other.unexpected().into()),
     }
+    Ok(given)
 }
 
 fn nothing_more(mut parser: lexopt::Parser) -> Result<(), MainError> {
@@ -290,7 +322,7 @@ fn wanted(paths: &Paths, options: Options) -> Result<Wanted, MainError> {
     }
 }
 
-fn converge(paths: &Paths, again: bool) -> Result<Exit, MainError> {
+fn converge(paths: &Paths, again: bool, json: bool) -> Result<Exit, MainError> {
     let mut agent = Agent::open(paths)?;
     // A daemon that converges right now is waited for: then this run looks at the newest.
     agent.turn(Event::Nudged { again }, OTHER)?;
@@ -301,6 +333,9 @@ fn converge(paths: &Paths, again: bool) -> Result<Exit, MainError> {
         agent.turn(agent.started(), OTHER)?;
     }
     let state = agent.state();
+    if json {
+        print_status(paths, &agent.config, state, true);
+    }
     if state.memory.unanswered > 0 {
         return Ok(Exit::Away);
     }
@@ -337,7 +372,7 @@ fn converge(paths: &Paths, again: bool) -> Result<Exit, MainError> {
 }
 
 fn hold(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
-    let (mut until, mut reason) = (None, Vec::new());
+    let (mut until, mut reason, mut json) = (None, Vec::new(), false);
     while let Some(option) = parser.next()? {
         match option {
             Long("for") => {
@@ -345,11 +380,12 @@ fn hold(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
                 let wrong = || MainError::Wrong(format!("--for {given:?} is no duration, as 30m, 2h or 3d"));
                 until = Some(now().checked_add(span(&given).ok_or_else(wrong)?).map_err(|_| wrong())?);
             }
+            Long("json") => json = true,
             Value(word) => reason.push(word.to_string_lossy().into_owned()),
             other => return Err(other.unexpected().into()),
         }
     }
-    tell_machine(paths, Event::Held(Hold { since: now(), until, reason: reason.join(" ") }))
+    tell_machine(paths, Event::Held(Hold { since: now(), until, reason: reason.join(" ") }), json)
 }
 
 /// `30m`, `2h`, `3d`, or several of them.
@@ -360,22 +396,64 @@ fn span(text: &str) -> Option<Duration> {
 }
 
 /// One turn with what a person says.
-fn tell_machine(paths: &Paths, event: Event) -> Result<Exit, MainError> {
+fn tell_machine(paths: &Paths, event: Event, json: bool) -> Result<Exit, MainError> {
     let mut agent = Agent::open(paths)?;
     agent.turn(event, OTHER)?;
+    if json {
+        print_status(paths, &agent.config, agent.state(), true);
+    }
+    Ok(Exit::Good)
+}
+
+fn print_status(paths: &Paths, config: &Config, state: &State, json: bool) {
+    let status = Status::new(config, state, undo::last(paths).as_ref(), Spool::new(paths.spool()).count());
+    if json { print_json(&status) } else { log::print(status.text()) }
+}
+
+fn print_json(value: &impl serde::Serialize) {
+    log::print(serde_json::to_string_pretty(value).expect("what is shown has only text keys"));
+}
+
+fn plan(paths: &Paths, parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let [json] = flags(parser, ["json"])?;
+    let mut agent = Agent::open(paths)?;
+    let preview = preview::preview(&mut agent, OTHER)?;
+    if json {
+        print_json(&preview)
+    } else {
+        log::print(preview.text())
+    }
+    Ok(Exit::Good)
+}
+
+fn show_log(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let (mut count, mut json) = (LOG, false);
+    while let Some(option) = parser.next()? {
+        match option {
+            Long("json") => json = true,
+            Short('n') => {
+                let given = text(&mut parser)?;
+                let wrong = |_| MainError::Wrong(format!("-n {given:?} is no number of convergences"));
+                count = given.parse().map_err(wrong)?;
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Config::load(paths).map_err(AgentError::Config)?;
+    let entries = history::newest_first(paths, count).map_err(AgentError::File)?;
+    if json {
+        print_json(&entries)
+    } else {
+        log::print(history::text(&entries))
+    }
     Ok(Exit::Good)
 }
 
 fn status(paths: &Paths, parser: lexopt::Parser) -> Result<Exit, MainError> {
-    let json = flag(parser, "json")?;
+    let [json] = flags(parser, ["json"])?;
     let config = Config::load(paths).map_err(AgentError::Config)?;
     let (_, state) = Ledger::open(paths, &config).map_err(AgentError::Ledger)?;
-    let status = Status::new(&config, &state, Spool::new(paths.spool()).count());
-    if json {
-        log::print(serde_json::to_string_pretty(&status).expect("a status is text"));
-    } else {
-        log::print(status.text());
-    }
+    print_status(paths, &config, &state, json);
     Ok(Exit::Good)
 }
 

@@ -117,6 +117,21 @@ impl Paths {
         self.state.join("spool")
     }
 
+    /// How the last convergences ended, one JSON a line.
+    pub fn history(&self) -> PathBuf {
+        self.state.join("history.jsonl")
+    }
+
+    /// The details of the last look for drift.
+    pub fn drift(&self) -> PathBuf {
+        self.state.join("drift.json")
+    }
+
+    /// A folder for what is only tried: it is made and removed again.
+    pub fn scratch(&self) -> PathBuf {
+        self.run.join("plan")
+    }
+
     /// What the agent gives to Ansible: its callback plugin.
     pub fn ansible(&self) -> PathBuf {
         self.state.join("ansible")

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use volary_api::v1::device::{self as wire, CheckResult, Report};
-use volary_device::{Failure, Outcome, Phase, Rest, State, Undone, UndoneBy};
+use volary_device::{Drift, Failure, Outcome, Phase, Rest, State, Undone, UndoneBy};
 use volary_model::Architecture;
 
 use crate::apt::{self, Inventory, Source};
+use crate::drift::Details;
 use crate::{facts, units};
 
 /// What is looked up for each report. What cannot be found out is left out: a report with holes
@@ -21,6 +22,10 @@ pub struct Look {
     pub source: Option<Source>,
     /// The checks of the fleet.
     pub checks: Vec<CheckResult>,
+    /// The details of the last look for drift.
+    pub drift: Option<Details>,
+    /// The end of the journal at the time of the last undo, if somebody else than the agent did it.
+    pub journal: String,
 }
 
 /// Puts a report together. It is about the convergence that ended, if the state is there.
@@ -46,10 +51,10 @@ pub fn build(state: &State, look: Look, architecture: &Architecture, number: u64
         uptime: facts::uptime(),
         stage: state.stage.clone(),
         good_commit: good_commit(state),
-        convergence: convergence(state),
+        convergence: convergence(state, &look.journal),
         waiting: waiting(state),
         quarantined: quarantined(state),
-        drift: drift(state),
+        drift: state.drift.as_ref().map(|found| drift(found, look.drift.as_ref())),
         packages: offered.iter().map(|package| (package.name.clone(), package.version.to_string())).collect(),
         packages_total: total(&inventory),
         failed_units: units::failed().unwrap_or_default().into_iter().collect(),
@@ -83,7 +88,7 @@ fn good_commit(state: &State) -> Option<volary_model::CommitId> {
     }
 }
 
-fn convergence(state: &State) -> Option<wire::Convergence> {
+fn convergence(state: &State, journal: &str) -> Option<wire::Convergence> {
     let Phase::Report { work, outcome, failure, undone, ended_at } = &state.phase else { return None };
     Some(wire::Convergence {
         commit: work.target.commit.clone(),
@@ -95,7 +100,7 @@ fn convergence(state: &State) -> Option<wire::Convergence> {
             // A server that does not know of undos takes it as what it was before the undo.
             Outcome::Reverted => wire::Outcome::Failed,
         },
-        reverted: undone.as_deref().map(|undone| reverted(state, undone)),
+        reverted: undone.as_deref().map(|undone| reverted(state, undone, journal)),
         failure: failure.as_ref().map(wire_failure),
         started_at: work.started_at,
         ended_at: *ended_at,
@@ -104,7 +109,7 @@ fn convergence(state: &State) -> Option<wire::Convergence> {
     })
 }
 
-fn reverted(state: &State, undone: &Undone) -> wire::Reverted {
+fn reverted(state: &State, undone: &Undone, journal: &str) -> wire::Reverted {
     let by = match undone.by {
         UndoneBy::Agent => "agent",
         UndoneBy::Timer => "timer",
@@ -120,6 +125,7 @@ fn reverted(state: &State, undone: &Undone) -> wire::Reverted {
         restored: undone.restored.clone(),
         left: undone.left.clone(),
         quarantined: state.quarantine(&undone.target).is_some(),
+        journal: journal.to_owned(),
     }
 }
 
@@ -144,14 +150,33 @@ fn quarantined(state: &State) -> Vec<wire::Quarantined> {
         .collect()
 }
 
-fn drift(state: &State) -> Option<wire::Drift> {
-    let drift = state.drift.as_ref()?;
-    Some(wire::Drift {
-        at: drift.at,
-        commit: drift.commit.clone(),
-        changes: drift.changes.clone(),
-        failure: drift.failure.as_ref().map(wire_failure),
-    })
+/// What the machine remembers of a look for drift, with its details if they are those of that look.
+fn drift(found: &Drift, details: Option<&Details>) -> wire::Drift {
+    let details =
+        details.filter(|details| details.names() == found.changes && details.commit == found.commit);
+    let failure = found.failure.as_ref().map(wire_failure);
+    match details {
+        Some(details) if failure.is_none() => wire::Drift {
+            at: found.at,
+            commit: found.commit.clone(),
+            tasks: details.tasks.clone(),
+            tasks_total: details.tasks_total,
+            packages: details.packages.clone(),
+            failure,
+        },
+        Some(_) | None => wire::Drift {
+            at: found.at,
+            commit: found.commit.clone(),
+            tasks: found
+                .changes
+                .iter()
+                .map(|name| wire::DriftedTask { task: name.clone(), diff: String::new() })
+                .collect(),
+            tasks_total: u32::try_from(found.changes.len()).unwrap_or(u32::MAX),
+            packages: BTreeMap::new(),
+            failure,
+        },
+    }
 }
 
 fn wire_failure(failure: &Failure) -> wire::Failure {

@@ -1,9 +1,12 @@
 //! Reports that wait to be sent: one file each, so that they survive reboots and weeks offline
-//! within a limit.
+//! within a limit. How a convergence ended and what changed is worth more than that all is as it was:
+//! it stays longer and goes out at once, while health waits until several can go together.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use volary_api::v1::device::Report;
 use volary_host::{FileError, read, remove_if_exists, write_atomic};
 
@@ -15,6 +18,42 @@ const COUNT: usize = 500;
 
 /// How many bytes they may have together.
 const BYTES: u64 = 4 << 20;
+
+/// How many of the newest changes are worth as much as results: a check that comes and goes each
+/// minute must not push out how convergences ended, nor be pushed out itself.
+const CHANGES: usize = 100;
+
+/// How long health may wait: the server judges by it, but nothing in it is new.
+const GATHER: Duration = Duration::from_secs(30 * 60);
+
+/// How many reports go out in one request, and how many bytes of them before they are packed. A
+/// request that breaks off on a bad link is sent again as a whole.
+const BATCH: usize = 200;
+const BATCH_BYTES: u64 = 1 << 20;
+
+/// What a report is worth. The order is that in which they go when there are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// All is as it was.
+    Health,
+    /// Something is other than in the report before.
+    Change,
+    /// A convergence ended.
+    Result,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Health, Self::Change, Self::Result];
+
+    /// How the names of its files end.
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Health => "-health.json",
+            Self::Change => "-change.json",
+            Self::Result => "-result.json",
+        }
+    }
+}
 
 /// The spool folder.
 #[derive(Debug, Clone)]
@@ -30,9 +69,15 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Results of convergences are worth more than reports of health.
-    fn is_health(&self) -> bool {
-        self.name.ends_with("-health.json")
+    /// A file that an agent with other kinds left counts as a result: who knows what it is.
+    fn kind(&self) -> Kind {
+        Kind::ALL.into_iter().find(|kind| self.name.ends_with(kind.suffix())).unwrap_or(Kind::Result)
+    }
+
+    /// When it was made: its number is the clock in milliseconds.
+    fn made_at(&self) -> Option<Timestamp> {
+        let (id, _) = self.name.split_once('-')?;
+        Timestamp::from_millisecond(id.parse().ok()?).ok()
     }
 }
 
@@ -42,15 +87,14 @@ impl Spool {
         Self { folder }
     }
 
-    /// Keeps a report. If there are too many, the oldest reports of health go first, then the
-    /// oldest of all.
+    /// Keeps a report. If there are too many, the oldest health goes first, then the oldest changes
+    /// but for the newest of them, then the oldest of all.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn keep(&self, report: &Report) -> Result<(), FileError> {
-        let kind = if report.convergence.is_some() { "result" } else { "health" };
+    pub fn keep(&self, report: &Report, kind: Kind) -> Result<(), FileError> {
         let json = serde_json::to_vec(report).expect("a report has only text keys");
-        let path = self.folder.join(format!("{}-{kind}.json", report.id));
+        let path = self.folder.join(format!("{}{}", report.id, kind.suffix()));
         write_atomic(&path, &json, 0o600)?;
         for name in too_many(&self.waiting()?, COUNT, BYTES) {
             remove_if_exists(&self.folder.join(name))?;
@@ -63,28 +107,81 @@ impl Spool {
         self.waiting().map_or(0, |waiting| waiting.len())
     }
 
+    /// Sends what waits, if there is something new among it or it has waited long enough.
+    ///
+    /// # Errors
+    /// [`HttpError`] if the server is away.
+    pub fn send_if_due(&self, server: &Server, now: Timestamp) -> Result<usize, HttpError> {
+        if is_due(&self.waiting().unwrap_or_default(), now) { self.send(server) } else { Ok(0) }
+    }
+
     /// Sends what waits, oldest first, and removes what the server has. Stops at the first that
     /// does not get through; one that the server does not take is dropped, as it never will.
     ///
     /// # Errors
     /// [`HttpError`] if the server is away.
     pub fn send(&self, server: &Server) -> Result<usize, HttpError> {
+        let waiting = self.waiting().unwrap_or_default();
         let mut sent = 0;
-        for waiting in self.waiting().unwrap_or_default() {
-            let path = self.folder.join(&waiting.name);
-            let Ok(json) = read(&path) else { continue };
-            match server.report(&json) {
-                Ok(()) => sent += 1,
-                Err(error @ HttpError::Refused { status: 400 | 409 | 413 | 422, .. }) => {
-                    log::say(format!("a report is lost: {error}"));
-                }
-                Err(error) => return Err(error),
-            }
-            if let Err(error) = remove_if_exists(&path) {
-                log::say(error.to_string());
-            }
+        for batch in batches(&waiting) {
+            sent += match batch {
+                // The route for one is the oldest, so every server has it.
+                [one] => self.send_one(server, one)?,
+                many => self.send_many(server, many)?,
+            };
         }
         Ok(sent)
+    }
+
+    fn send_one(&self, server: &Server, waiting: &Waiting) -> Result<usize, HttpError> {
+        let Ok(json) = read(&self.folder.join(&waiting.name)) else { return Ok(0) };
+        let sent = match server.report(&json) {
+            Ok(()) => 1,
+            Err(error @ HttpError::Refused { status: 400 | 409 | 413 | 422, .. }) => {
+                log::say(format!("a report is lost: {error}"));
+                0
+            }
+            Err(error) => return Err(error),
+        };
+        self.forget(waiting);
+        Ok(sent)
+    }
+
+    fn send_many(&self, server: &Server, batch: &[Waiting]) -> Result<usize, HttpError> {
+        let mut lines = Vec::new();
+        let mut files = Vec::new();
+        for waiting in batch {
+            if let Ok(json) = read(&self.folder.join(&waiting.name)) {
+                lines.push(json);
+                files.push(waiting);
+            }
+        }
+        let answer = match server.reports(&lines) {
+            Ok(Some(answer)) => answer,
+            // A server of before does not know batches, and one that takes this batch for wrong may
+            // still take most of its reports.
+            Ok(None) | Err(HttpError::Refused { status: 400 | 409 | 413 | 422, .. }) => {
+                return files.iter().try_fold(0, |sent, one| Ok(sent + self.send_one(server, one)?));
+            }
+            Err(error) => return Err(error),
+        };
+        let has = |file: &Waiting| answer.received.iter().any(|id| file.name.starts_with(&format!("{id}-")));
+        let received: Vec<&&Waiting> = files.iter().filter(|file| has(file)).collect();
+        received.iter().for_each(|file| self.forget(file));
+        for refused in &answer.refused {
+            let line = usize::try_from(refused.line).unwrap_or(0).checked_sub(1);
+            if let Some(file) = line.and_then(|line| files.get(line)).filter(|file| !has(file)) {
+                log::say(format!("a report is lost: {}", refused.error));
+                self.forget(file);
+            }
+        }
+        Ok(received.len())
+    }
+
+    fn forget(&self, waiting: &Waiting) {
+        if let Err(error) = remove_if_exists(&self.folder.join(&waiting.name)) {
+            log::say(error.to_string());
+        }
     }
 
     fn waiting(&self) -> Result<Vec<Waiting>, FileError> {
@@ -102,13 +199,40 @@ impl Spool {
     }
 }
 
+/// True if something of this should go out now. `waiting` is sorted, oldest first.
+fn is_due(waiting: &[Waiting], now: Timestamp) -> bool {
+    let is_new = waiting.iter().any(|report| report.kind() > Kind::Health);
+    // A number that is no time, or one of the future, comes from a clock that jumped.
+    let old = |at: Timestamp| at > now || now.duration_since(at).unsigned_abs() >= GATHER;
+    is_new || waiting.first().is_some_and(|oldest| oldest.made_at().is_none_or(old))
+}
+
+/// What goes out in one request each, in order.
+fn batches(waiting: &[Waiting]) -> Vec<&[Waiting]> {
+    let mut batches = Vec::new();
+    let (mut from, mut size) = (0, 0);
+    for (at, report) in waiting.iter().enumerate() {
+        if at > from && (at - from == BATCH || size + report.size > BATCH_BYTES) {
+            batches.push(&waiting[from..at]);
+            (from, size) = (at, 0);
+        }
+        size += report.size;
+    }
+    if from < waiting.len() {
+        batches.push(&waiting[from..]);
+    }
+    batches
+}
+
 /// Which reports go so that the rest keeps the limits. `waiting` is sorted, oldest first.
 fn too_many(waiting: &[Waiting], count: usize, bytes: u64) -> Vec<&str> {
     let (mut left, mut size) = (waiting.len(), waiting.iter().map(|report| report.size).sum::<u64>());
-    let health = waiting.iter().filter(|report| report.is_health());
-    let results = waiting.iter().filter(|report| !report.is_health());
+    let of = |kind: Kind| waiting.iter().filter(move |report| report.kind() == kind);
+    let old_changes = of(Kind::Change).count().saturating_sub(CHANGES);
+    let worth_least: Vec<&Waiting> = of(Kind::Health).chain(of(Kind::Change).take(old_changes)).collect();
+    let rest = waiting.iter().filter(|report| !worth_least.contains(report));
     let mut gone = Vec::new();
-    for report in health.chain(results) {
+    for report in worth_least.iter().copied().chain(rest) {
         // The newest of all stays, however large it is.
         if (left <= count && size <= bytes) || left == 1 {
             break;
@@ -124,18 +248,64 @@ fn too_many(waiting: &[Waiting], count: usize, bytes: u64) -> Vec<&str> {
 mod tests {
     use super::*;
 
+    fn report(name: &str) -> Waiting {
+        Waiting { name: format!("{name}.json"), size: 10 }
+    }
+
+    fn check_gone(all: &[Waiting], count: usize, bytes: u64, expected: &[&str]) {
+        let gone: Vec<&str> =
+            too_many(all, count, bytes).into_iter().map(|name| name.trim_end_matches(".json")).collect();
+        assert_eq!(gone, expected);
+    }
+
     #[test]
     fn old_health_goes_first_and_the_last_stays() {
-        let report = |name: &str| Waiting { name: name.into(), size: 10 };
         let all = [
-            report("1-result.json"),
-            report("2-health.json"),
-            report("3-health.json"),
-            report("4-result.json"),
+            report("1-result"),
+            report("2-health"),
+            report("3-change"),
+            report("4-health"),
+            report("5-result"),
         ];
-        assert_eq!(too_many(&all, 4, 40), Vec::<&str>::new());
-        assert_eq!(too_many(&all, 3, 40), ["2-health.json"]);
-        assert_eq!(too_many(&all, 9, 15), ["2-health.json", "3-health.json", "1-result.json"]);
-        assert_eq!(too_many(&all[..1], 9, 1), Vec::<&str>::new());
+        check_gone(&all, 5, 50, &[]);
+        check_gone(&all, 4, 50, &["2-health"]);
+        check_gone(&all, 9, 25, &["2-health", "4-health", "1-result"]);
+        check_gone(&all, 1, 50, &["2-health", "4-health", "1-result", "3-change"]);
+        check_gone(&all[..1], 9, 1, &[]);
+    }
+
+    #[test]
+    fn what_comes_and_goes_does_not_push_out_results() {
+        let mut all = vec![report("0000-result")];
+        all.extend((1..=300).map(|number| report(&format!("{number:04}-change"))));
+        let gone = too_many(&all, 150, u64::MAX);
+        assert_eq!((gone.len(), gone[0], gone[150]), (151, "0001-change.json", "0151-change.json"));
+        let gone = too_many(&all, 50, u64::MAX);
+        assert_eq!((gone[200], gone[201]), ("0000-result.json", "0201-change.json"), "then by age");
+    }
+
+    #[test]
+    fn health_waits_for_company_and_what_is_new_does_not() {
+        let minute = |number: i64| Timestamp::from_second(1_800_000_000 + number * 60).unwrap();
+        let at = |number: i64, kind: &str| report(&format!("{:016}-{kind}", minute(number).as_millisecond()));
+        let check = |waiting: &[Waiting], now: i64, due: bool| assert_eq!(is_due(waiting, minute(now)), due);
+        check(&[], 0, false);
+        check(&[at(0, "health"), at(5, "health")], 29, false);
+        check(&[at(0, "health"), at(5, "health")], 30, true);
+        check(&[at(0, "health"), at(5, "change")], 5, true);
+        check(&[at(5, "result")], 5, true);
+        check(&[at(60, "health")], 0, true);
+        check(&[report("strange-health")], 0, true);
+    }
+
+    #[test]
+    fn a_batch_has_its_bounds() {
+        let sizes =
+            |waiting: &[Waiting]| batches(waiting).into_iter().map(<[Waiting]>::len).collect::<Vec<_>>();
+        let many: Vec<Waiting> = (0..450).map(|number| report(&format!("{number}-health"))).collect();
+        assert_eq!(sizes(&many), [200, 200, 50]);
+        let large = Waiting { name: "1-result.json".into(), size: 700 << 10 };
+        assert_eq!(sizes(&[report("0-result"), large.clone(), large]), [2, 1]);
+        assert_eq!(sizes(&[]), Vec::<usize>::new());
     }
 }

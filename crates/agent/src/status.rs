@@ -1,11 +1,15 @@
 //! `volary-agent status`: what the device knows of itself, without asking anybody.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use volary_device::{Phase, Rest, State};
 use volary_model::{CommitId, DeviceName, StageName};
 
+use crate::checkpoint::store::By;
 use crate::config::Config;
+use crate::undo;
 
 /// Everything `status` says; the JSON form of it is stable.
 #[derive(Debug, Serialize)]
@@ -38,6 +42,8 @@ pub struct Status {
     pub hold: Option<Hold>,
     /// What the last look for differences found.
     pub drift: Option<Drift>,
+    /// The last undo, whoever did it.
+    pub last_undo: Option<LastUndo>,
     /// Reports that wait to be sent.
     pub waiting_reports: usize,
 }
@@ -94,6 +100,47 @@ pub struct Hold {
     pub reason: String,
 }
 
+/// The last undo on this device.
+#[derive(Debug, Serialize)]
+pub struct LastUndo {
+    /// What was undone.
+    pub commit: CommitId,
+    /// When that ended.
+    pub at: Timestamp,
+    /// Who did it: `agent`, `timer`, `boot` or `person`.
+    pub by: &'static str,
+    /// Why.
+    pub why: String,
+    /// How many files were put back or removed.
+    pub files: u32,
+    /// Packages that were put back: name → (after the change, after the undo).
+    pub packages: BTreeMap<String, (String, String)>,
+    /// What could not be put back.
+    pub left: Vec<String>,
+    /// True if it took a reboot.
+    pub rebooted: bool,
+}
+
+impl LastUndo {
+    fn of(undone: &undo::Undone) -> Self {
+        Self {
+            commit: undone.target.commit.clone(),
+            at: undone.at,
+            by: match undone.by {
+                By::Agent => "agent",
+                By::Timer => "timer",
+                By::Boot => "boot",
+                By::Person => "person",
+            },
+            why: undone.reason.message.clone(),
+            files: undone.files + undone.removed,
+            packages: undone.packages.clone(),
+            left: undone.could_not.clone(),
+            rebooted: undone.rebooted,
+        }
+    }
+}
+
 /// What differs from the commit that holds.
 #[derive(Debug, Serialize)]
 pub struct Drift {
@@ -107,7 +154,12 @@ pub struct Drift {
 
 impl Status {
     /// Puts it together.
-    pub fn new(config: &Config, state: &State, waiting_reports: usize) -> Self {
+    pub fn new(
+        config: &Config,
+        state: &State,
+        last_undo: Option<&undo::Undone>,
+        waiting_reports: usize,
+    ) -> Self {
         let trouble = |outcome, trouble: &volary_device::Trouble| Trouble {
             outcome,
             commit: trouble.target.commit.clone(),
@@ -156,6 +208,7 @@ impl Status {
                 changes: drift.changes.clone(),
                 failure: drift.failure.as_ref().map(ToString::to_string),
             }),
+            last_undo: last_undo.map(LastUndo::of),
             waiting_reports,
         }
     }
@@ -201,6 +254,13 @@ impl Status {
         }
         if self.doing == "quarantined" {
             lines.push("help      the commit is not tried again: volary-agent run --again".to_owned());
+        }
+        if let Some(undo) = &self.last_undo {
+            let at = undo.at.strftime("%F %T UTC");
+            let boot = if undo.rebooted { ", with a reboot" } else { "" };
+            lines.push(format!("undone    commit {} by the {}{boot}, {at}", undo.commit.short(), undo.by));
+            lines.extend(undo.why.lines().next().map(|why| format!("          {why}")));
+            lines.extend(undo.left.iter().map(|left| format!("          NOT put back: {left}")));
         }
         if let Some(drift) = self.drift.as_ref().filter(|drift| !drift.changes.is_empty()) {
             lines.push(format!("drift     {} tasks would change something", drift.changes.len()));

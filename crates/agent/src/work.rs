@@ -1,14 +1,15 @@
 //! The effects of a convergence on a real Debian: fetch, verify, apply. Each ends with an event
 //! for the machine; nothing is decided here that the machine could decide.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use volary_api::v1::device::CheckResult;
+use volary_api::v1::device::{CheckResult, DriftedTask};
 use volary_device::{Event, Failure, Gains, Passed, Scope, Step, Target, Work};
 use volary_fleet::LockedRelease;
-use volary_host::{Cmd, CmdError};
-use volary_model::Suite;
+use volary_host::{Cmd, CmdError, now};
+use volary_model::{CommitId, Suite};
 
 use crate::agent::Agent;
 use crate::ansible::{Ansible, AnsibleError, Variables};
@@ -22,6 +23,9 @@ use crate::{policy, units, zone};
 
 /// An upper bound for a message in a report.
 const MESSAGE: usize = 4000;
+
+/// A step gets at least this long, or the run's limit if that is shorter.
+const LEAST_TIME: Duration = Duration::from_secs(60);
 
 /// Gets the objects of the target.
 pub fn fetch(agent: &Agent, target: &Target) -> Event {
@@ -41,8 +45,13 @@ pub fn fetch(agent: &Agent, target: &Target) -> Event {
 /// Decides whether the target may be applied, and prepares that.
 pub fn verify(agent: &Agent, work: &Work) -> Event {
     log::say(format!("verifying commit {}", work.target.commit.short()));
-    match try_verify(agent, work) {
-        Ok(passed) => Event::Verified(Box::new(passed)),
+    match verified(agent, &work.target, work.scope) {
+        Ok(Verified { passed, signers, locked: _ }) => {
+            for (commit, signer) in signers {
+                log::say(format!("commit {} is signed by {signer}", commit.short()));
+            }
+            Event::Verified(Box::new(passed))
+        }
         Err(event) => {
             // Whoever offers one bad commit after the other must not fill the disk with them.
             tidy(agent);
@@ -51,8 +60,21 @@ pub fn verify(agent: &Agent, work: &Work) -> Event {
     }
 }
 
-fn try_verify(agent: &Agent, work: &Work) -> Result<Passed, Box<Event>> {
-    let target = &work.target;
+/// A commit that may be applied.
+pub struct Verified {
+    /// What the machine needs to know of it.
+    pub passed: Passed,
+    /// The commits that are new, and who signed them.
+    pub signers: Vec<(CommitId, String)>,
+    /// What the lock says of its suite, if that is pinned.
+    pub locked: Option<LockedRelease>,
+}
+
+/// Proves that the target may be applied, and puts its files on disk.
+///
+/// # Errors
+/// The event that says why not.
+pub fn verified(agent: &Agent, target: &Target, scope: Scope) -> Result<Verified, Box<Event>> {
     let repo_failed = |error: RepoError| Box::new(from_repo(Step::Verify, &error));
     let repo =
         Repo::open(&agent.paths, &agent.config.name).map_err(|error| repo_failed(RepoError::from(error)))?;
@@ -64,22 +86,14 @@ fn try_verify(agent: &Agent, work: &Work) -> Result<Passed, Box<Event>> {
         }
         other => other.map_err(repo_failed)?,
     };
-    for step in &advance.steps {
-        let approved: Vec<&str> = step.approvals.iter().map(|signer| signer.name()).collect();
-        let approved = if approved.is_empty() {
-            String::new()
-        } else {
-            format!(", approved by {}", approved.join(", "))
-        };
-        log::say(format!("commit {} is signed by {}{approved}", step.commit.short(), step.signer.name()));
-    }
     let wishes = repo.wishes(target).map_err(repo_failed)?;
     let suite = wishes.lock.suite_for(&wishes.stage);
-    if let Some(locked) = locked(&wishes, suite.as_ref()) {
+    let locked = locked(&wishes, suite.as_ref()).cloned();
+    if let Some(locked) = &locked {
         pin::check(&agent.server, locked, &agent.architecture).map_err(|error| Box::new(from_pin(&error)))?;
     }
     let checkout = repo.checkout(&target.commit).map_err(repo_failed)?;
-    let (stage, site) = match work.scope {
+    let (stage, site) = match scope {
         // Its variables are those of the commit that holds.
         Scope::Packages => (None, agent.state.policy.site.clone()),
         Scope::Full => {
@@ -95,14 +109,41 @@ fn try_verify(agent: &Agent, work: &Work) -> Result<Passed, Box<Event>> {
     let failed_units =
         units::failed().map_err(|error| Box::new(failed(Step::Units, "", error.to_string())))?;
     let policy = policy::of(&wishes.rules.config, &target.stage, site);
-    Ok(Passed {
+    let passed = Passed {
         suite: suite.map(|suite| suite.to_string()),
         stage,
         failed_units,
         committed_at: repo.committed_at(&target.commit).map_err(repo_failed)?,
         zones: zone::of([&policy]),
         policy,
-    })
+    };
+    let signer = |step: &volary_fleet::Step| {
+        let approved: Vec<&str> = step.approvals.iter().map(|signer| signer.name()).collect();
+        let approved = if approved.is_empty() {
+            String::new()
+        } else {
+            format!(", approved by {}", approved.join(", "))
+        };
+        (step.commit.clone(), format!("{}{approved}", step.signer.name()))
+    };
+    Ok(Verified { passed, signers: advance.steps.iter().map(signer).collect(), locked })
+}
+
+/// What is left of the time that a run may take. A clock that jumped neither ends it at once nor
+/// lets it go on for ever.
+fn time_left(work: &Work) -> Duration {
+    let limit = work.policy.run_within;
+    let gone = Duration::try_from(now().duration_since(work.started_at)).unwrap_or_default();
+    limit.saturating_sub(gone).max(LEAST_TIME.min(limit))
+}
+
+/// What an event says that ends a convergence.
+pub fn said(event: &Event) -> String {
+    match event {
+        Event::Failed(failure) | Event::Refused(failure) => failure.to_string(),
+        Event::Unreachable(message) => message.clone(),
+        other => format!("{other:?}"),
+    }
 }
 
 /// The locked release, if the suite is pinned.
@@ -143,8 +184,8 @@ fn playbook(agent: &Agent, work: &Work) -> Event {
             }
         };
         let changed_tasks = ansible(agent, &checkout, &work.target).playbook(
-            &variables(agent, work),
-            work.policy.run_within,
+            &variables(agent, &work.target, work.suite.as_deref()),
+            time_left(work),
             &mut progress,
         )?;
         let after = apt::installed(agent.paths.dpkg())?.versions();
@@ -153,20 +194,21 @@ fn playbook(agent: &Agent, work: &Work) -> Event {
     run().unwrap_or_else(|error| from_ansible(&error))
 }
 
-fn variables(agent: &Agent, work: &Work) -> Variables {
-    let suite = work.suite.clone().unwrap_or_default();
+fn variables(agent: &Agent, target: &Target, suite: Option<&str>) -> Variables {
+    let suite = suite.unwrap_or_default().to_owned();
     Variables {
         volary_agent: true,
-        volary_stage: work.target.stage.clone(),
+        volary_stage: target.stage.clone(),
         volary_release: suite.split_once('/').map(|(release, _)| release.to_owned()).unwrap_or_default(),
         volary_suite: suite,
         volary_archive_url: archive_url(agent),
         volary_ca_file: agent.paths.ca(),
-        volary_commit: work.target.commit.clone(),
+        volary_commit: target.commit.clone(),
     }
 }
 
-fn archive_url(agent: &Agent) -> String {
+/// The server's archive.
+pub fn archive_url(agent: &Agent) -> String {
     format!("{}/archive", agent.config.server)
 }
 
@@ -189,7 +231,7 @@ fn packages(agent: &Agent, work: &Work) -> Event {
             return Ok(Event::Done(Gains::default()));
         }
         log::say(format!("installing {}", plan.join(" ")));
-        if let Err(error) = apt::install(&plan) {
+        if let Err(error) = apt::install(&plan, time_left(work)) {
             return Ok(failed(Step::Packages, &plan.join(" "), error.to_string()));
         }
         let after = apt::installed(agent.paths.dpkg())?;
@@ -261,24 +303,32 @@ pub fn check(agent: &mut Agent, work: &Work) -> Option<Failure> {
     Some(failure(Step::Check, &failed.name, failed.output.clone()))
 }
 
-/// Looks for what the playbook would change, and changes nothing.
-pub fn drift(agent: &Agent, work: &Work) -> Event {
-    log::say("looking for what differs from the commit");
-    let run = || -> Result<Event, String> {
-        let repo = Repo::open(&agent.paths, &agent.config.name).map_err(|error| error.to_string())?;
-        let wishes = repo.wishes(&work.target).map_err(|error| error.to_string())?;
-        let suite = wishes.lock.suite_for(&wishes.stage).map(|suite| suite.to_string());
-        let work = Work { suite, ..work.clone() };
-        let checkout = repo.checkout(&work.target.commit).map_err(|error| error.to_string())?;
-        let ansible = ansible(agent, &checkout, &work.target);
-        let limit = agent.state.policy.run_within;
-        let changes = ansible.would_change(&variables(agent, &work), limit);
-        Ok(match changes {
-            Ok(changes) => Event::Drifted { changes },
-            Err(error) => from_ansible(&error),
-        })
-    };
-    run().unwrap_or_else(|message| failed(Step::Playbook, "", message))
+/// The tasks of the target's playbook that would change something, with their differences.
+///
+/// # Errors
+/// [`AnsibleError`], also of a task that cannot tell.
+pub fn would_change(
+    agent: &Agent,
+    target: &Target,
+    suite: Option<&str>,
+    limit: Duration,
+) -> Result<Vec<DriftedTask>, AnsibleError> {
+    let checkout = agent.paths.checkout(&target.commit);
+    ansible(agent, &checkout, target).would_change(&variables(agent, target, suite), limit)
+}
+
+/// The packages that apt would bring to the suite's version, by the indexes that it holds.
+///
+/// # Errors
+/// [`AptError`].
+pub fn would_move(agent: &Agent, suite: &str) -> Result<BTreeMap<String, (String, String)>, AptError> {
+    let source = apt::source(&archive_url(agent), suite, &agent.architecture)?;
+    let inventory = apt::installed(agent.paths.dpkg())?;
+    let moves = apt::moves(&inventory, &apt::offers(&source, None)?);
+    Ok(moves
+        .into_iter()
+        .map(|change| (change.name, (change.from.to_string(), change.to.to_string())))
+        .collect())
 }
 
 /// The checks of the commit that the device is at, run outside of a convergence.

@@ -36,8 +36,6 @@ pub enum Event {
         target: Target,
         /// Seconds until the next question.
         poll: u32,
-        /// What it says against a change now, if anything.
-        budget: Option<String>,
     },
     /// The server answered that nothing changed since it answered last.
     Unchanged,
@@ -47,6 +45,15 @@ pub enum Event {
     Fetched,
     /// The commit may be applied.
     Verified(Box<Passed>),
+    /// The server lets the device change now.
+    TurnGranted,
+    /// It does not, since others of the site change, or it cannot be asked.
+    TurnRefused {
+        /// Why, in words that stay the same while nothing changes.
+        reason: String,
+        /// Seconds until it should be asked again.
+        again_after: u32,
+    },
     /// What the device is was saved, and the dead man's timer is armed.
     Checkpointed {
         /// The checkpoint.
@@ -112,6 +119,11 @@ pub enum Effect {
     Fetch(Target),
     /// Verify the commit. Answered by `Verified`, `Unreachable`, `Failed` or `Refused`.
     Verify(Work),
+    /// Ask the server for a turn to change, where the fleet bounds how many of a site do so at once.
+    /// Answered by `TurnGranted` or `TurnRefused`.
+    AskTurn(Work),
+    /// Give the turn back that was not used. Not answered.
+    GiveTurnBack,
     /// Save what the device is and arm the dead man's timer. Answered by `Checkpointed`, by `Failed`,
     /// or by `Unreachable` if the path to the server does not work, which the commit came by;
     /// then nothing is armed.

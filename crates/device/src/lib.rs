@@ -18,7 +18,7 @@ mod upgrade;
 
 pub use event::{Effect, Event, Gains, Passed};
 pub use ledger::{LedgerError, LoadedLedger, decode, encode, slot};
-pub use machine::step;
+pub use machine::{outlook, step};
 pub use patience::{jittered, next_report, retry_after};
 pub use permit::{Circumstances, Obstacle, Permit, Zones, permit};
 pub use policy::{Days, DriftPolicy, Freeze, Moment, Policy, Window, Zone};

@@ -17,6 +17,8 @@ mod begin;
 mod change;
 mod end;
 
+pub use begin::outlook;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -68,7 +70,7 @@ fn decide(mut state: State, event: Event, now: Timestamp) -> (State, Vec<Effect>
             question(state, now)
         }
         Event::RevertAsked => change::revert_asked(state, now),
-        Event::Offered { target, poll, budget } => begin::offered(state, target, poll, budget, now),
+        Event::Offered { target, poll } => begin::offered(state, target, poll, now),
         Event::Unchanged => {
             state.memory.unanswered = 0;
             match state.memory.offered.clone() {
@@ -79,6 +81,8 @@ fn decide(mut state: State, event: Event, now: Timestamp) -> (State, Vec<Effect>
         Event::Unreachable(message) => unreachable(state, message, now),
         Event::Fetched => begin::fetched(state, now),
         Event::Verified(passed) => begin::verified(state, *passed, now),
+        Event::TurnGranted => begin::turn_granted(state, now),
+        Event::TurnRefused { reason, again_after } => begin::turn_refused(state, reason, again_after, now),
         Event::Checkpointed { id } => change::checkpointed(state, id, now),
         Event::Done(gains) => change::done(state, gains, now),
         Event::Confirmed => change::confirmed(state, now),

@@ -138,8 +138,6 @@ pub struct Circumstances<'a> {
     pub committed_at: Option<Timestamp>,
     /// What a person on the device said.
     pub hold: Option<&'a Hold>,
-    /// What the server says against a change now.
-    pub budget: Option<&'a str>,
     /// When this device first knew what to go for.
     pub seen_at: Timestamp,
     /// Decides this device's place in the splay.
@@ -195,7 +193,6 @@ pub fn permit(policy: &Policy, given: &Circumstances<'_>, now: Timestamp) -> Per
             }
         }
     }
-    obstacles.extend(given.budget.map(|said| Obstacle::Budget(said.to_owned())));
     let look_again = again.into_iter().filter(|at| *at > now).min();
     Permit { obstacles, look_again }
 }

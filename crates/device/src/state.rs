@@ -424,8 +424,10 @@ pub struct State {
 pub struct Memory {
     /// What the server offered last.
     pub offered: Option<Target>,
-    /// What the server says against a change now.
-    pub budget: Option<String>,
+    /// The server gave a turn that is not used yet.
+    pub turn: bool,
+    /// Units that had failed when the commit was verified for which a turn is asked.
+    pub failed_units: BTreeSet<String>,
     /// How long to wait between two questions, in seconds, as the server said.
     pub poll: Option<u32>,
     /// Questions in a row that got no answer.

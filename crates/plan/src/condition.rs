@@ -76,6 +76,8 @@ pub enum Ending {
     },
     /// A step failed or the change did not hold, and the device was put back.
     Reverted {
+        /// The commit that it is at again; `None` if it never was at one.
+        to: Option<CommitId>,
         /// `playbook`, `units`, `path`, …
         step: String,
         /// The task, package, check or unit.
@@ -104,17 +106,20 @@ pub struct Observed {
     pub suite: Option<String>,
     /// How that convergence ended.
     pub ending: Option<Ending>,
-    /// Why it does not converge yet, in its own sentences, if it waits.
-    pub waiting: Vec<String>,
     /// What is installed of what the archive offers: name → version.
     pub packages: BTreeMap<String, String>,
     /// Failed units.
     pub failed_units: Vec<String>,
     /// Required checks that do not pass: name and output.
     pub failed_checks: Vec<(String, String)>,
+    /// Why it does not converge yet, in its own sentences, if it waits.
+    pub waiting: Vec<String>,
+    /// What differs from its commit and suite without anybody's commit, in a sentence.
+    pub drift: Option<String>,
 }
 
-/// Judges a device; the sentence says why it is not good, and is empty if it is.
+/// Judges a device; the sentence says why it is not good. Of a good one it says what has drifted, and
+/// is empty if nothing has.
 ///
 /// `poll` is the time between two questions of the device.
 pub fn condition(
@@ -141,9 +146,10 @@ pub fn condition(
         Some(Ending::Failed { step, what, message }) => {
             return (Condition::Failed, failure(step, what, message));
         }
-        Some(Ending::Reverted { step, what, message, left, quarantined }) => {
+        Some(Ending::Reverted { to, step, what, message, left, quarantined }) => {
+            let to = to.as_ref().map_or("what it was before", |commit| commit.short());
             let why = failure(step, what, message);
-            return (Condition::Failed, format!("{why}; {}", put_back(left, *quarantined)));
+            return (Condition::Failed, format!("reverted to {to}: {why}{}", rest(left, *quarantined)));
         }
         Some(Ending::Good) => {}
     }
@@ -154,7 +160,7 @@ pub fn condition(
         return (Condition::Failed, format!("failed units: {}", text::some(&observed.failed_units, 3)));
     }
     match behind(wanted, observed) {
-        None => (Condition::Good, String::new()),
+        None => (Condition::Good, observed.drift.clone().unwrap_or_default()),
         Some(why) if observed.waiting.is_empty() => (Condition::Converging, why),
         Some(why) => (Condition::Converging, format!("{why}; it waits: {}", observed.waiting.join("; "))),
     }
@@ -170,15 +176,16 @@ fn failure(step: &str, what: &str, message: &str) -> String {
     }
 }
 
-/// How a device is after an undo.
-fn put_back(left: &[String], quarantined: bool) -> String {
-    let device = if left.is_empty() {
-        "reverted: the device is safe, as it was before".to_owned()
-    } else {
-        format!("reverted, but not put back: {}", text::some(left, 2))
-    };
-    let next = if quarantined { "does not try this again by itself" } else { "tries again" };
-    format!("{device}, and {next}")
+/// What is not as it should be after an undo.
+fn rest(left: &[String], quarantined: bool) -> String {
+    let mut text = String::new();
+    if !left.is_empty() {
+        text = format!("; not put back: {}", text::some(left, 2));
+    }
+    if !quarantined {
+        text.push_str("; it tries again");
+    }
+    text
 }
 
 /// Why a healthy device is not there yet, if it is not.
@@ -265,10 +272,11 @@ mod tests {
             commit: Some(commit('a')),
             suite: Some("v1.0/r1".into()),
             ending: Some(Ending::Good),
-            waiting: vec![],
             packages: BTreeMap::from([("pulse".into(), "1.1".into()), ("other".into(), "9".into())]),
             failed_units: vec![],
             failed_checks: vec![],
+            waiting: vec![],
+            drift: None,
         }
     }
 
@@ -324,29 +332,50 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_was_put_back_is_told_to_be_safe() {
-        let reverted = |left: Vec<String>, quarantined| Observed {
-            commit: Some(commit('b')),
+    fn a_reverted_device_says_why_and_counts_as_failed() {
+        let reverted = |to, left: &[&str], quarantined| Observed {
             ending: Some(Ending::Reverted {
-                step: "path".into(),
-                what: String::new(),
-                message: "the server could not be reached".into(),
-                left,
+                to,
+                step: "units".into(),
+                what: "x.service".into(),
+                message: "it has failed and had not before\nmore".into(),
+                left: left.iter().map(|left| (*left).to_owned()).collect(),
                 quarantined,
             }),
             ..good()
         };
+        let why = "units \"x.service\": it has failed and had not before";
+        let before = Some(commit('b'));
         check(
-            &reverted(vec![], true),
+            &reverted(before.clone(), &[], true),
             Condition::Failed,
-            "path: the server could not be reached; reverted: the device is safe, as it was before, and does \
-             not try this again by itself",
+            &format!("reverted to bbbbbbb: {why}"),
         );
         check(
-            &reverted(vec!["package pulse".into()], false),
+            &reverted(None, &[], true),
             Condition::Failed,
-            "path: the server could not be reached; reverted, but not put back: package pulse, and tries again",
+            &format!("reverted to what it was before: {why}"),
         );
+        check(
+            &reverted(before, &["package pulse"], false),
+            Condition::Failed,
+            &format!("reverted to bbbbbbb: {why}; not put back: package pulse; it tries again"),
+        );
+        let name: DeviceName = "d".parse().unwrap();
+        assert_eq!(Tally::of([(&name, Condition::Failed)]).bad, [name]);
+    }
+
+    #[test]
+    fn waiting_and_drift_are_told() {
+        let waiting = vec!["the window Mon 02:00-05:00 is closed".to_owned(), "held by ada".to_owned()];
+        check(
+            &Observed { commit: Some(commit('b')), waiting: waiting.clone(), ..good() },
+            Condition::Converging,
+            "at bbbbbbb, its stage is at aaaaaaa; it waits: the window Mon 02:00-05:00 is closed; held by ada",
+        );
+        check(&Observed { waiting, ..good() }, Condition::Good, "");
+        let drift = Some("drifted: 2 tasks".to_owned());
+        check(&Observed { drift, ..good() }, Condition::Good, "drifted: 2 tasks");
     }
 
     #[test]

@@ -11,3 +11,4 @@ pub mod condition;
 pub mod gate;
 pub mod rebuild;
 pub mod text;
+pub mod turn;

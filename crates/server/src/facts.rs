@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use volary_api::v1::device::{Convergence, Failure, Outcome, Report};
+use volary_api::v1::device::{Convergence, Drift, Failure, Outcome, Report};
 use volary_api::v1::status;
 use volary_model::{Architecture, DeviceName, StageName, Suite};
 use volary_plan::condition::{Condition, Ending, Observed, Standing, Tally, Wanted, condition};
+use volary_plan::text;
 use volary_store::{Device, DeviceState};
 
 use crate::depot::Depot;
@@ -82,7 +83,7 @@ fn observed(record: &Device, report: Option<&Report>, seen_at: Option<Timestamp>
     let convergence: Option<Convergence> =
         record.convergence.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let ending = match &convergence {
-        Some(convergence) => Some(ending(convergence)),
+        Some(convergence) => Some(ending(convergence, record)),
         // Its convergence was reported before this server knew it; what it is at says enough.
         None => record.good_commit.as_ref().map(|_| Ending::Good),
     };
@@ -100,10 +101,6 @@ fn observed(record: &Device, report: Option<&Report>, seen_at: Option<Timestamp>
         commit,
         suite,
         ending,
-        waiting: report
-            .and_then(|report| report.waiting.as_ref())
-            .map(|waiting| waiting.obstacles.clone())
-            .unwrap_or_default(),
         packages: report.map(|report| report.packages.clone()).unwrap_or_default(),
         failed_units: report.map(|report| report.failed_units.clone()).unwrap_or_default(),
         failed_checks: report
@@ -112,18 +109,46 @@ fn observed(record: &Device, report: Option<&Report>, seen_at: Option<Timestamp>
                 failed.map(|check| (check.name.clone(), check.output.clone())).collect()
             })
             .unwrap_or_default(),
+        waiting: report
+            .and_then(|report| report.waiting.as_ref())
+            .map(|waiting| waiting.obstacles.clone())
+            .unwrap_or_default(),
+        drift: report.and_then(|report| report.drift.as_ref()).and_then(drift_sentence),
     }
 }
 
-fn ending(convergence: &Convergence) -> Ending {
+/// What a look for drift found, in a sentence; `None` if it found nothing.
+fn drift_sentence(drift: &Drift) -> Option<String> {
+    if let Some(failure) = &drift.failure {
+        return Some(format!("could not look for drift: {}: {}", failure.step, failure.message));
+    }
+    let mut parts = Vec::new();
+    if drift.tasks_total > 0 {
+        let names: Vec<String> = drift.tasks.iter().map(|task| format!("{:?}", task.task)).collect();
+        let count = text::count(drift.tasks_total as usize, "task");
+        parts.push(format!("{count} would change something: {}", text::some(&names, 3)));
+    }
+    let packages: Vec<String> = drift
+        .packages
+        .iter()
+        .map(|(name, (installed, suite))| format!("{name} {installed}, the suite has {suite}"))
+        .collect();
+    if !packages.is_empty() {
+        parts.push(text::some(&packages, 2));
+    }
+    (!parts.is_empty()).then(|| format!("drifted: {}", parts.join("; ")))
+}
+
+fn ending(convergence: &Convergence, record: &Device) -> Ending {
     let failure = convergence.failure.clone();
     if let Some(reverted) = &convergence.reverted {
-        let failure = failure.unwrap_or_else(|| Failure {
+        let failure = failure.unwrap_or(Failure {
             step: "convergence".into(),
             what: String::new(),
             message: reverted.reason.clone(),
         });
         return Ending::Reverted {
+            to: record.good_commit.clone(),
             step: failure.step,
             what: failure.what,
             message: failure.message,
@@ -133,6 +158,11 @@ fn ending(convergence: &Convergence) -> Ending {
     }
     match convergence.outcome {
         Outcome::Good => Ending::Good,
+        Outcome::Unknown => Ending::Failed {
+            step: "convergence".into(),
+            what: String::new(),
+            message: "it ended in a way that this server does not know; bring the server up to date".into(),
+        },
         Outcome::Failed => failure.map_or_else(
             || Ending::Failed { step: "convergence".into(), what: String::new(), message: String::new() },
             |failure| Ending::Failed { step: failure.step, what: failure.what, message: failure.message },

@@ -1,11 +1,13 @@
 //! The stages as the fleet repository has them now. Read as a whole, replaced as a whole.
 
-use jiff::Timestamp;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::tz::Offset;
+
 use volary_fleet::{
-    CONFIG_FILE, FleetConfig, FleetLock, Gates, GitRepository, LOCK_FILE, ObjectId, ObjectSource,
-    ReadObjects, Rules, file_at,
+    CONFIG_FILE, FleetConfig, FleetLock, Freeze, Gates, GitRepository, LOCK_FILE, Moment, ObjectId,
+    ObjectSource, ReadObjects, Rules, file_at,
 };
 use volary_model::{CommitId, StageName, Suite};
 
@@ -26,6 +28,77 @@ pub(crate) struct StageView {
     pub(crate) suite: Option<Suite>,
     /// How often its devices ask.
     pub(crate) poll: Duration,
+    /// How its devices may change.
+    pub(crate) pace: Pace,
+    /// When they may, in words.
+    pub(crate) when: When,
+}
+
+/// How the devices of a stage may change, by the commit that they go for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// How many of one site at once; `None` if that is not bounded.
+    pub(crate) per_site_at_most: Option<u32>,
+    /// How long a convergence may take.
+    pub(crate) run_within: Duration,
+    /// How long it is watched.
+    pub(crate) confirm_within: Duration,
+}
+
+impl Pace {
+    /// What the configuration says of a stage.
+    pub(crate) fn of(config: &FleetConfig, stage: &StageName) -> Self {
+        Self {
+            per_site_at_most: config.rollout_of(stage).map(|rollout| rollout.per_site_at_most),
+            run_within: config.run_within_of(stage),
+            confirm_within: config.confirm_of(stage),
+        }
+    }
+}
+
+/// When the devices of a stage may change, for people. Whether that is now is decided by each device,
+/// on its own clock.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct When {
+    /// Why the stage is stopped, if it is.
+    pub(crate) stop: Option<String>,
+    /// The freezes that are not over everywhere.
+    pub(crate) freezes: Vec<String>,
+    /// The windows; empty if there are none.
+    pub(crate) windows: String,
+}
+
+impl When {
+    /// What the configuration says of a stage.
+    fn of(config: &FleetConfig, stage: &StageName, now: Timestamp) -> Self {
+        let windows = config.windows_of(stage).map(|windows| {
+            let hours: Vec<String> = windows.install.iter().map(ToString::to_string).collect();
+            format!("{}, time zone: {}", hours.join("; "), windows.zone)
+        });
+        let comes = |freeze: &&Freeze| latest(freeze.until) > now;
+        Self {
+            stop: config.stop_of(stage).map(str::to_owned),
+            freezes: config.freezes_of(stage).filter(comes).map(freeze_text).collect(),
+            windows: windows.unwrap_or_default(),
+        }
+    }
+}
+
+/// When a moment is over on the last clock of the world.
+fn latest(moment: Moment) -> Timestamp {
+    match moment {
+        Moment::Exact(at) => at,
+        // UTC-12 is the last zone that a day ends in.
+        Moment::Local(at) => Offset::constant(-12).to_timestamp(at).unwrap_or(Timestamp::MAX),
+    }
+}
+
+fn freeze_text(freeze: &Freeze) -> String {
+    let moment = |moment: Moment| match moment {
+        Moment::Exact(at) => at.strftime("%F %H:%M UTC").to_string(),
+        Moment::Local(at) => at.strftime("%F %H:%M").to_string(),
+    };
+    format!("{} to {}: {}", moment(freeze.from), moment(freeze.until), freeze.reason)
 }
 
 /// The newest commit of a branch.
@@ -82,6 +155,8 @@ impl FleetView {
                 tip: None,
                 suite: None,
                 poll: config.poll,
+                pace: Pace::of(&config, &stage.name),
+                when: When::default(),
             };
             match tip {
                 None => self.problems.push(format!(
@@ -89,10 +164,12 @@ impl FleetView {
                     stage.name, stage.branch
                 )),
                 Some(commit) => match read_tip(&repository, &commit, &stage.name, &config) {
-                    Ok((tip, suite, poll)) => {
+                    Ok((tip, rules)) => {
                         view.tip = Some(tip);
-                        view.suite = suite;
-                        view.poll = poll;
+                        view.suite = rules.suite;
+                        view.poll = rules.poll;
+                        view.pace = rules.pace;
+                        view.when = rules.when;
                     }
                     Err(problem) => self.problems.push(format!("stage {}: {problem}", stage.name)),
                 },
@@ -126,14 +203,27 @@ pub(crate) fn head_config(repository: &GitRepository) -> Result<FleetConfig, Str
         .map_err(|error| format!("{head} at {}: {error}", tip.short()))
 }
 
-/// What a stage of this name takes its packages from at a commit. A device reads its own branch,
-/// so what the branch itself says counts, not what the default branch says by now.
-pub(crate) fn suite_at(
+/// What holds for the devices of a stage at a commit.
+#[derive(Debug)]
+pub(crate) struct StageRules {
+    /// The suite they take packages from.
+    pub(crate) suite: Option<Suite>,
+    /// How often they ask.
+    pub(crate) poll: Duration,
+    /// How they may change.
+    pub(crate) pace: Pace,
+    /// When they may.
+    pub(crate) when: When,
+}
+
+/// What holds for a stage of this name at a commit. A device reads its own branch, so what the
+/// branch itself says counts, not what the default branch says by now.
+pub(crate) fn rules_at(
     objects: &dyn ObjectSource,
     commit: &CommitId,
     stage: &StageName,
     otherwise: &FleetConfig,
-) -> Result<(Option<Suite>, Duration), String> {
+) -> Result<StageRules, String> {
     let at = |error: &dyn std::fmt::Display| format!("commit {}: {error}", commit.short());
     let tree = objects.commit(commit).map_err(|error| at(&error))?.tree;
     let text = |path: &str| -> Result<Option<String>, String> {
@@ -151,8 +241,12 @@ pub(crate) fn suite_at(
         Some(text) => FleetLock::parse(&text).map_err(|error| at(&format!("{LOCK_FILE}, {error}")))?,
         None => FleetLock::default(),
     };
-    let suite = config.stage(stage).and_then(|stage| lock.suite_for(stage));
-    Ok((suite, config.poll))
+    Ok(StageRules {
+        suite: config.stage(stage).and_then(|stage| lock.suite_for(stage)),
+        poll: config.poll,
+        pace: Pace::of(config, stage),
+        when: When::of(config, stage, volary_host::now()),
+    })
 }
 
 /// The gates of merging `commit` into a stage: those that stand in the stage's branch before the
@@ -178,9 +272,9 @@ fn read_tip(
     commit: &CommitId,
     stage: &StageName,
     config: &FleetConfig,
-) -> Result<(Tip, Option<Suite>, Duration), String> {
+) -> Result<(Tip, StageRules), String> {
     let read = repository.commit(commit).map_err(|error| error.to_string())?;
-    let (suite, poll) = suite_at(repository, commit, stage, config)?;
+    let rules = rules_at(repository, commit, stage, config)?;
     let tip = Tip {
         commit: commit.clone(),
         tree: read.tree,
@@ -190,5 +284,5 @@ fn read_tip(
             .map(|(gate, why)| format!("{gate}: {why}"))
             .collect(),
     };
-    Ok((tip, suite, poll))
+    Ok((tip, rules))
 }

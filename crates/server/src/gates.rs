@@ -101,9 +101,9 @@ impl Question<'_> {
         let from = stage.from.as_ref().and_then(|from| self.config.stage(from)).ok_or_else(no_stage)?;
         let base = self.repository.branch(&stage.branch)?;
         let asked = fleet_view::gates_into(self.repository, to, base.as_ref(), commit, self.config);
-        let (suite, _) =
-            fleet_view::suite_at(self.repository, commit, to, self.config).map_err(GateError::Fleet)?;
-        let release = match suite {
+        let rules =
+            fleet_view::rules_at(self.repository, commit, to, self.config).map_err(GateError::Fleet)?;
+        let release = match rules.suite {
             Some(Suite::Release(release)) => Some(release),
             Some(Suite::Rolling) | None => None,
         };

@@ -85,8 +85,8 @@ pub(crate) fn preview(facts: &Facts, from: &StageName, to: &StageName) -> Result
         None => false,
     };
     let suite = |commit: &CommitId| {
-        fleet_view::suite_at(&repository, commit, to, &config)
-            .map(|(suite, _)| suite)
+        fleet_view::rules_at(&repository, commit, to, &config)
+            .map(|rules| rules.suite)
             .map_err(GateError::Fleet)
     };
     let before = base.as_ref().map(suite).transpose()?.flatten();

@@ -19,6 +19,7 @@ mod setting;
 mod source;
 mod status;
 mod token;
+mod turn;
 
 pub use branch::Branch;
 pub use build::{Build, BuildState, NewBuild};
@@ -31,3 +32,4 @@ pub use reproduction::{Reproduction, ReproductionState};
 pub use source::Source;
 pub use status::{Status, Untold};
 pub use token::Token;
+pub use turn::{NewTurn, Turn};

@@ -8,7 +8,8 @@ use volary_model::{CommitId, DeviceName, StageName};
 use crate::db::{ms, parse, time};
 use crate::{Store, StoreError};
 
-/// How many reports of a device are kept.
+/// How many reports of a device are kept, of convergences and of health each: a day of health must
+/// not push out how the last convergences ended.
 const KEEP: i64 = 200;
 
 /// A report with what the records need to know of it.
@@ -26,6 +27,8 @@ pub struct NewReport {
     pub suite: Option<String>,
     /// The convergence it is about, JSON, if it is about one.
     pub convergence: Option<String>,
+    /// The commit of that convergence: its report gives the device's turn back.
+    pub converged: Option<CommitId>,
     /// The packages that it has: name → version.
     pub packages: BTreeMap<String, String>,
     /// Its operating system, if the report tells.
@@ -59,50 +62,24 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn add_report(&self, report: &NewReport, now: Timestamp) -> Result<bool, StoreError> {
+        let added = self.add_reports(std::slice::from_ref(report), now).await?;
+        Ok(added.first() == Some(&true))
+    }
+
+    /// Keeps reports in their order, all in one step with all that follows from them: a device that
+    /// was away for a week costs one write to the disk and not a thousand. Says of each whether it
+    /// is new.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then none of them is kept.
+    pub async fn add_reports(&self, reports: &[NewReport], now: Timestamp) -> Result<Vec<bool>, StoreError> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let added = sqlx::query(
-            "INSERT INTO reports (device, id, received_at, body) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (device, id) DO NOTHING",
-        )
-        .bind(report.device.as_str())
-        .bind(&report.id)
-        .bind(ms(now))
-        .bind(&report.body)
-        .execute(&mut *tx)
-        .await?;
-        if added.rows_affected() == 0 {
-            return Ok(false);
+        let mut added = Vec::with_capacity(reports.len());
+        for report in reports {
+            added.push(add(&mut tx, report, now).await?);
         }
-        sqlx::query(
-            "UPDATE devices SET report = $2, reported_at = $3, seen_at = $3, stage = COALESCE($4, stage),
-                 os = COALESCE($7, os),
-                 since = CASE WHEN COALESCE(good_commit, '') = COALESCE($5, '')
-                     AND COALESCE(suite, '') = COALESCE($6, suite, '') THEN since ELSE $3 END,
-                 good_commit = $5, suite = COALESCE($6, suite),
-                 convergence = COALESCE($8, convergence)
-             WHERE name = $1",
-        )
-        .bind(report.device.as_str())
-        .bind(&report.body)
-        .bind(ms(now))
-        .bind(report.stage.as_ref().map(StageName::as_str))
-        .bind(report.good_commit.as_ref().map(CommitId::as_str))
-        .bind(&report.suite)
-        .bind(&report.os)
-        .bind(&report.convergence)
-        .execute(&mut *tx)
-        .await?;
-        sight(&mut tx, report, now).await?;
-        sqlx::query(
-            "DELETE FROM reports WHERE device = $1 AND seq <= (SELECT seq FROM reports
-             WHERE device = $1 ORDER BY seq DESC LIMIT 1 OFFSET $2)",
-        )
-        .bind(report.device.as_str())
-        .bind(KEEP)
-        .execute(&mut *tx)
-        .await?;
         tx.commit().await?;
-        Ok(true)
+        Ok(added)
     }
 
     /// The newest `limit` reports of a device, newest first.
@@ -110,11 +87,30 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn reports(&self, device: &DeviceName, limit: u32) -> Result<Vec<StoredReport>, StoreError> {
+        self.newest(device, 0, limit).await
+    }
+
+    /// The newest `limit` reports of convergences of a device, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn results(&self, device: &DeviceName, limit: u32) -> Result<Vec<StoredReport>, StoreError> {
+        self.newest(device, 1, limit).await
+    }
+
+    async fn newest(
+        &self,
+        device: &DeviceName,
+        least: i64,
+        limit: u32,
+    ) -> Result<Vec<StoredReport>, StoreError> {
         let rows: Vec<(i64, String)> = sqlx::query_as(
-            "SELECT received_at, body FROM reports WHERE device = $1 ORDER BY seq DESC LIMIT $2",
+            "SELECT received_at, body FROM reports WHERE device = $1 AND result >= $3
+             ORDER BY seq DESC LIMIT $2",
         )
         .bind(device.as_str())
         .bind(i64::from(limit))
+        .bind(least)
         .fetch_all(&self.reader)
         .await?;
         Ok(rows
@@ -142,6 +138,67 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// Keeps one report. False if the same id was there already; then nothing changes.
+async fn add(
+    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    report: &NewReport,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let result = i64::from(report.convergence.is_some());
+    let added = sqlx::query(
+        "INSERT INTO reports (device, id, received_at, body, result) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (device, id) DO NOTHING",
+    )
+    .bind(report.device.as_str())
+    .bind(&report.id)
+    .bind(ms(now))
+    .bind(&report.body)
+    .bind(result)
+    .execute(&mut **tx)
+    .await?;
+    if added.rows_affected() == 0 {
+        return Ok(false);
+    }
+    sqlx::query(
+        "UPDATE devices SET report = $2, reported_at = $3, seen_at = $3, stage = COALESCE($4, stage),
+             os = COALESCE($7, os),
+             since = CASE WHEN COALESCE(good_commit, '') = COALESCE($5, '')
+                 AND COALESCE(suite, '') = COALESCE($6, suite, '') THEN since ELSE $3 END,
+             good_commit = $5, suite = COALESCE($6, suite),
+             convergence = COALESCE($8, convergence)
+         WHERE name = $1",
+    )
+    .bind(report.device.as_str())
+    .bind(&report.body)
+    .bind(ms(now))
+    .bind(report.stage.as_ref().map(StageName::as_str))
+    .bind(report.good_commit.as_ref().map(CommitId::as_str))
+    .bind(&report.suite)
+    .bind(&report.os)
+    .bind(&report.convergence)
+    .execute(&mut **tx)
+    .await?;
+    sight(tx, report, now).await?;
+    sqlx::query(
+        "DELETE FROM reports WHERE device = $1 AND result = $3 AND seq <= (SELECT seq FROM reports
+         WHERE device = $1 AND result = $3 ORDER BY seq DESC LIMIT 1 OFFSET $2)",
+    )
+    .bind(report.device.as_str())
+    .bind(KEEP)
+    .bind(result)
+    .execute(&mut **tx)
+    .await?;
+    if let Some(commit) = &report.converged {
+        sqlx::query("DELETE FROM turns WHERE device = $1 AND commit_id = $2 AND after < $3")
+            .bind(report.device.as_str())
+            .bind(commit.as_str())
+            .bind(&report.id)
+            .execute(&mut **tx)
+            .await?;
+    }
+    Ok(true)
 }
 
 /// Notes which package versions a device has come to have and has no more.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use volary_model::{BuildMethod, BuildScope, CommitId, DeviceName, Digest, SourceName};
 use volary_store::{
-    BuildState, DeviceState, Enrolling, Enrolment, JoinRefusal, NewBuild, NewRebuild, NewReport,
-    ReproductionState, Store,
+    BuildState, DeviceState, Enrolling, Enrolment, JoinRefusal, NewBuild, NewRebuild, NewReport, NewTurn,
+    ReproductionState, Store, Turn,
 };
 
 /// Runs a test body on a fresh database.
@@ -71,6 +71,7 @@ fn report(id: &str, good: char, packages: &[(&str, &str)]) -> NewReport {
         good_commit: Some(commit(good)),
         suite: Some("rolling".into()),
         convergence: None,
+        converged: None,
         packages: packages
             .iter()
             .map(|(name, version)| ((*name).into(), (*version).into()))
@@ -465,5 +466,91 @@ fn a_comparison_waits_once_and_survives_a_kill() {
             (known.state, known.varied.len(), known.ended_at),
             (ReproductionState::Same, 1, Some(at(8)))
         );
+    });
+}
+
+fn turn(device: &str, goes_for: char, after: &str) -> NewTurn {
+    NewTurn {
+        device: device.parse().unwrap(),
+        stage: "canary".parse().unwrap(),
+        site: "north".into(),
+        commit: commit(goes_for),
+        after: after.into(),
+    }
+}
+
+/// Takes a turn if at most one other device of the site has one.
+async fn take(store: &Store, wanted: &NewTurn, now: Timestamp) -> bool {
+    let device = wanted.device.clone();
+    let decide = move |held: &[Turn]| {
+        let free = held.iter().all(|turn| turn.device == device);
+        (free.then(|| now + SignedDuration::from_secs(600)), free)
+    };
+    store.take_turn(wanted, now, decide).await.unwrap()
+}
+
+async fn accepted(store: &Store, names: &[(&str, u8)]) {
+    for (name, key) in names {
+        store.enroll(&enrolling(name, *key, None), at(0)).await.unwrap();
+        store.accept_device(&name.parse().unwrap(), &"canary".parse().unwrap()).await.unwrap();
+    }
+}
+
+#[test]
+fn a_turn_is_given_once_and_outlives_a_restart() {
+    with_store(|store, path| async move {
+        accepted(&store, &[("dev-1", 1), ("dev-2", 2)]).await;
+        assert!(take(&store, &turn("dev-1", 'a', "1"), at(1)).await);
+        assert!(!take(&store, &turn("dev-2", 'a', "1"), at(2)).await);
+        assert!(take(&store, &turn("dev-1", 'a', "1"), at(3)).await, "again: the answer was lost");
+        let elsewhere = NewTurn { site: "south".into(), ..turn("dev-2", 'a', "1") };
+        assert!(take(&store, &elsewhere, at(4)).await);
+        store.close().await;
+        let store = Store::open(&path).await.unwrap();
+        let turns = store.turns(at(5)).await.unwrap();
+        let told: Vec<_> =
+            turns.iter().map(|turn| (turn.device.as_str(), turn.site.as_str(), turn.granted_at)).collect();
+        assert_eq!(told, [("dev-1", "north", at(1)), ("dev-2", "south", at(4))]);
+        assert!(!take(&store, &turn("dev-2", 'a', "1"), at(6)).await);
+        assert_eq!(store.turns(at(6)).await.unwrap().len(), 1, "what it had elsewhere is given up");
+        assert!(store.give_turn_back(&"dev-1".parse().unwrap()).await.unwrap());
+        assert!(!store.give_turn_back(&"dev-1".parse().unwrap()).await.unwrap());
+        assert!(take(&store, &turn("dev-2", 'a', "1"), at(7)).await);
+        // A device that fell silent holds nobody up for ever.
+        assert!(!take(&store, &turn("dev-1", 'a', "1"), at(606)).await);
+        assert!(take(&store, &turn("dev-1", 'a', "1"), at(607)).await);
+    });
+}
+
+#[test]
+fn the_report_of_the_convergence_gives_the_turn_back() {
+    with_store(|store, _| async move {
+        accepted(&store, &[("dev-1", 1)]).await;
+        assert!(take(&store, &turn("dev-1", 'b', "1"), at(1)).await);
+        let told =
+            |id: &str, of: Option<char>| NewReport { converged: of.map(commit), ..report(id, 'a', &[]) };
+        // One of an attempt before, one of another commit, one of health.
+        for (id, of) in [("1", Some('b')), ("2", Some('a')), ("3", None)] {
+            store.add_report(&told(id, of), at(2)).await.unwrap();
+            assert_eq!(store.turns(at(2)).await.unwrap().len(), 1, "report {id}");
+        }
+        store.add_report(&told("4", Some('b')), at(3)).await.unwrap();
+        assert_eq!(store.turns(at(3)).await.unwrap(), []);
+    });
+}
+
+#[test]
+fn health_does_not_push_out_results() {
+    with_store(|store, _| async move {
+        accepted(&store, &[("dev-1", 1)]).await;
+        let result = NewReport { convergence: Some("{}".into()), ..report("0000", 'a', &[]) };
+        let mut reports = vec![result];
+        reports.extend((1..=500).map(|number| report(&format!("{number:04}"), 'a', &[])));
+        assert_eq!(store.add_reports(&reports, at(1)).await.unwrap(), vec![true; 501]);
+        assert_eq!(store.add_reports(&reports[400..], at(2)).await.unwrap(), vec![false; 101], "once");
+        let device = "dev-1".parse().unwrap();
+        assert_eq!(store.reports(&device, 1000).await.unwrap().len(), 201);
+        let results = store.results(&device, 1000).await.unwrap();
+        assert_eq!(results.iter().map(|kept| kept.body.as_str()).collect::<Vec<_>>(), ["{\"id\":\"0000\"}"]);
     });
 }

@@ -9,6 +9,7 @@ DOCUMENTATION = """
     short_description: tells the Volary agent what a playbook did
     description:
       - Appends one line of JSON for each failed or changed task to the file in VOLARY_EVENTS.
+      - With VOLARY_DIFFS, the line of a changed task has its difference.
       - Appends one line for each path that a task changed to the file in VOLARY_MADE, and whether
         the task found nothing there before, for an undo.
 """
@@ -33,6 +34,7 @@ class CallbackModule(CallbackBase):
         self.file = open(path, "a", encoding="utf-8") if path else None
         path = os.environ.get("VOLARY_MADE")
         self.made = open(path, "a", encoding="utf-8") if path else None
+        self.diffs = bool(os.environ.get("VOLARY_DIFFS"))
 
     def tell(self, event, **fields):
         if self.file:
@@ -60,8 +62,21 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_on_ok(self, result):
         if answer(result).get("changed"):
-            self.task("changed", result)
+            self.task("changed", result, diff=self.diff_of(result) if self.diffs else "")
         self.note_paths(result)
+
+    def diff_of(self, result):
+        """What a task changed or would change, as Ansible itself shows it; hidden things stay so."""
+        found = answer(result)
+        texts = []
+        for item in found.get("results") or [found]:
+            if not isinstance(item, dict) or item.get("_ansible_no_log") or not item.get("diff"):
+                continue
+            try:
+                texts.append(self._get_diff(item["diff"]))
+            except Exception as error:
+                texts.append(f"(no difference can be shown: {error})")
+        return "".join(str(text) for text in texts)[:LIMIT]
 
     def note_paths(self, result):
         if not self.made:

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use volary_agent::agent::Agent;
 use volary_agent::enroll::{Ending, Wanted, enroll};
+use volary_agent::ledger::Ledger;
 use volary_agent::paths::Paths;
 use volary_api::join::JoinToken;
 use volary_device::{Event, Hold};
-use volary_host::{create_dir, read_to_string, remove_if_exists, write_atomic};
+use volary_host::{create_dir, now, read_to_string, remove_if_exists, write_atomic};
 
 use crate::fleet::{Fleet, INVENTORY};
 use crate::stub::Stub;
@@ -52,6 +53,19 @@ impl Device {
     pub fn turn(&mut self, event: Event) -> String {
         self.agent.turn(event, Duration::ZERO).unwrap();
         self.stub.last_failure()
+    }
+
+    /// One turn after so long that it is time to look for drift.
+    pub fn look_for_drift(&mut self) {
+        let paths = Paths::below(self.root.path());
+        let (mut ledger, mut state) = Ledger::open(&paths, &self.agent.config).unwrap();
+        let long_ago = now().checked_sub(jiff::SignedDuration::from_hours(1)).unwrap();
+        state.good_since = Some(long_ago);
+        if let Some(drift) = &mut state.drift {
+            drift.at = long_ago;
+        }
+        ledger.save(&state).unwrap();
+        self.agent.turn(Event::Due, Duration::ZERO).unwrap();
     }
 
     pub fn state_folder(&self) -> PathBuf {

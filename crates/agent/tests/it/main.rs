@@ -7,4 +7,6 @@ mod daemon;
 mod enrolment;
 mod fleet;
 mod inventory;
+mod offline;
+mod operate;
 mod stub;

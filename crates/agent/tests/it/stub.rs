@@ -12,7 +12,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use volary_api::join::JoinToken;
-use volary_api::v1::device::{Desired, Enroll, Enrolled, Outcome, Report, WantObjects};
+use volary_api::v1::device::{
+    AskTurn, Desired, Enroll, Enrolled, Outcome, ReceivedBatch, RefusedReport, Report, Turn, WantObjects,
+};
 use volary_fleet::{GitRepository, pack_for_device};
 use volary_model::{CommitId, DeviceName};
 
@@ -46,6 +48,14 @@ pub struct World {
     pub trouble: Option<u16>,
     /// Reports that came.
     pub reports: Vec<Report>,
+    /// True if it takes several reports at once; an older server does not.
+    pub knows_batches: bool,
+    /// Ids of reports that it never takes in a batch.
+    pub refuses: Vec<String>,
+    /// What it says to a device that asks for a turn.
+    pub turn: Turn,
+    /// What the last one that asked for a turn said.
+    pub asked: Option<AskTurn>,
     /// Requests that came: method and path.
     pub requests: Vec<String>,
     /// Public keys of those who enrolled.
@@ -75,6 +85,10 @@ impl Stub {
             accepts: true,
             trouble: None,
             reports: Vec::new(),
+            knows_batches: true,
+            refuses: Vec::new(),
+            turn: Turn::Granted { seconds: 600 },
+            asked: None,
             requests: Vec::new(),
             enrolled: Vec::new(),
             connections: 0,
@@ -111,7 +125,6 @@ impl Stub {
     pub fn want(&self, stage: &str, commit: &CommitId) {
         let branch = if stage == "development" { "master" } else { stage };
         self.world().desired = Some(Desired {
-            budget: None,
             stage: stage.parse().unwrap(),
             branch: branch.to_owned(),
             commit: commit.clone(),
@@ -134,6 +147,7 @@ impl Stub {
             Outcome::Good => "good",
             Outcome::Failed => "failed",
             Outcome::Refused => "refused",
+            Outcome::Unknown => "unknown",
         };
         match convergence.failure {
             None => outcome.to_owned(),
@@ -273,6 +287,26 @@ fn answer(request: &Request, shared: &Shared) -> (u16, String, Vec<u8>) {
                 Err(error) => (404, String::new(), format!("{{\"error\":\"{error}\"}}").into_bytes()),
             }
         }
+        "POST /device/v1/reports/batch" if world.knows_batches => {
+            let body = if request.packed { unpacked(&request.body) } else { request.body.clone() };
+            let lines = String::from_utf8(body).unwrap();
+            let mut received = ReceivedBatch::default();
+            for (line, text) in (1..).zip(lines.lines()) {
+                let report: Report = serde_json::from_str(text).unwrap();
+                if world.refuses.contains(&report.id) {
+                    received.refused.push(RefusedReport { line, error: "not liked".to_owned() });
+                    continue;
+                }
+                received.received.push(report.id.clone());
+                world.reports.push(report);
+            }
+            json(serde_json::to_value(received).unwrap())
+        }
+        "POST /device/v1/turn" => {
+            world.asked = Some(serde_json::from_slice(&request.body).unwrap());
+            json(serde_json::to_value(&world.turn).unwrap())
+        }
+        "DELETE /device/v1/turn" => (204, String::new(), Vec::new()),
         "POST /device/v1/reports" => {
             let body = if request.packed { unpacked(&request.body) } else { request.body.clone() };
             let report: Report = serde_json::from_slice(&body).unwrap();

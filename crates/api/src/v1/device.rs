@@ -6,6 +6,14 @@
 //! | `GET  /device/v1/desired` | → [`Desired`] with an `ETag`; 304 if nothing changed |
 //! | `POST /device/v1/objects` | [`WantObjects`] → a git pack without deltas |
 //! | `POST /device/v1/reports` | [`Report`], may be `content-encoding: gzip` → [`Received`] |
+//! | `POST /device/v1/reports/batch` | several, one JSON a line, may be gzip → [`ReceivedBatch`] |
+//! | `POST /device/v1/turn` | [`AskTurn`] → [`Turn`] |
+//! | `DELETE /device/v1/turn` | gives the turn back |
+//!
+//! Devices and servers of neighbouring versions talk to each other: fields that are not known are
+//! passed over, fields that are not there have a default, and a word that is not known is read as
+//! `Unknown` and never as success. So a new fact gets a new field with a default, and a new ending
+//! keeps an old word: a convergence that was undone is `failed`, with [`Reverted`] beside it.
 
 use std::collections::BTreeMap;
 
@@ -64,10 +72,6 @@ pub struct Desired {
     pub rolling: String,
     /// How long to wait between two questions, in seconds.
     pub poll: u32,
-    /// Why the device should not change now, in words, if others of its site change: it counts
-    /// where the signed `volary.yml` limits how many may at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub budget: Option<String>,
 }
 
 /// Asks for the git objects between two commits.
@@ -90,6 +94,9 @@ pub enum Outcome {
     Failed,
     /// The commit was not applied, since it is not to be trusted.
     Refused,
+    /// A newer agent has a word for it that this version does not know. Never good.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Which step of a convergence failed, and how.
@@ -137,11 +144,11 @@ pub struct Convergence {
 /// How a device was put back after a change that failed or did not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reverted {
-    /// Who did it: `agent`, `timer`, `boot` or `person`.
+    /// Who did it: `agent`, `timer` or `boot` (of systemd, without the agent), or `person`.
     pub by: String,
     /// Why, as a sentence.
     pub reason: String,
-    /// When.
+    /// When, by the device's clock.
     pub at: Timestamp,
     /// Whether the server could be reached after it; `None` if it could not before the change.
     #[serde(default)]
@@ -149,15 +156,18 @@ pub struct Reverted {
     /// True if it took a reboot.
     #[serde(default)]
     pub rebooted: bool,
-    /// What was put back.
+    /// What was put back, each in words: files, packages with both versions, units.
     #[serde(default)]
     pub restored: Vec<String>,
-    /// What could not be put back.
+    /// What could not be put back, each with the reason.
     #[serde(default)]
     pub left: Vec<String>,
     /// True if the device does not try the commit again by itself.
     #[serde(default)]
     pub quarantined: bool,
+    /// The end of the journal at that time.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub journal: String,
 }
 
 /// A convergence that may not begin yet.
@@ -182,22 +192,46 @@ pub struct Quarantined {
     /// When it was undone last.
     pub at: Timestamp,
     /// How often it was undone.
+    #[serde(default)]
     pub times: u32,
 }
 
 /// What differs on a device from the commit that it converged to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {
-    /// When it was looked for.
+    /// When it was looked for, by the device's clock.
     pub at: Timestamp,
     /// The commit.
     pub commit: CommitId,
-    /// Tasks that would change something.
+    /// Tasks that would change something, the first of them.
     #[serde(default)]
-    pub changes: Vec<String>,
+    pub tasks: Vec<DriftedTask>,
+    /// How many tasks that are in all.
+    #[serde(default)]
+    pub tasks_total: u32,
+    /// Packages that are not at the suite's version: name → (installed, suite's).
+    #[serde(default)]
+    pub packages: BTreeMap<String, (String, String)>,
     /// Why it could not be found out, if so.
     #[serde(default)]
     pub failure: Option<Failure>,
+}
+
+impl Drift {
+    /// True if the device is what its commit says.
+    pub fn is_none(&self) -> bool {
+        self.tasks_total == 0 && self.packages.is_empty() && self.failure.is_none()
+    }
+}
+
+/// A task of the playbook that would change something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriftedTask {
+    /// Its name.
+    pub task: String,
+    /// The beginning of its difference.
+    #[serde(default)]
+    pub diff: String,
 }
 
 /// What one check of `health/` said.
@@ -286,91 +320,58 @@ pub struct Received {
     pub id: String,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What became of several reports.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ReceivedBatch {
+    /// The ids of those that the server has on disk, in their order.
+    #[serde(default)]
+    pub received: Vec<String>,
+    /// Those that it will never take.
+    #[serde(default)]
+    pub refused: Vec<RefusedReport>,
+}
 
-    /// A report as agents made it before changes were undone.
-    const BEFORE: &str = r#"{
-        "id": "0000001795000000", "at": "2026-11-22T10:00:00Z", "agent": "0.1.0", "boot_id": "b", "uptime": 60,
-        "stage": "canary", "good_commit": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-        "convergence": {
-            "commit": "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb", "suite": null, "outcome": "failed",
-            "failure": { "step": "units", "what": "a.service", "message": "it has failed" },
-            "started_at": "2026-11-22T09:59:00Z", "ended_at": "2026-11-22T10:00:00Z",
-            "changed_tasks": 3, "packages": {}
-        }
-    }"#;
+/// A report that the server will never take.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RefusedReport {
+    /// Its line in the batch, from 1.
+    pub line: u32,
+    /// Why.
+    pub error: String,
+}
 
-    /// What a server before that read of it, with its own rules: the outcomes were these three.
-    #[derive(Deserialize)]
-    struct OldReport {
-        convergence: Option<OldConvergence>,
-    }
+/// Asks whether the device may change itself now: its fleet bounds how many of a site do so at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskTurn {
+    /// The stage that the device follows.
+    pub stage: StageName,
+    /// The commit that it goes for.
+    pub commit: CommitId,
+    /// Its variable `volary_site`; without one the stage is one site.
+    #[serde(default)]
+    pub site: Option<String>,
+    /// The id of the report it made last. A later one about this commit gives the turn back.
+    #[serde(default)]
+    pub after: String,
+}
 
-    #[derive(Deserialize)]
-    struct OldConvergence {
-        outcome: OldOutcome,
-        failure: Option<Failure>,
-        changed_tasks: u32,
-    }
-
-    #[derive(Debug, PartialEq, Deserialize)]
-    #[serde(rename_all = "kebab-case")]
-    enum OldOutcome {
-        Good,
-        Failed,
-        Refused,
-    }
-
-    fn new_report() -> Report {
-        let mut report: Report = serde_json::from_str(BEFORE).unwrap();
-        let failure = report.convergence.as_ref().and_then(|run| run.failure.clone()).unwrap();
-        let commit = report.convergence.as_ref().map(|run| run.commit.clone()).unwrap();
-        report.convergence.as_mut().unwrap().reverted = Some(Reverted {
-            by: "timer".into(),
-            reason: "the agent did not run any more".into(),
-            at: report.at,
-            path_works: Some(true),
-            rebooted: false,
-            restored: vec!["/etc/motd".into()],
-            left: vec![],
-            quarantined: true,
-        });
-        report.waiting = Some(Waiting { commit: commit.clone(), obstacles: vec!["frozen".into()] });
-        let at = report.at;
-        report.quarantined =
-            vec![Quarantined { commit: commit.clone(), rolling: String::new(), failure, at, times: 1 }];
-        report.drift = Some(Drift { at, commit, changes: vec!["motd".into()], failure: None });
-        report
-    }
-
-    #[test]
-    fn a_server_takes_reports_of_agents_that_undo_nothing() {
-        let report: Report = serde_json::from_str(BEFORE).unwrap();
-        assert_eq!(report.convergence.unwrap().reverted, None);
-        assert_eq!((report.waiting, report.quarantined, report.drift), (None, vec![], None));
-    }
-
-    #[test]
-    fn a_server_that_knows_no_undo_takes_it_as_a_failure() {
-        let text = serde_json::to_string(&new_report()).unwrap();
-        let old: OldReport = serde_json::from_str(&text).unwrap();
-        let run = old.convergence.unwrap();
-        assert_eq!((run.outcome, run.changed_tasks), (OldOutcome::Failed, 3));
-        assert_eq!(run.failure.unwrap().what, "a.service");
-    }
-
-    #[test]
-    fn nothing_is_lost_on_the_wire() {
-        let text = serde_json::to_string(&new_report()).unwrap();
-        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), new_report());
-    }
-
-    #[test]
-    fn an_offer_of_an_older_server_limits_nobody() {
-        let text = r#"{"stage": "canary", "branch": "canary", "commit":
-            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "poll": 60}"#;
-        assert_eq!(serde_json::from_str::<Desired>(text).unwrap().budget, None);
-    }
+/// The answer to [`AskTurn`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Turn {
+    /// It may.
+    Granted {
+        /// For how many seconds the turn is its own.
+        seconds: u32,
+    },
+    /// Not now.
+    Wait {
+        /// Who holds the turns, in a sentence.
+        reason: String,
+        /// How long to wait before asking again, in seconds.
+        again_after: u32,
+    },
+    /// A newer server has another answer. It is no grant.
+    #[serde(other)]
+    Unknown,
 }

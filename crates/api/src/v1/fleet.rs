@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET  /api/v1/devices` | → `Vec<`[`Device`](super::status::Device)`>` |
 //! | `GET  /api/v1/devices/{name}` | → [`Device`](super::status::Device) |
-//! | `GET  /api/v1/devices/{name}/reports?limit=N` | → `Vec<`[`Report`](super::device::Report)`>`, newest first |
+//! | `GET  /api/v1/devices/{name}/reports?limit=N&results=BOOL` | → `Vec<`[`Report`](super::device::Report)`>`, newest first; `results=true`: only those of convergences |
 //! | `POST /api/v1/devices/{name}/accept` | [`Accept`] → nothing |
 //! | `POST /api/v1/devices/{name}/reject` | → nothing; its certificate counts no more |
 //! | `DELETE /api/v1/devices/{name}` | → nothing |

@@ -50,8 +50,39 @@ pub struct Stage {
     pub committed_at: Option<Timestamp>,
     /// The suite it takes packages from.
     pub suite: Option<String>,
+    /// Why nothing changes in it, if its newest commit stops it.
+    #[serde(default)]
+    pub stop: Option<String>,
+    /// The freezes that are not over, in words. Those without a time zone are in device time.
+    #[serde(default)]
+    pub freezes: Vec<String>,
+    /// The windows in which its devices change, in words; empty if they may at any time.
+    #[serde(default)]
+    pub windows: String,
+    /// How many devices of one site may change at once, if that is bounded.
+    #[serde(default)]
+    pub per_site_at_most: Option<u32>,
+    /// The devices that have a turn to change now, if that is bounded.
+    #[serde(default)]
+    pub turns: Vec<HeldTurn>,
     /// Its devices by name.
     pub devices: Vec<Device>,
+}
+
+/// A device that may change now, where the fleet bounds how many of a site do so at once.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HeldTurn {
+    /// The device.
+    pub device: DeviceName,
+    /// Its site; empty if the stage is one site.
+    #[serde(default)]
+    pub site: String,
+    /// The commit that it goes for.
+    pub commit: CommitId,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when, if it is not heard of before.
+    pub until: Timestamp,
 }
 
 /// Whether a device is what its stage wants.

@@ -2,17 +2,17 @@
 
 use clap::Subcommand;
 use volary_api::join::JoinToken;
-use volary_api::v1::device::{Outcome, Report};
+use volary_api::v1::device::Report;
 use volary_api::v1::fleet::{Accept, DeviceToken, NewDeviceToken};
 use volary_api::v1::status::Device;
 use volary_fleet::RootSigners;
 use volary_model::{DeviceName, StageName};
 
 use super::fleet::read_fleet;
-use super::{approve, encode, status};
+use super::{approve, device_show, encode, status};
 use crate::config::Connection;
 use crate::failure::Failure;
-use crate::out::{Out, Tone, ago, ago_or_dash, bytes};
+use crate::out::{Out, ago_or_dash};
 use crate::workdir::WorkDir;
 
 /// What to do with devices.
@@ -20,7 +20,7 @@ use crate::workdir::WorkDir;
 pub enum DeviceCommand {
     /// List all devices
     List,
-    /// Show one device with its last reports
+    /// Show one device: what it runs and why, what it waits for, how its last convergences ended
     Show {
         /// The device
         name: DeviceName,
@@ -68,8 +68,8 @@ pub fn run(command: DeviceCommand, connection: &Connection, out: &Out) -> Result
         }
         DeviceCommand::Show { name } => {
             let device: Device = client.get(&path(&name, ""))?;
-            let reports: Vec<Report> = client.get(&path(&name, "/reports?limit=10"))?;
-            out.show(&(device, reports), |(device, reports)| show(device, reports, out));
+            let reports: Vec<Report> = client.get(&path(&name, "/reports?limit=10&results=true"))?;
+            out.show(&(device, reports), |(device, reports)| device_show::show(device, reports, out));
         }
         DeviceCommand::Token { stage, uses, valid_for } => {
             let request = NewDeviceToken { stage, uses, valid_for: valid_for * 3_600 };
@@ -151,73 +151,5 @@ fn list(devices: &[Device], out: &Out) {
         &["DEVICE", "STAGE", "CONDITION", "SUITE", "SEEN", "ARCH", "FINGERPRINT", "WHY"],
         rows,
         "no devices yet; make a token with: volary device token --stage STAGE",
-    );
-}
-
-fn show(device: &Device, reports: &[Report], out: &Out) {
-    let row = |name: &str, value: &str| out.line(format!("{name:<13}{value}"));
-    row("device", device.name.as_str());
-    row("stage", device.stage.as_ref().map_or("–", StageName::as_str));
-    row("condition", &status::condition(device.condition, out));
-    if !device.reason.is_empty() {
-        row("why", &device.reason);
-    }
-    row("commit", device.commit.as_ref().map_or("–", |commit| commit.as_str()));
-    row("suite", device.suite.as_deref().unwrap_or("–"));
-    row("since", &ago_or_dash(device.since));
-    row("seen", &ago_or_dash(device.seen_at));
-    row("os", &format!("{} ({})", device.os, device.architecture));
-    row("fingerprint", &device.fingerprint);
-    if let Some(report) = &device.report {
-        row(
-            "memory",
-            &format!("{} of {} available", bytes(report.memory_available), bytes(report.memory_total)),
-        );
-        row("disk", &format!("{} of {} free", bytes(report.disk_free), bytes(report.disk_total)));
-        for (unit, state) in &report.units {
-            row("unit", &format!("{unit} {state}"));
-        }
-        for check in &report.checks {
-            let word =
-                if check.passed { out.tone(Tone::Good, "passed") } else { out.tone(Tone::Bad, "failed") };
-            row("check", &format!("{} {word} {}", check.name, check.output.trim()));
-        }
-        for (package, version) in &report.packages {
-            row("package", &format!("{package} {version}"));
-        }
-    }
-    out.line("");
-    convergences(reports, out);
-}
-
-fn convergences(reports: &[Report], out: &Out) {
-    let rows = reports
-        .iter()
-        .filter_map(|report| report.convergence.as_ref())
-        .map(|run| {
-            let why = run.failure.as_ref().map_or(String::new(), |failure| {
-                let message = failure.message.lines().next().unwrap_or_default();
-                format!("{} {:?}: {message}", failure.step, failure.what)
-            });
-            vec![
-                ago(run.ended_at),
-                run.commit.short().to_owned(),
-                run.suite.clone().unwrap_or_else(|| "–".into()),
-                match (&run.reverted, run.outcome) {
-                    (Some(_), _) => "reverted",
-                    (None, Outcome::Good) => "good",
-                    (None, Outcome::Failed) => "failed",
-                    (None, Outcome::Refused) => "refused",
-                }
-                .to_owned(),
-                run.changed_tasks.to_string(),
-                why,
-            ]
-        })
-        .collect();
-    out.table(
-        &["CONVERGED", "COMMIT", "SUITE", "END", "CHANGED", "WHY"],
-        rows,
-        "no convergence was reported yet",
     );
 }

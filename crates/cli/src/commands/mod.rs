@@ -13,6 +13,7 @@ pub mod build;
 mod bump_keys;
 pub mod check;
 pub mod device;
+mod device_show;
 pub mod fleet;
 pub mod inventory;
 pub mod release;

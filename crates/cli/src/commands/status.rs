@@ -1,7 +1,7 @@
 //! `volary status`, `trace` and `events`: what is where, since when, and why.
 
 use clap::Args;
-use volary_api::v1::status::{Condition, Device, Event, Stage, Status, Trace};
+use volary_api::v1::status::{Condition, Device, Event, HeldTurn, Stage, Status, Trace};
 use volary_model::{Architecture, StageName};
 use volary_plan::text;
 
@@ -92,7 +92,27 @@ fn stage_table(stage: &Stage, out: &Out) {
         out.tone(Tone::Dim, format!("{:?}, {}", stage.subject, ago_or_dash(stage.committed_at))),
         stage.suite.as_deref().unwrap_or("no release yet"),
     ));
+    if let Some(why) = &stage.stop {
+        out.line(format!("  {} {why}", out.tone(Tone::Bad, "stopped:")));
+    }
+    for freeze in &stage.freezes {
+        out.line(format!("  {} {freeze}", out.tone(Tone::Warn, "frozen:")));
+    }
+    if !stage.windows.is_empty() {
+        out.line(format!("  {} {}", out.tone(Tone::Dim, "windows:"), stage.windows));
+    }
+    if let Some(at_most) = stage.per_site_at_most {
+        let most = format!("at most {} of a site", text::count(at_most as usize, "device"));
+        let now: Vec<String> = stage.turns.iter().map(turn).collect();
+        let now = if now.is_empty() { "none".to_owned() } else { text::some(&now, 5) };
+        out.line(format!("  {} {most}; now: {now}", out.tone(Tone::Dim, "at once:")));
+    }
     devices(&stage.devices, out);
+}
+
+fn turn(turn: &HeldTurn) -> String {
+    let site = if turn.site.is_empty() { String::new() } else { format!(" at {}", turn.site) };
+    format!("{}{site} since {}", turn.device, ago(turn.since))
 }
 
 /// A condition as a coloured word.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::{end, later, next_question, rest};
 use crate::event::{Effect, Passed};
 use crate::patience::jittered;
-use crate::permit::{Circumstances, Permit, permit};
+use crate::permit::{Circumstances, Obstacle, Permit, permit};
 use crate::policy::Policy;
 use crate::state::{Failure, Outcome, Phase, Rest, Scope, State, Step, Target, Urge, Waiting, Work};
 
@@ -18,16 +18,9 @@ use crate::state::{Failure, Outcome, Phase, Rest, Scope, State, Step, Target, Ur
 const STRAYS: u32 = 3;
 
 /// Takes note of an offer.
-pub(super) fn offered(
-    mut state: State,
-    target: Target,
-    poll: u32,
-    budget: Option<String>,
-    now: Timestamp,
-) -> (State, Vec<Effect>) {
+pub(super) fn offered(mut state: State, target: Target, poll: u32, now: Timestamp) -> (State, Vec<Effect>) {
     state.memory.poll = Some(poll.clamp(1, 24 * 3600));
     state.memory.unanswered = 0;
-    state.memory.budget = budget;
     if target.stage == state.stage {
         state.memory.strays = 0;
         state.memory.offered = Some(target.clone());
@@ -198,9 +191,72 @@ pub(super) fn verified(mut state: State, passed: Passed, now: Timestamp) -> (Sta
     if !permit.obstacles.is_empty() {
         return wait(state, work, permit, now);
     }
-    state.failed_before.get_or_insert(passed.failed_units);
+    state.memory.failed_units = passed.failed_units;
+    if work.policy.per_site_at_most.is_some() {
+        // It is this one's even if it was granted before: that was some time ago.
+        state.phase = Phase::Verify(work.clone());
+        return (state, vec![Effect::AskTurn(work)]);
+    }
+    change(state, work)
+}
+
+/// Nothing stands in the way: the change begins with a checkpoint.
+fn change(mut state: State, work: Work) -> (State, Vec<Effect>) {
+    let failed_units = std::mem::take(&mut state.memory.failed_units);
+    state.failed_before.get_or_insert(failed_units);
+    state.memory.turn = false;
     state.phase = Phase::Checkpoint(work.clone());
     (state, vec![Effect::Checkpoint(work)])
+}
+
+/// The server lets the device change now.
+pub(super) fn turn_granted(mut state: State, now: Timestamp) -> (State, Vec<Effect>) {
+    match state.phase.clone() {
+        Phase::Verify(work) => change(state, work),
+        Phase::Idle(Rest::Waiting(waiting)) => {
+            state.memory.turn = true;
+            verify_anew(state, waiting.work, now)
+        }
+        Phase::Idle(
+            Rest::Content | Rest::Failed(_) | Rest::Reverted(_) | Rest::Refused(_) | Rest::Quarantined(_),
+        )
+        | Phase::Fetch(_)
+        | Phase::Checkpoint(_)
+        | Phase::Apply(..)
+        | Phase::Confirm(_)
+        | Phase::Commit(_)
+        | Phase::Revert(..)
+        | Phase::Drift(_)
+        | Phase::Report { .. } => rest(state, now),
+    }
+}
+
+/// Others of the site change now, or the server that counts them cannot be asked.
+pub(super) fn turn_refused(
+    mut state: State,
+    reason: String,
+    again_after: u32,
+    now: Timestamp,
+) -> (State, Vec<Effect>) {
+    let work = match &state.phase {
+        Phase::Verify(work) => work.clone(),
+        Phase::Idle(Rest::Waiting(waiting)) => waiting.work.clone(),
+        Phase::Idle(
+            Rest::Content | Rest::Failed(_) | Rest::Reverted(_) | Rest::Refused(_) | Rest::Quarantined(_),
+        )
+        | Phase::Fetch(_)
+        | Phase::Checkpoint(_)
+        | Phase::Apply(..)
+        | Phase::Confirm(_)
+        | Phase::Commit(_)
+        | Phase::Revert(..)
+        | Phase::Drift(_)
+        | Phase::Report { .. } => return rest(state, now),
+    };
+    state.memory.turn = false;
+    let again = later(now, jittered(Duration::from_secs(u64::from(again_after.clamp(1, 3600))), state.seed));
+    let permit = Permit { obstacles: vec![Obstacle::Budget(reason)], look_again: Some(again) };
+    wait(state, work, permit, now)
 }
 
 /// Once nothing stands in the way, what waited is verified anew: the archive, the disk and the
@@ -210,6 +266,20 @@ pub(super) fn begin_or_wait(mut state: State, work: Work, now: Timestamp) -> (St
     if !permit.obstacles.is_empty() {
         return wait(state, work, permit, now);
     }
+    if work.policy.per_site_at_most.is_none() {
+        return verify_anew(state, work, now);
+    }
+    // What it waited for is told until there is another answer.
+    let before = match &state.phase {
+        Phase::Idle(Rest::Waiting(waiting)) => Some(waiting.obstacles.clone()),
+        _ => None,
+    };
+    let obstacles = before.unwrap_or_default();
+    state.phase = Phase::Idle(Rest::Waiting(Box::new(Waiting { work: work.clone(), obstacles })));
+    (state, vec![Effect::AskTurn(work)])
+}
+
+fn verify_anew(mut state: State, work: Work, now: Timestamp) -> (State, Vec<Effect>) {
     let work = Work { started_at: now, ..work };
     state.phase = Phase::Verify(work.clone());
     (state, vec![Effect::Verify(work)])
@@ -222,11 +292,29 @@ fn wait(mut state: State, work: Work, permit: Permit, now: Timestamp) -> (State,
     let told = matches!(&state.phase, Phase::Idle(Rest::Waiting(before))
         if before.work.target == waiting.work.target && before.obstacles == waiting.obstacles);
     state.phase = Phase::Idle(Rest::Waiting(Box::new(waiting)));
+    let unused = std::mem::take(&mut state.memory.turn);
     let (state, mut effects) = rest(state, now);
     if !told {
         effects.insert(0, Effect::Tell);
     }
+    if unused {
+        effects.insert(0, Effect::GiveTurnBack);
+    }
     (state, effects)
+}
+
+/// What would stand in the way of going for a target now, beside a turn from the server.
+pub fn outlook(state: &State, target: &Target, passed: &Passed, now: Timestamp) -> Permit {
+    let state = State {
+        memory: crate::state::Memory { zones: passed.zones.clone(), ..state.memory.clone() },
+        ..state.clone()
+    };
+    let work = Work {
+        committed_at: passed.committed_at,
+        policy: passed.policy.clone(),
+        ..new_work(&state, target.clone(), Scope::Full, now)
+    };
+    permit_of(&state, &work, now)
 }
 
 fn permit_of(state: &State, work: &Work, now: Timestamp) -> Permit {
@@ -234,7 +322,6 @@ fn permit_of(state: &State, work: &Work, now: Timestamp) -> Permit {
         zones: &state.memory.zones,
         committed_at: work.committed_at,
         hold: state.hold.as_ref(),
-        budget: state.memory.budget.as_deref().filter(|_| work.policy.per_site_at_most.is_some()),
         seen_at: work.seen_at,
         luck: luck(state.seed, &work.target),
         urged: work.urged,

@@ -77,7 +77,7 @@ pub fn feed(
 }
 
 pub fn offer(number: u64, rolling: &str) -> Event {
-    Event::Offered { target: target(number, rolling), poll: 60, budget: None }
+    Event::Offered { target: target(number, rolling), poll: 60 }
 }
 
 /// The events of a convergence that goes well, from the offer on.

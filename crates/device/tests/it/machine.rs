@@ -8,7 +8,9 @@ use crate::common::{
     Dice, NUDGE, START, all_good, applied, at, checkpointed, commit, failure, feed, fresh, gains, offer,
     passed, target, undone, verified,
 };
-use volary_device::{Cause, Effect, Event, Outcome, Passed, Phase, Step, Undone, Work, decode, encode, step};
+use volary_device::{
+    Cause, Effect, Event, Outcome, Passed, Phase, Policy, Step, Undone, Work, decode, encode, step,
+};
 
 #[test]
 fn a_new_commit_is_converged_to_in_order() {
@@ -180,7 +182,7 @@ fn answer(effect: &Effect, dice: &mut Dice, tip: u64, reports: &mut u64) -> Opti
     let unlucky = dice.roll(5) == 0;
     let away = || Event::Unreachable("away".into());
     Some(match effect {
-        Effect::Record | Effect::Tell | Effect::Wait(_) => return None,
+        Effect::Record | Effect::Tell | Effect::GiveTurnBack | Effect::Wait(_) => return None,
         Effect::Ask if unlucky => away(),
         Effect::Ask if dice.roll(4) == 0 => Event::Unchanged,
         Effect::Ask => offer(tip, if dice.roll(3) == 0 { "b" } else { "a" }),
@@ -188,7 +190,13 @@ fn answer(effect: &Effect, dice: &mut Dice, tip: u64, reports: &mut u64) -> Opti
         Effect::Fetch(_) => Event::Fetched,
         Effect::Verify(_) if unlucky && dice.roll(2) == 0 => away(),
         Effect::Verify(_) if unlucky => Event::Refused(failure(Step::Verify)),
+        Effect::Verify(_) if dice.roll(2) == 0 => {
+            let policy = Policy { per_site_at_most: Some(1), ..Policy::default() };
+            Event::Verified(Box::new(Passed { policy, ..passed() }))
+        }
         Effect::Verify(_) => verified(),
+        Effect::AskTurn(_) if unlucky => Event::TurnRefused { reason: "others".into(), again_after: 30 },
+        Effect::AskTurn(_) => Event::TurnGranted,
         Effect::Checkpoint(_) if unlucky => Event::Failed(failure(Step::Checkpoint)),
         Effect::Checkpoint(_) => checkpointed(),
         Effect::Apply(_, step) if unlucky => Event::Failed(failure(*step)),
@@ -269,10 +277,11 @@ fn world(seed: u64, turns: u32) {
 
 fn answer_kindly(effect: &Effect, tip: u64, reports: &mut u64) -> Option<Event> {
     Some(match effect {
-        Effect::Record | Effect::Tell | Effect::Wait(_) => return None,
+        Effect::Record | Effect::Tell | Effect::GiveTurnBack | Effect::Wait(_) => return None,
         Effect::Ask => offer(tip, "a"),
         Effect::Fetch(_) => Event::Fetched,
         Effect::Verify(_) => verified(),
+        Effect::AskTurn(_) => Event::TurnGranted,
         Effect::Checkpoint(_) => checkpointed(),
         Effect::Apply(..) => Event::Done(gains()),
         Effect::Confirm(_) => Event::Confirmed,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::civil::time;
 use volary_device::{Days, Effect, Event, Hold, Obstacle, Passed, Phase, Policy, Rest, State, Window, step};
 
-use crate::common::{NUDGE, at, checkpointed, feed, fresh, offer, passed, target, verified};
+use crate::common::{NUDGE, START, at, checkpointed, feed, fresh, offer, passed, target, verified};
 
 /// Nights from 1 to 2 o'clock UTC; `at(0)` is a Friday, 08:00.
 fn nights() -> Policy {
@@ -83,6 +83,14 @@ fn a_hold_ends_by_itself_or_by_a_person() {
     assert_eq!(state.hold, None);
 }
 
+fn limited() -> Event {
+    with(Policy { per_site_at_most: Some(1), ..Policy::default() })
+}
+
+fn refused(reason: &str) -> Event {
+    Event::TurnRefused { reason: reason.into(), again_after: 30 }
+}
+
 #[test]
 fn a_hold_outlives_no_clock_that_was_put_right() {
     // Held for ten minutes while the clock was a year ahead.
@@ -96,19 +104,51 @@ fn a_hold_outlives_no_clock_that_was_put_right() {
 }
 
 #[test]
-fn the_servers_budget_counts_where_the_fleet_limits_a_site() {
-    let crowded = || Event::Offered {
-        target: target(1, ""),
-        poll: 60,
-        budget: Some("dev-2 of this site changes now".into()),
-    };
-    let (_, effects) = feed(fresh(), [crowded(), Event::Fetched, verified()], at(0));
-    assert!(matches!(effects.last(), Some(Effect::Checkpoint(_))), "the server alone stops nobody");
-    let limited = || with(Policy { per_site_at_most: Some(1), ..Policy::default() });
-    let (state, _) = feed(fresh(), [crowded(), Event::Fetched, limited()], at(0));
+fn a_turn_is_asked_for_where_the_fleet_limits_a_site() {
+    let (_, effects) = feed(fresh(), [offer(1, ""), Event::Fetched, verified()], at(0));
+    assert!(matches!(effects.last(), Some(Effect::Checkpoint(_))), "no limit, no question");
+    let (state, effects) = feed(fresh(), [offer(1, ""), Event::Fetched, limited()], at(0));
+    assert!(matches!(effects.last(), Some(Effect::AskTurn(_))), "{effects:?}");
+    let (_, effects) = step(state.clone(), Event::TurnGranted, at(1));
+    assert!(matches!(effects.last(), Some(Effect::Checkpoint(_))), "{effects:?}");
+
+    let (state, effects) = step(state, refused("dev-2 of this site changes now"), at(1));
     assert_eq!(obstacles(&state), [Obstacle::Budget("dev-2 of this site changes now".into())]);
-    let (_, effects) = step(state, offer(1, ""), at(60));
+    assert!(effects.contains(&Effect::Tell), "{effects:?}");
+    let Some(Effect::Wait(until)) = effects.last() else { panic!("{effects:?}") };
+    assert!(*until <= at(1 + 34), "it asks again as soon as the server says: {until}");
+
+    // Waiting costs no write of the ledger and no report while nothing changes.
+    let (state, effects) = feed(state, [Event::Due, Event::Unchanged], at(31));
+    assert_eq!(effects.len(), 1, "{effects:?}");
+    assert!(matches!(effects.last(), Some(Effect::AskTurn(_))), "{effects:?}");
+    let (state, effects) = step(state, refused("dev-2 of this site changes now"), at(32));
+    assert!(matches!(effects[..], [Effect::Wait(_)]), "{effects:?}");
+
+    // With a turn in hand what waited is looked at anew.
+    let (state, effects) = feed(state, [Event::Due, Event::Unchanged, Event::TurnGranted], at(62));
     assert!(matches!(effects.last(), Some(Effect::Verify(_))), "{effects:?}");
+    let (_, effects) = feed(state.clone(), [limited(), Event::TurnGranted], at(63));
+    assert!(matches!(effects.last(), Some(Effect::Checkpoint(_))), "{effects:?}");
+    // If something else stands in the way by then, others get the turn.
+    let frozen = with(Policy { per_site_at_most: Some(1), stop: Some("fire".into()), ..Policy::default() });
+    let (_, effects) = step(state, frozen, at(63));
+    assert!(effects.contains(&Effect::GiveTurnBack), "{effects:?}");
+}
+
+#[test]
+fn a_turn_is_not_taken_while_something_else_stands_in_the_way() {
+    let policy = Policy { per_site_at_most: Some(1), ..nights() };
+    let (state, effects) = feed(fresh(), [offer(1, ""), Event::Fetched, with(policy)], at(0));
+    assert!(matches!(obstacles(&state)[..], [Obstacle::Window { .. }]));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::AskTurn(_))), "{effects:?}");
+}
+
+#[test]
+fn a_crash_while_the_turn_is_asked_for_begins_anew() {
+    let (state, _) = feed(fresh(), [offer(1, ""), Event::Fetched, limited()], at(0));
+    let (_, effects) = step(state, START, at(1));
+    assert!(matches!(effects.last(), Some(Effect::Ask)), "{effects:?}");
 }
 
 #[test]

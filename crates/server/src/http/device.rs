@@ -1,6 +1,5 @@
-//! What devices ask and tell.
+//! What devices ask. What they tell is in `report`.
 
-use std::io::Read;
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,17 +7,16 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use flate2::read::GzDecoder;
 use sha2::{Digest as _, Sha256};
-use volary_api::v1::device::{Desired, Enroll, Enrolled, Outcome, Received, Report, WantObjects};
+use volary_api::v1::device::{Desired, Enroll, Enrolled, WantObjects};
 use volary_fleet::is_ancestor;
 use volary_model::{DeviceName, StageName, Suite};
-use volary_store::{Device, DeviceState, Enrolling, Enrolment, JoinRefusal, NewReport};
+use volary_store::{Device, DeviceState, Enrolling, Enrolment, JoinRefusal};
 
 use crate::app::App;
 use crate::fleet_view::{self, FleetView};
 use crate::http::auth::{DeviceIdentity, hash};
-use crate::http::input::{Input, blocking, read_body, too_large};
+use crate::http::input::{Input, blocking};
 use crate::http::refusal::Refusal;
 use crate::tls::authority;
 
@@ -27,10 +25,6 @@ const ASK_AGAIN: u32 = 15;
 
 /// How many unknown devices may wait; more are strangers that fill the disk.
 const LOBBY: usize = 1000;
-
-/// The largest report on the wire, and unpacked.
-const REPORT_LIMIT: usize = 1 << 20;
-const UNPACKED_LIMIT: u64 = 8 << 20;
 
 /// The longest texts that an enrolment may carry into the records.
 const TEXT_LIMIT: usize = 200;
@@ -164,7 +158,6 @@ fn desired_of(view: &FleetView, rolling: &str, stage: &StageName) -> Result<Desi
         unavailable(format!("the branch {} of stage {stage} has no usable commit", found.branch))
     })?;
     Ok(Desired {
-        budget: None,
         stage: stage.clone(),
         branch: found.branch.clone(),
         commit: tip.commit.clone(),
@@ -199,89 +192,4 @@ fn pack(app: &App, view: &FleetView, device: &DeviceName, request: &WantObjects)
         return Err(Refusal::not_found(format!("commit {} is not on the branch of any stage", request.want)));
     }
     app.packer.pack(&repository, &request.want, request.have.as_ref(), device).map_err(Refusal::broken)
-}
-
-/// `POST /device/v1/reports`.
-pub(crate) async fn report(
-    State(app): State<Arc<App>>,
-    DeviceIdentity(member): DeviceIdentity,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Received>, Refusal> {
-    let body = read_body(body, REPORT_LIMIT).await?;
-    let text = unpack(&headers, &body)?;
-    let report: Report = serde_json::from_str(&text)
-        .map_err(|error| Refusal::invalid(format!("this is not a report: {error}")))?;
-    if report.id.is_empty() || report.id.len() > TEXT_LIMIT {
-        return Err(Refusal::invalid("a report's id has 1 to 200 characters"));
-    }
-    let known = app.view.get().stage(&report.stage).is_some();
-    let told = if known { true } else { told_before(&app, &member.name, &report.stage).await? };
-    let stage = known.then(|| report.stage.clone());
-    let new = new_report(&member.name, &report, stage, text);
-    let is_new = app.store.add_report(&new, volary_host::now()).await?;
-    if is_new {
-        if !told {
-            let text = format!(
-                "{} says that it follows {}, which is no stage in volary.yml; it stays in {}",
-                member.name, report.stage, member.stage
-            );
-            app.event("device-stage-unknown", member.name.as_str(), &text).await;
-        }
-        if known && report.stage != member.stage {
-            let text = format!("{} moved from {} to {}", member.name, member.stage, report.stage);
-            app.registry.refresh(&app.store, &member.name).await?;
-            app.event("device-moved", member.name.as_str(), &text).await;
-        }
-        app.nudges.devices.notify_one();
-    }
-    Ok(Json(Received { id: report.id }))
-}
-
-/// Whether the device's last report named this stage already: one event is enough.
-async fn told_before(app: &App, device: &DeviceName, stage: &StageName) -> Result<bool, Refusal> {
-    let last = app.store.device(device).await?.and_then(|device| device.report);
-    let last = last.and_then(|text| serde_json::from_str::<Report>(&text).ok());
-    Ok(last.is_some_and(|report| report.stage == *stage))
-}
-
-fn unpack(headers: &HeaderMap, body: &[u8]) -> Result<String, Refusal> {
-    let encoding = headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
-    let bytes = match encoding {
-        None | Some("identity") => body.to_vec(),
-        Some("gzip") => {
-            let mut bytes = Vec::new();
-            GzDecoder::new(body)
-                .take(UNPACKED_LIMIT + 1)
-                .read_to_end(&mut bytes)
-                .map_err(|_| Refusal::invalid("the report is not valid gzip"))?;
-            if bytes.len() as u64 > UNPACKED_LIMIT {
-                return Err(too_large(UNPACKED_LIMIT));
-            }
-            bytes
-        }
-        Some(other) => {
-            let text = format!("a report cannot be encoded as {other:?}, only gzip");
-            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
-        }
-    };
-    String::from_utf8(bytes).map_err(|_| Refusal::invalid("the report is not text"))
-}
-
-fn new_report(device: &DeviceName, report: &Report, stage: Option<StageName>, body: String) -> NewReport {
-    let good = report.convergence.as_ref().filter(|convergence| convergence.outcome == Outcome::Good);
-    NewReport {
-        device: device.clone(),
-        id: report.id.clone(),
-        stage,
-        good_commit: report.good_commit.clone(),
-        suite: good.and_then(|convergence| convergence.suite.clone()),
-        convergence: report
-            .convergence
-            .as_ref()
-            .map(|convergence| serde_json::to_string(convergence).expect("a wire type is JSON")),
-        packages: report.packages.clone(),
-        os: report.facts.get("os").cloned(),
-        body,
-    }
 }

@@ -70,16 +70,29 @@ pub(crate) struct LimitQuery {
     pub(crate) limit: Option<u32>,
 }
 
+/// Which reports, and how many.
+#[derive(Deserialize)]
+pub(crate) struct ReportsQuery {
+    limit: Option<u32>,
+    /// True for those of convergences alone.
+    #[serde(default)]
+    results: bool,
+}
+
 /// `GET /api/v1/devices/{name}/reports`.
 pub(crate) async fn reports(
     State(app): State<Arc<App>>,
     Viewer(_): Viewer,
     Path(device): Path<String>,
-    Query(query): Query<LimitQuery>,
+    Query(query): Query<ReportsQuery>,
 ) -> Result<Json<Vec<Report>>, Refusal> {
     let device: DeviceName = name(&device)?;
     app.store.device(&device).await?.ok_or_else(|| no_device(&device))?;
-    let reports = app.store.reports(&device, query.limit.unwrap_or(20).min(200)).await?;
+    let limit = query.limit.unwrap_or(20).min(400);
+    let reports = match query.results {
+        true => app.store.results(&device, limit).await?,
+        false => app.store.reports(&device, limit).await?,
+    };
     Ok(Json(reports.iter().filter_map(|report| serde_json::from_str(&report.body).ok()).collect()))
 }
 

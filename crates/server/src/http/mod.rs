@@ -16,7 +16,9 @@ pub(crate) mod mirror;
 pub(crate) mod page;
 pub(crate) mod quality;
 pub(crate) mod refusal;
+pub(crate) mod report;
 pub(crate) mod status;
+pub(crate) mod turn;
 pub(crate) mod upkeep;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,7 +42,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/device/v1/enroll", post(device::enroll))
         .route("/device/v1/desired", get(device::desired))
         .route("/device/v1/objects", post(device::objects))
-        .route("/device/v1/reports", post(device::report))
+        .route("/device/v1/reports", post(report::report))
+        .route("/device/v1/reports/batch", post(report::batch))
+        .route("/device/v1/turn", post(turn::ask).delete(turn::give_back))
         .route("/api/v1/uploads/{id}/include", post(archive::include))
         .route("/api/v1/uploads/{id}", put(archive::upload_batch))
         .route("/api/v1/uploads/{id}/{file}", put(archive::upload))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Query, State};
 use serde::Deserialize;
-use volary_api::v1::status::{Device, Event, Stage, Status, Trace, TracedDevice, TracedStage};
+use volary_api::v1::status::{Device, Event, HeldTurn, Stage, Status, Trace, TracedDevice, TracedStage};
 use volary_debian::Version;
 use volary_model::{Architecture, PackageName, StageName};
 use volary_plan::condition::Condition;
@@ -34,6 +34,7 @@ pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
     let depot = app.archive.clone();
     let releases = blocking(move || depot.releases()).await??;
     let devices = app.devices().await?;
+    let turns = app.store.turns(volary_host::now()).await?;
     let mut problems = view.problems.clone();
     problems.extend(app.outcomes.problems());
     problems.extend(app.exports.problems());
@@ -47,6 +48,11 @@ pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
             subject: stage.tip.as_ref().map(|tip| tip.subject.clone()).unwrap_or_default(),
             committed_at: stage.tip.as_ref().map(|tip| tip.committed_at),
             suite: stage.suite.as_ref().map(ToString::to_string),
+            stop: stage.when.stop.clone(),
+            freezes: stage.when.freezes.clone(),
+            windows: stage.when.windows.clone(),
+            per_site_at_most: stage.pace.per_site_at_most,
+            turns: turns.iter().filter(|turn| turn.stage == stage.name).map(held_turn).collect(),
             devices: of_stage(&devices, &stage.name),
         })
         .collect();
@@ -73,6 +79,16 @@ pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
             .collect(),
         problems,
     })
+}
+
+fn held_turn(turn: &volary_store::Turn) -> HeldTurn {
+    HeldTurn {
+        device: turn.device.clone(),
+        site: turn.site.clone(),
+        commit: turn.commit.clone(),
+        since: turn.granted_at,
+        until: turn.expires_at,
+    }
 }
 
 fn of_stage(devices: &[Judged], stage: &StageName) -> Vec<Device> {

@@ -9,9 +9,11 @@ mod keys;
 mod mirrors;
 mod page;
 mod privacy;
+mod reports;
 mod server;
 mod statuses;
 mod support;
+mod turns;
 mod upkeep;
 mod uploads;
 

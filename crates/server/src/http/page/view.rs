@@ -6,7 +6,7 @@ use askama::Template;
 use jiff::Timestamp;
 use volary_api::v1::archive::Release;
 use volary_api::v1::build::{Build, BuildState};
-use volary_api::v1::status::{Condition, Device, Event, Stage, Status, Trace};
+use volary_api::v1::status::{Condition, Device, Event, HeldTurn, Stage, Status, Trace};
 use volary_model::{BuildScope, CommitId, StageName};
 use volary_plan::text;
 
@@ -103,7 +103,15 @@ struct StageColumn {
     all_good: bool,
     meter: Vec<MeterPart>,
     step: Option<Step>,
+    conduct: Vec<Conduct>,
     devices: Vec<DeviceRow>,
+}
+
+/// When and how the devices of a stage change.
+struct Conduct {
+    tone: &'static str,
+    name: &'static str,
+    text: String,
 }
 
 /// A part of the bar, in percent of its width.
@@ -257,8 +265,29 @@ fn stage_column(stage: &Stage, view: &FleetView, now: Timestamp) -> StageColumn 
         all_good: all > 0 && good == all,
         meter: meter(&stage.devices),
         step: step(&stage.name, view),
+        conduct: conduct(stage, now),
         devices: stage.devices.iter().map(|device| device_row(device, now)).collect(),
     }
+}
+
+fn conduct(stage: &Stage, now: Timestamp) -> Vec<Conduct> {
+    let stop = stage.stop.iter().map(|why| Conduct { tone: "bad", name: "stopped", text: why.clone() });
+    let freezes =
+        stage.freezes.iter().map(|freeze| Conduct { tone: "warn", name: "frozen", text: freeze.clone() });
+    let windows = Some(&stage.windows).filter(|windows| !windows.is_empty());
+    let windows = windows.map(|windows| Conduct { tone: "dim", name: "windows", text: windows.clone() });
+    let at_once = stage.per_site_at_most.map(|at_most| {
+        let turns: Vec<String> = stage.turns.iter().map(|turn| held(turn, now)).collect();
+        let turns = if turns.is_empty() { "none".to_owned() } else { text::some(&turns, 3) };
+        let most = text::count(at_most as usize, "device");
+        Conduct { tone: "dim", name: "at once", text: format!("at most {most} of a site; now: {turns}") }
+    });
+    stop.chain(freezes).chain(windows).chain(at_once).collect()
+}
+
+fn held(turn: &HeldTurn, now: Timestamp) -> String {
+    let site = if turn.site.is_empty() { String::new() } else { format!(" at {}", turn.site) };
+    format!("{}{site} for {}", turn.device, ago(turn.since, now))
 }
 
 fn meter(devices: &[Device]) -> Vec<MeterPart> {
@@ -324,6 +353,21 @@ fn device_row(device: &Device, now: Timestamp) -> DeviceRow {
             fact("disk", Some(of(report.disk_free, report.disk_total, "free")));
         }
         fact("agent", Some(report.agent.clone()));
+        for obstacle in report.waiting.iter().flat_map(|waiting| &waiting.obstacles) {
+            fact("waits", Some(obstacle.clone()));
+        }
+        for quarantined in &report.quarantined {
+            let failure = &quarantined.failure;
+            let why = format!("{}: {} {}", quarantined.commit.short(), failure.step, failure.what);
+            fact("quarantined", Some(why));
+        }
+        for task in report.drift.iter().flat_map(|drift| &drift.tasks) {
+            fact("drifted", Some(task.task.clone()));
+        }
+        let packages = report.drift.iter().flat_map(|drift| &drift.packages);
+        for (name, (installed, suite)) in packages {
+            fact("drifted", Some(format!("{name} {installed}, the suite has {suite}")));
+        }
     }
     DeviceRow {
         name: device.name.to_string(),
