@@ -159,11 +159,14 @@ impl Device<'_> {
                     self.rules.recorded(&state, self.plan)?;
                 }
                 Effect::Tell => self.tell(),
+                // Others of the site are not in this world.
+                Effect::GiveTurnBack => {}
                 Effect::Wait(until) => {
                     let span = u64::try_from(until.duration_since(wall).as_millis()).unwrap_or(0);
                     return self.sleep(self.now + span.min(DAY));
                 }
                 effect @ (Effect::Ask
+                | Effect::AskTurn(_)
                 | Effect::Fetch(_)
                 | Effect::Verify(_)
                 | Effect::Checkpoint(_)

@@ -47,6 +47,8 @@ impl Device<'_> {
             }
             Effect::Record
             | Effect::Ask
+            | Effect::AskTurn(_)
+            | Effect::GiveTurnBack
             | Effect::Fetch(_)
             | Effect::Verify(_)
             | Effect::Checkpoint(_)
@@ -65,13 +67,15 @@ impl Device<'_> {
 
     fn span(&mut self, effect: &Effect) -> Ms {
         let (from, until) = match effect {
-            Effect::Ask | Effect::Report | Effect::Disarm(_) => (SECOND / 5, 2 * SECOND),
+            Effect::Ask | Effect::AskTurn(_) | Effect::Report | Effect::Disarm(_) => (SECOND / 5, 2 * SECOND),
             Effect::Fetch(_) => (SECOND, 30 * SECOND),
             Effect::Verify(_) | Effect::Checkpoint(_) => (SECOND, 5 * SECOND),
             Effect::Apply(_, Step::Playbook) => (10 * SECOND, 120 * SECOND),
             Effect::Apply(..) | Effect::Drift(_) => (5 * SECOND, 20 * SECOND),
             Effect::Undo(..) => (3 * SECOND, 25 * SECOND),
-            Effect::Confirm(_) | Effect::Record | Effect::Tell | Effect::Wait(_) => (0, 0),
+            Effect::Confirm(_) | Effect::Record | Effect::Tell | Effect::GiveTurnBack | Effect::Wait(_) => {
+                (0, 0)
+            }
         };
         self.dice.between(from, until)
     }
@@ -269,6 +273,7 @@ impl Device<'_> {
             }
             Effect::Fetch(_) => self.fetch(),
             Effect::Verify(work) => self.verify(&work),
+            Effect::AskTurn(_) => self.ask_turn(),
             Effect::Checkpoint(work) => self.checkpoint(&work),
             Effect::Apply(work, Step::Playbook) => self.end_playbook(&work),
             Effect::Apply(..) => Event::Done(Gains::default()),
@@ -284,7 +289,7 @@ impl Device<'_> {
                 self.send();
                 Event::Stored
             }
-            Effect::Record | Effect::Tell | Effect::Wait(_) => return None,
+            Effect::Record | Effect::Tell | Effect::GiveTurnBack | Effect::Wait(_) => return None,
         })
     }
 
@@ -303,6 +308,8 @@ impl Device<'_> {
             Effect::Report => self.queue(true),
             Effect::Record
             | Effect::Ask
+            | Effect::AskTurn(_)
+            | Effect::GiveTurnBack
             | Effect::Fetch(_)
             | Effect::Verify(_)
             | Effect::Apply(..)

@@ -135,6 +135,15 @@ pub(crate) struct Plan {
     pub(crate) rolling: Option<Ms>,
 }
 
+impl Plan {
+    /// Lets only one device of a site change at once.
+    pub(crate) fn limit_sites(&mut self) {
+        for commit in &mut self.commits {
+            commit.policy.per_site_at_most = Some(1);
+        }
+    }
+}
+
 /// What a device has in store.
 #[derive(Debug, Clone)]
 pub(crate) struct Fate {

@@ -57,9 +57,20 @@ impl Device<'_> {
         if known == Some(&target) && self.dice.chance(500) {
             return Event::Unchanged;
         }
-        let crowded = self.dice.chance(20) && self.now < self.plan.kind_from;
-        let budget = crowded.then(|| "another device of the site changes now".to_owned());
-        Event::Offered { target, poll: self.plan.poll, budget }
+        // Nothing depends on it: the worlds of earlier seeds stay what they were.
+        let _ = self.dice.chance(20);
+        Event::Offered { target, poll: self.plan.poll }
+    }
+
+    /// The answer to: may I change now? Others of the site may be at it.
+    pub(crate) fn ask_turn(&mut self) -> Event {
+        let crowded = self.dice.chance(200) && self.now < self.plan.kind_from;
+        let reason = match (self.is_answered(), crowded) {
+            (true, false) => return Event::TurnGranted,
+            (true, true) => "another device of the site changes now",
+            (false, _) => "the server did not answer",
+        };
+        Event::TurnRefused { reason: reason.to_owned(), again_after: self.plan.poll }
     }
 
     pub(crate) fn fetch(&mut self) -> Event {

@@ -26,6 +26,15 @@ fn in_two_thousand_worlds_every_rule_holds() {
 }
 
 #[test]
+fn devices_that_need_a_turn_arrive_too() {
+    let tally = campaign(Campaign { runs: 400, devices: 1, seed: 5000, limit: None }, &|_| {});
+    assert_eq!(tally.violations, []);
+    assert!(tally.summary.confirmed >= 400, "{:?}", tally.summary.confirmed);
+    let waits = (5000..5040).step_by(2).flat_map(trace).filter(|line| line.contains("TurnRefused")).count();
+    assert!(waits > 0, "somebody had to wait");
+}
+
+#[test]
 fn a_seed_is_a_world() {
     assert_eq!(trace(7), trace(7));
     assert_ne!(trace(7), trace(8));
