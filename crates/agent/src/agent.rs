@@ -165,8 +165,7 @@ impl Agent {
                         reply = Some(self.uninterrupted(|agent| transaction::checkpoint(agent, &work)));
                     }
                     Effect::Apply(work, step) => {
-                        transaction::go_on(self);
-                        reply = Some(self.uninterrupted(|agent| work::apply(agent, &work, step)));
+                        reply = Some(self.uninterrupted(|agent| transaction::apply(agent, &work, step)));
                     }
                     // A new version of the agent has to show itself that it works.
                     Effect::Confirm(_) if self.hands_over && daemon::replaced_program().is_some() => {

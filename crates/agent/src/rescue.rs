@@ -23,8 +23,9 @@ const NAP: Duration = Duration::from_secs(15);
 /// # Errors
 /// [`StoreError`]; the timer starts it again.
 pub fn run(paths: &Paths, at_boot: bool) -> Result<(), StoreError> {
+    let mut ours = None;
     loop {
-        // Short, since somebody who undoes right now is the better one to do it.
+        // Somebody who undoes right now is waited for.
         let store = Store::open(paths)?;
         let armed = match store.armed() {
             Ok(armed) => armed,
@@ -35,6 +36,12 @@ pub fn run(paths: &Paths, at_boot: bool) -> Result<(), StoreError> {
             Err(error) => return Err(error),
         };
         let undoing = store.undoing()?;
+        // The change that this one looks after is over, and another has a timer of its own.
+        let current = armed.as_ref().map(|armed| armed.checkpoint.clone());
+        if ours.is_some() && current.is_some() && ours != current {
+            return Ok(());
+        }
+        ours = current;
         let (seen, said) = observe(&store, armed.as_ref(), undoing.is_some(), at_boot)?;
         match rescue(armed.as_ref(), &seen) {
             Rescue::Nothing => match armed {
@@ -44,7 +51,7 @@ pub fn run(paths: &Paths, at_boot: bool) -> Result<(), StoreError> {
                 }
                 Some(armed) if at_boot => {
                     let left = armed.deadline.saturating_sub(seen.clock);
-                    return start_timer(paths, Duration::from_secs(left));
+                    return start_timer(paths, &armed.checkpoint, Duration::from_secs(left));
                 }
                 Some(armed) => {
                     drop(store);
@@ -66,7 +73,7 @@ pub fn run(paths: &Paths, at_boot: bool) -> Result<(), StoreError> {
                         armed.target.commit.short(),
                         armed.grace
                     ));
-                    return start_timer(paths, Duration::from_secs(armed.grace));
+                    return start_timer(paths, &armed.checkpoint, Duration::from_secs(armed.grace));
                 }
             }
             Rescue::Undo(cause) => return undo_now(paths, store, reason(cause, &said), at_boot),
@@ -95,8 +102,8 @@ fn undo_now(paths: &Paths, store: Store, reason: Reason, at_boot: bool) -> Resul
     Ok(())
 }
 
-fn start_timer(paths: &Paths, grace: Duration) -> Result<(), StoreError> {
-    if let Err(error) = boot::start_timer(paths, grace) {
+fn start_timer(paths: &Paths, checkpoint: &str, grace: Duration) -> Result<(), StoreError> {
+    if let Err(error) = boot::start_timer(paths, checkpoint, grace) {
         // The agent still looks after its deadline itself.
         log::say(error.to_string());
     }

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use volary_device::{Cause, Event, Failure, Step, Undone, UndoneBy, Work};
 
@@ -16,6 +17,9 @@ use crate::confirm::{self, Asked, Watched};
 use crate::paths::Paths;
 use crate::undo::{self, Ended, How};
 use crate::{health, log, path, units};
+
+/// How often the path is tried, and with which pause, before it is blamed.
+const PROBES: (u32, Duration) = (3, Duration::from_secs(2));
 
 /// How many units and parts of the network a report names.
 const NAMED: usize = 20;
@@ -62,18 +66,41 @@ fn hold_on(agent: &mut Agent, manifest: &Manifest) {
     agent.lifeline = Some(Lifeline::start(&agent.paths, manifest.path.clone(), wanted));
 }
 
-/// A change that was cut off goes on: its checkpoint is armed still, and the path is proven again.
-pub fn go_on(agent: &mut Agent) {
-    if agent.lifeline.is_some() {
-        return;
+/// Carries out one step of the change.
+pub fn apply(agent: &mut Agent, work: &Work, step: Step) -> Event {
+    let manifest = match armed(&agent.paths) {
+        Ok(manifest) => manifest,
+        Err(error) => return failed(step, &error),
+    };
+    // After a start in the middle of the change nobody proves the path.
+    if let Some(manifest) = manifest.as_ref().filter(|_| agent.lifeline.is_none()) {
+        hold_on(agent, manifest);
     }
-    let manifest = Store::open(&agent.paths)
-        .and_then(|store| store.armed()?.map(|armed| store.manifest(&armed.checkpoint)).transpose());
-    match manifest {
-        Ok(Some(manifest)) => hold_on(agent, &manifest),
-        Ok(None) => {}
-        Err(error) => log::say(error.to_string()),
+    match crate::work::apply(agent, work, step) {
+        Event::Failed(failure) => Event::Failed(blame(failure, manifest.as_ref())),
+        event => event,
     }
+}
+
+/// What fails since the device cannot reach its server any more is the fault of what cut it off.
+fn blame(failure: Failure, manifest: Option<&Manifest>) -> Failure {
+    let Some(before) = manifest.map(|manifest| &manifest.path).filter(|path| path.worked) else {
+        return failure;
+    };
+    match path::probe_again(&before.server, &before.ca, PROBES.0, PROBES.1) {
+        path::Proof::Works { .. } => failure,
+        path::Proof::Broken { reason } => {
+            let message = format!(
+                "the server cannot be reached any more, and before the change it could: {reason}\n{failure}"
+            );
+            Failure { step: Step::Path, what: String::new(), message }
+        }
+    }
+}
+
+fn armed(paths: &Paths) -> Result<Option<Manifest>, StoreError> {
+    let store = Store::open(paths)?;
+    store.armed()?.map(|armed| store.manifest(&armed.checkpoint)).transpose()
 }
 
 /// Looks whether the change holds, for as long as the fleet wants.
@@ -91,13 +118,7 @@ pub fn confirm(agent: &mut Agent, work: &Work) -> Event {
 fn try_confirm(agent: &mut Agent, work: &Work) -> Result<Result<Watched, Failure>, StoreError> {
     let within = work.confirm_within();
     checkpoint::confirming(&agent.paths, within)?;
-    let manifest = {
-        let store = Store::open(&agent.paths)?;
-        match store.armed()? {
-            Some(armed) => store.manifest(&armed.checkpoint)?,
-            None => return Ok(Err(undone_by_others())),
-        }
-    };
+    let Some(manifest) = armed(&agent.paths)? else { return Ok(Err(undone_by_others())) };
     let left = checkpoint::remaining(&agent.paths).unwrap_or_default().min(within);
     if !left.is_zero() {
         let commit = work.target.commit.short();

@@ -10,6 +10,7 @@ mod clock;
 mod cmd;
 mod file;
 mod lock;
+mod mounts;
 
 pub use clock::{boot_id, now, set_clock, since_boot};
 pub use cmd::{Cmd, CmdError, Output, Stop, tail};
@@ -17,3 +18,4 @@ pub use file::{
     FileError, NewFile, create_dir, read, read_to_string, remove_if_exists, sync_dir, write_atomic,
 };
 pub use lock::{Lock, LockError};
+pub use mounts::mount_points;

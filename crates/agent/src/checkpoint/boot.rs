@@ -18,8 +18,9 @@ pub const UNIT_FILE: &str = "/etc/systemd/system/volary-rescue-boot.service";
 /// What enables it.
 pub const LINK: &str = "/etc/systemd/system/sysinit.target.wants/volary-rescue-boot.service";
 
-/// The name of the timer and its service.
-const TIMER: &str = "volary-rescue";
+/// What the names of the timer and its service begin with; the checkpoint follows, so that one
+/// that sleeps still for the change before is in nobody's way.
+const TIMER: &str = "volary-rescue-";
 
 /// Before the network, so that its files are right when it comes up; and not waited for by
 /// `sysinit.target`, since systemd must be able to work for what an undo starts.
@@ -99,17 +100,23 @@ pub fn install(paths: &Paths) -> Result<(), FileError> {
 ///
 /// # Errors
 /// [`CmdError`].
-pub fn start_timer(paths: &Paths, grace: Duration) -> Result<(), CmdError> {
+pub fn start_timer(paths: &Paths, checkpoint: &str, grace: Duration) -> Result<(), CmdError> {
     if !paths.is_device() || !units::is_booted() {
         return Ok(());
     }
     stop_timer(paths);
-    // One of the last change may sleep still: it looks only now and then.
-    let _ = Cmd::new("systemctl").args(["stop", "--quiet", &format!("{TIMER}.service")]).run();
     let after = format!("--on-active={}", grace.as_secs().max(1));
     let again = format!("--on-unit-inactive={}", AGAIN.as_secs());
     Cmd::new("systemd-run")
-        .args(["--quiet", "--no-block", "--collect", "--unit", TIMER, &after, &again])
+        .args([
+            "--quiet",
+            "--no-block",
+            "--collect",
+            "--unit",
+            &format!("{TIMER}{checkpoint}"),
+            &after,
+            &again,
+        ])
         .args(["--description", "Undo of a change by Volary that is not confirmed in time"])
         .args(["--timer-property", "AccuracySec=1s", "--timer-property", "IgnoreOnIsolate=yes"])
         .args(["--property", "OOMScoreAdjust=-900", "--property", "IgnoreOnIsolate=yes"])
@@ -126,21 +133,7 @@ pub fn stop_timer(paths: &Paths) {
     if !paths.is_device() || !units::is_booted() {
         return;
     }
-    let timer = format!("{TIMER}.timer");
-    let _ = Cmd::new("systemctl").args(["stop", "--quiet", &timer]).run();
-    let _ = Cmd::new("systemctl").args(["reset-failed", "--quiet", &timer, TIMER]).run();
-}
-
-/// True if the timer of this boot waits or works.
-pub fn timer_runs(paths: &Paths) -> bool {
-    if !paths.is_device() || !units::is_booted() {
-        return true;
-    }
-    let timer = format!("{TIMER}.timer");
-    Cmd::new("systemctl")
-        .args(["is-active", "--quiet", &timer])
-        .run()
-        .is_ok_and(|ended| ended.status.success())
+    let _ = Cmd::new("systemctl").args(["stop", "--quiet", &format!("{TIMER}*.timer")]).run();
 }
 
 #[cfg(test)]

@@ -95,10 +95,18 @@ struct Limits {
 
 fn walk_within(paths: &Paths, trees: &[PathBuf], limits: &Limits) -> Found {
     let mut found = Found::default();
+    let mounts = volary_host::mount_points();
     for tree in trees {
         let Ok(top) = fs::symlink_metadata(paths.on_device(tree)) else { continue };
-        let mut walk =
-            Walk { paths, limits, dev: top.dev(), bytes: 0, entries: BTreeMap::new(), left_out: Vec::new() };
+        let mut walk = Walk {
+            paths,
+            limits,
+            mounts: &mounts,
+            top: tree,
+            bytes: 0,
+            entries: BTreeMap::new(),
+            left_out: Vec::new(),
+        };
         match walk.enter(tree, top) {
             Ok(()) => found.entries.append(&mut walk.entries),
             Err(why) => {
@@ -114,7 +122,8 @@ fn walk_within(paths: &Paths, trees: &[PathBuf], limits: &Limits) -> Found {
 struct Walk<'a> {
     paths: &'a Paths,
     limits: &'a Limits,
-    dev: u64,
+    mounts: &'a BTreeSet<PathBuf>,
+    top: &'a Path,
     bytes: u64,
     entries: BTreeMap<PathBuf, Metadata>,
     left_out: Vec<LeftOut>,
@@ -126,7 +135,7 @@ impl Walk<'_> {
         if is_never_touched(path) {
             return Ok(());
         }
-        if meta.dev() != self.dev {
+        if path != self.top && self.mounts.contains(&self.paths.on_device(path)) {
             self.leave_out(path, "it is on another file system");
             return Ok(());
         }

@@ -221,7 +221,7 @@ pub fn arm(paths: &Paths, manifest: &Manifest, times: Times) -> Result<(), Check
         path_worked: manifest.path.worked,
     };
     store.arm(&armed)?;
-    boot::start_timer(paths, grace)?;
+    boot::start_timer(paths, &manifest.id, grace)?;
     Ok(())
 }
 

@@ -28,6 +28,7 @@ pub(super) fn put_back(undo: &mut Undo<'_>) {
         }
     }
     remove_new(undo);
+    name_left_out(undo);
     if let Err(error) = blobs::flush(undo.store.dir()) {
         undo.could_not(error.to_string());
     }
@@ -183,6 +184,17 @@ pub(super) fn remove_tree(real: &Path) -> Result<(), FileError> {
     let meta = fs::symlink_metadata(real).map_err(FileError::at("remove", real))?;
     let removed = if meta.is_dir() { fs::remove_dir_all(real) } else { fs::remove_file(real) };
     removed.map_err(FileError::at("remove", real))
+}
+
+/// What was not saved and was written to since cannot be put back; nobody is to believe that it was.
+fn name_left_out(undo: &mut Undo<'_>) {
+    let (manifest, since) = (undo.manifest, undo.manifest.clock.wall.as_second());
+    for out in &manifest.left_out {
+        let meta = fs::symlink_metadata(undo.paths.on_device(out.path.as_path()));
+        if meta.is_ok_and(|meta| meta.is_dir() || meta.ctime() >= since) {
+            undo.could_not(format!("{} was not saved: {}", out.path.as_path().display(), out.why));
+        }
+    }
 }
 
 /// Removes what the checkpoint's folders have and the checkpoint has not.

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use jiff::Timestamp;
@@ -67,11 +66,8 @@ pub(super) fn remove(undo: &mut Undo<'_>) {
 }
 
 fn remove_one(undo: &mut Undo<'_>, path: &Path, real: &Path) {
-    let dev = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.dev());
-    // Something may be mounted in it.
-    let above = real.parent().and_then(|above| dev(above).ok());
-    if above.is_none() || dev(real).ok() != above {
-        undo.could_not(format!("{} is a file system of its own and stays", path.display()));
+    if volary_host::mount_points().iter().any(|mount| mount.starts_with(real)) {
+        undo.could_not(format!("in {} another file system is mounted, so it stays", path.display()));
         return;
     }
     match super::files::remove_tree(real) {

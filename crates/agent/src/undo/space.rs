@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::Undo;
@@ -28,19 +28,20 @@ pub(super) fn look(undo: &mut Undo<'_>) {
     if free >= LITTLE.max(total / 50) {
         return;
     }
-    let root = undo.paths.on_device(Path::new("/"));
-    let Ok(dev) = fs::symlink_metadata(undo.store.dir()).map(|meta| meta.dev()) else { return };
+    // Only what is on the same disk is of interest.
+    let mounts = volary_host::mount_points();
+    let Some(root) = mounts.iter().filter(|mount| undo.store.dir().starts_with(mount)).max() else { return };
     let mut found = Vec::new();
     let begun = Instant::now();
-    let mut folders = vec![root];
+    let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for entry in entries.flatten() {
             let Ok(meta) = entry.metadata() else { continue };
             let path = entry.path();
-            if meta.is_dir() && !is_elsewhere(&path) {
+            if meta.is_dir() && !mounts.contains(&path) {
                 folders.push(path);
-            } else if meta.is_file() && meta.dev() == dev && meta.blocks() * 512 >= LARGE {
+            } else if meta.is_file() && meta.blocks() * 512 >= LARGE {
                 found.push((meta.blocks() * 512, path));
             }
         }
@@ -61,9 +62,4 @@ pub(super) fn look(undo: &mut Undo<'_>) {
         );
         undo.could_not(text);
     }
-}
-
-/// What is no disk.
-fn is_elsewhere(path: &Path) -> bool {
-    ["/proc", "/sys", "/dev", "/run"].iter().any(|other| path == Path::new(other))
 }

@@ -300,6 +300,19 @@ fn files_that_nobody_wrote_to_are_not_read_again() {
 }
 
 #[test]
+fn what_was_not_saved_is_not_said_to_be_back() {
+    let root = Root::new();
+    let large = fs::File::create(root.at("etc/large")).unwrap();
+    large.set_len(17 << 20).unwrap();
+    let manifest = root.arm();
+    assert_eq!(manifest.left_out.len(), 1);
+    large.set_len(18 << 20).unwrap();
+    let undone = root.undo();
+    assert_eq!(undone.could_not, ["/etc/large was not saved: it has more than 16 MiB"]);
+    assert!(root.at("etc/large").exists(), "what was there is not taken for new");
+}
+
+#[test]
 fn a_fleet_names_more_folders() {
     let root = Root::new();
     root.put("opt/app/data/setting", "1", 0o644);
