@@ -18,7 +18,7 @@ use crate::checkpoint::{self, Lifeline};
 use crate::config::{Config, ConfigError};
 use crate::daemon;
 use crate::facts::{self, FactsError};
-use crate::http::{Answer, HttpError, Identity, Server};
+use crate::http::{Answer, HttpError, Identity, Patience, Server};
 use crate::ledger::{Ledger, LoadError};
 use crate::log;
 use crate::news::{self, Signs};
@@ -88,11 +88,19 @@ impl Agent {
     /// # Errors
     /// [`AgentError`].
     pub fn open(paths: &Paths) -> Result<Self, AgentError> {
+        Self::open_with(paths, Patience::default())
+    }
+
+    /// As [`Agent::open`], with other limits on the time of the server.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub fn open_with(paths: &Paths, patience: Patience) -> Result<Self, AgentError> {
         let config = Config::load(paths)?;
         paths.prepare()?;
         let (certificate, key) = (read(&paths.certificate())?, read(&paths.key())?);
         let identity = Identity { certificate: &certificate, key: &key };
-        let server = Server::new(&config.server, &read(&paths.ca())?, Some(&identity))?;
+        let server = Server::with_patience(&config.server, &read(&paths.ca())?, Some(&identity), patience)?;
         let (_, state) = Ledger::open(paths, &config)?;
         Ok(Self {
             spool: Spool::new(paths.spool()),
@@ -154,7 +162,7 @@ impl Agent {
             for effect in effects {
                 match effect {
                     Effect::Record => self.record(&mut ledger)?,
-                    Effect::Wait(until) => return Ok(until),
+                    Effect::Wait(until) => return Ok(self.obedient(until)),
                     Effect::Tell => self.tell(),
                     Effect::Ask => reply = Some(self.ask()),
                     Effect::Fetch(target) => reply = Some(work::fetch(self, &target)),
@@ -222,6 +230,14 @@ impl Agent {
     /// [`AgentError`].
     pub fn reload(&mut self) -> Result<(), AgentError> {
         self.remember().map(drop)
+    }
+
+    /// The time to wait for, not before the server that asked to be left alone wants to be asked. All
+    /// devices were told the same time, so each adds its own part of a minute.
+    fn obedient(&self, until: Timestamp) -> Timestamp {
+        let Some(quiet) = self.server.quiet_until() else { return until };
+        let spread = Duration::from_millis(self.state.seed % 60_000);
+        until.max(quiet.checked_add(spread).unwrap_or(quiet))
     }
 
     /// Reads the ledger; what only this process knows stays.

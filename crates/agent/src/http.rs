@@ -1,27 +1,46 @@
 //! The agent's side of HTTPS: its own authority only, its client certificate, limits on time and
 //! size for everything, and a kept connection while it is idle.
 
+use std::cell::Cell;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsProvider};
 use volary_api::v1::Problem;
 use volary_api::v1::device::{AskTurn, Desired, Enroll, Enrolled, ReceivedBatch, Turn, WantObjects};
+use volary_host::now;
 
-/// A server that sends nothing for this long is away. Long enough for a satellite link.
-const SILENCE: Duration = Duration::from_secs(60);
+/// How long a server may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A server that sends nothing for this long is away.
+    pub silence: Duration,
+    /// A small exchange ends within this time, however the bytes trickle.
+    pub small: Duration,
+    /// The objects of a commit, or an index of the archive, arrive within this time.
+    pub large: Duration,
+}
 
-/// A small exchange ends within this time, however the bytes trickle.
-const SMALL: Duration = Duration::from_secs(90);
-
-/// The objects of a commit, or an index of the archive, arrive within this time: 50 MB on a
-/// link of half a megabit.
-const LARGE: Duration = Duration::from_secs(15 * 60);
+impl Default for Patience {
+    /// A minute of silence is long enough for a satellite link; a quarter of an hour is 50 MB on a
+    /// link of half a megabit.
+    fn default() -> Self {
+        Self {
+            silence: Duration::from_secs(60),
+            small: Duration::from_secs(90),
+            large: Duration::from_secs(15 * 60),
+        }
+    }
+}
 
 /// The longest JSON answer to a device. The true ones have a few kilobytes.
 const ANSWER: u64 = 256 << 10;
+
+/// For this long at most a server is obeyed that asks to be left alone.
+const LONGEST_QUIET: Duration = Duration::from_secs(3600);
 
 /// Idle connections are kept for two of the usual polls.
 const KEEP: Duration = Duration::from_secs(150);
@@ -33,6 +52,9 @@ pub struct Server {
     /// True once it is known that the server takes one report at a time. Not kept: it may be brought up
     /// to date any day.
     takes_single: AtomicBool,
+    patience: Patience,
+    /// Until when the server asked to be left alone.
+    quiet_until: Cell<Option<Timestamp>>,
 }
 
 /// Why a request brought nothing.
@@ -118,6 +140,19 @@ impl Server {
     /// # Errors
     /// [`HttpError::BadPem`].
     pub fn new(url: &str, ca: &[u8], identity: Option<&Identity<'_>>) -> Result<Self, HttpError> {
+        Self::with_patience(url, ca, identity, Patience::default())
+    }
+
+    /// As [`Server::new`], with other limits on its time.
+    ///
+    /// # Errors
+    /// [`HttpError::BadPem`].
+    pub fn with_patience(
+        url: &str,
+        ca: &[u8],
+        identity: Option<&Identity<'_>>,
+        patience: Patience,
+    ) -> Result<Self, HttpError> {
         let ca = Certificate::from_pem(ca).map_err(|_| HttpError::BadPem("the server's CA certificate"))?;
         let client = match identity {
             None => None,
@@ -142,10 +177,10 @@ impl Server {
             .max_redirects_will_error(false)
             .proxy(None)
             .user_agent(concat!("volary-agent/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .timeout_per_write(Some(SILENCE))
-            .timeout_global(Some(SMALL))
+            .timeout_connect(Some(patience.silence))
+            .timeout_per_read(Some(patience.silence))
+            .timeout_per_write(Some(patience.silence))
+            .timeout_global(Some(patience.small))
             .max_idle_connections(1)
             .max_idle_age(KEEP)
             .input_buffer_size(16 << 10)
@@ -153,7 +188,19 @@ impl Server {
             .max_response_header_size(16 << 10)
             .build()
             .new_agent();
-        Ok(Self { agent, url: url.trim_end_matches('/').to_owned(), takes_single: AtomicBool::new(false) })
+        Ok(Self {
+            agent,
+            url: url.trim_end_matches('/').to_owned(),
+            takes_single: AtomicBool::new(false),
+            patience,
+            quiet_until: Cell::new(None),
+        })
+    }
+
+    /// Until when the server asked to be left alone, with `Retry-After`; nobody need obey it for
+    /// longer than an hour.
+    pub fn quiet_until(&self) -> Option<Timestamp> {
+        self.quiet_until.get().filter(|until| *until > now())
     }
 
     /// Its address.
@@ -192,7 +239,10 @@ impl Server {
             answer => answer,
         };
         let tag = match &answer {
-            Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED => return Ok(Answer::Unchanged),
+            Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED => {
+                self.quiet_until.set(None);
+                return Ok(Answer::Unchanged);
+            }
             Ok(answer) => answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()),
             Err(_) => None,
         };
@@ -216,7 +266,7 @@ impl Server {
             .agent
             .post(self.at(path))
             .config()
-            .timeout_global(Some(LARGE))
+            .timeout_global(Some(self.patience.large))
             .build()
             .header(header::CONTENT_TYPE, "application/json")
             .send(&body);
@@ -295,7 +345,8 @@ impl Server {
     /// # Errors
     /// [`HttpError`].
     pub fn file(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, HttpError> {
-        let answer = self.agent.get(self.at(path)).config().timeout_global(Some(LARGE)).build().call();
+        let answer =
+            self.agent.get(self.at(path)).config().timeout_global(Some(self.patience.large)).build().call();
         match self.body(path, answer, limit) {
             Ok(body) => Ok(Some(body)),
             Err(HttpError::Refused { status: 404 | 410, .. }) => Ok(None),
@@ -339,7 +390,12 @@ impl Server {
         let mut answer = answer.map_err(|error| self.unreachable(error))?;
         let status = answer.status();
         if status.is_success() {
+            self.quiet_until.set(None);
             return Ok(answer);
+        }
+        if matches!(status.as_u16(), 429 | 503) {
+            let seconds = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+            self.quiet_until.set(seconds.and_then(|text| after(text, now())));
         }
         let body = self.read(path, &mut answer, ANSWER).unwrap_or_default();
         let said: Problem = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
@@ -361,9 +417,41 @@ impl Server {
 
 type Received = Result<Response<ureq::Body>, ureq::Error>;
 
+/// When to come again, by the value of `Retry-After`: seconds, or a date of HTTP. At most an hour
+/// ahead: a server may be late with taking it back, and a lying one shall not silence a device.
+fn after(text: &str, now: Timestamp) -> Option<Timestamp> {
+    let text = text.trim();
+    let latest = now.checked_add(LONGEST_QUIET).ok()?;
+    let until = match text.parse::<u32>() {
+        Ok(seconds) => now.checked_add(Duration::from_secs(u64::from(seconds))).ok()?,
+        Err(_) => jiff::fmt::rfc2822::parse(text).ok()?.timestamp(),
+    };
+    Some(until.min(latest))
+}
+
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     use std::io::Write;
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).expect("a Vec takes any write");
     encoder.finish().expect("a Vec takes any write")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_never_more_than_an_hour() {
+        let now: Timestamp = "2026-11-26T12:00:00Z".parse().unwrap();
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(after(text, now), expected.map(|time| time.parse().unwrap()), "{text}");
+        };
+        check("120", Some("2026-11-26T12:02:00Z"));
+        check("Thu, 26 Nov 2026 12:10:00 GMT", Some("2026-11-26T12:10:00Z"));
+        check("86400", Some("2026-11-26T13:00:00Z"));
+        check("Fri, 26 Nov 2027 12:10:00 GMT", Some("2026-11-26T13:00:00Z"));
+        for nonsense in ["", "-5", "soon", "1e9"] {
+            check(nonsense, None);
+        }
+    }
 }

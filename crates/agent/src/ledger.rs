@@ -1,12 +1,11 @@
-//! The ledger's files. Its format and what it means are `volary-device`'s.
+//! The ledger's files. Its format and what it means are `volary-device`'s; what was accepted is
+//! kept a second and third time by `accepted`.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
 use volary_device::{LedgerError, State};
 use volary_host::{FileError, read, write_atomic};
-use volary_model::{CommitId, StageName};
+use volary_model::Digest;
 
+use crate::accepted::{self, Accepted, AcceptedError, Damaged};
 use crate::config::Config;
 use crate::log;
 use crate::paths::Paths;
@@ -16,15 +15,9 @@ use crate::paths::Paths;
 pub struct Ledger {
     paths: Paths,
     next: u64,
-    accepted: Accepted,
-}
-
-/// The accepted commits, kept apart from the ledger too.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Accepted {
-    version: u32,
-    accepted: BTreeMap<StageName, CommitId>,
-    trusted: Option<CommitId>,
+    fleet: Option<Digest>,
+    /// The record of what was accepted, if it stands in all its places.
+    recorded: Option<Accepted>,
 }
 
 /// Why the ledger cannot be used.
@@ -33,21 +26,23 @@ pub enum LoadError {
     /// A file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The record beside the key is there and cannot be read. Going on without it would let a
-    /// server send the device back in time.
-    #[error(
-        "{path} is damaged: it says which commits this device accepted; restore it, or remove it if the \
-         ledger in /var/lib/volary is whole"
-    )]
-    Accepted {
-        /// The file.
-        path: String,
-    },
+    /// The records of what was accepted are damaged.
+    #[error(transparent)]
+    Accepted(#[from] Damaged),
+}
+
+impl From<AcceptedError> for LoadError {
+    fn from(error: AcceptedError) -> Self {
+        match error {
+            AcceptedError::File(error) => Self::File(error),
+            AcceptedError::Damaged(error) => Self::Accepted(error),
+        }
+    }
 }
 
 impl Ledger {
     /// Opens the ledger and reads the state. A device without one begins anew, but remembers the
-    /// commits that it accepted.
+    /// commits that it accepted; of several records the furthest counts.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -58,8 +53,9 @@ impl Ledger {
             Err(error) => Err(error),
         };
         let copies = [copy(0)?, copy(1)?];
-        let accepted = Accepted::load(paths)?;
-        let (mut state, next) = match volary_device::decode(copies.each_ref().map(Option::as_deref)) {
+        let fleet = accepted::fleet(paths)?;
+        let found = accepted::load(paths, fleet)?;
+        let (mut state, mut next) = match volary_device::decode(copies.each_ref().map(Option::as_deref)) {
             Ok(loaded) => (loaded.state, loaded.next),
             // A newer agent was here and was taken back. What it was doing is over: its undo tells
             // of it, and what it accepted stands beside the key.
@@ -68,17 +64,22 @@ impl Ledger {
                 (State::new(config.stage.clone(), seed(config)), next)
             }
             Err(error @ (LedgerError::Missing | LedgerError::Damaged)) => {
-                if error == LedgerError::Damaged || !accepted.accepted.is_empty() {
+                let known = found.best.as_ref().is_some_and(|record| !record.is_empty());
+                if error == LedgerError::Damaged || known {
                     log::say(format!("{error}: beginning anew, without forgetting what was accepted"));
                 }
                 (State::new(config.stage.clone(), seed(config)), 1)
             }
         };
-        if state.trusted.is_none() && accepted.trusted.is_some() {
-            state.trusted.clone_from(&accepted.trusted);
-            state.accepted.clone_from(&accepted.accepted);
+        if let Some(record) = &found.best {
+            // A record of a write that the ledger does not have: it was cut off, or it was lost.
+            if record.at() >= next || state.trusted.is_none() {
+                record.remind(&mut state);
+            }
+            next = next.max(record.at().saturating_add(1));
         }
-        Ok((Self { paths: paths.clone(), next, accepted }, state))
+        let recorded = found.best.filter(|record| found.whole && record.tells(&state));
+        Ok((Self { paths: paths.clone(), next, fleet, recorded }, state))
     }
 
     /// Writes the state.
@@ -86,35 +87,15 @@ impl Ledger {
     /// # Errors
     /// [`FileError`]; the state written before is then still there.
     pub fn save(&mut self, state: &State) -> Result<(), FileError> {
-        let accepted =
-            Accepted { version: 1, accepted: state.accepted.clone(), trusted: state.trusted.clone() };
-        if accepted != self.accepted {
-            accepted.save(&self.paths)?;
-            self.accepted = accepted;
+        if self.recorded.as_ref().is_none_or(|record| !record.tells(state)) {
+            let record = Accepted::of(state, self.next, self.fleet);
+            record.save(&self.paths)?;
+            self.recorded = Some(record);
         }
         let bytes = volary_device::encode(state, self.next);
         write_atomic(&self.paths.ledger(volary_device::slot(self.next)), &bytes, 0o600)?;
         self.next += 1;
         Ok(())
-    }
-}
-
-impl Accepted {
-    fn load(paths: &Paths) -> Result<Self, LoadError> {
-        let path = paths.accepted();
-        match read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|_| LoadError::Accepted { path: path.display().to_string() }),
-            Err(error) if error.is_not_found() => {
-                Ok(Self { version: 1, accepted: BTreeMap::new(), trusted: None })
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn save(&self, paths: &Paths) -> Result<(), FileError> {
-        let bytes = serde_json::to_vec(self).expect("a record of commits is text");
-        write_atomic(&paths.accepted(), &bytes, 0o644)
     }
 }
 
@@ -129,12 +110,17 @@ fn seed(config: &Config) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use volary_model::CommitId;
+
     use super::*;
 
     fn device() -> (tempfile::TempDir, Paths, Config) {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
         paths.prepare().unwrap();
+        write_atomic(&paths.ca(), b"one authority\n", 0o644).unwrap();
         let config = Config {
             version: 1,
             server: "https://volary.test".into(),
@@ -144,21 +130,115 @@ mod tests {
         (dir, paths, config)
     }
 
+    fn commit(letter: &str) -> CommitId {
+        letter.repeat(40).parse().unwrap()
+    }
+
+    /// Accepts a commit, as the machine does.
+    fn accept(paths: &Paths, config: &Config, id: &CommitId) {
+        let (mut ledger, mut state) = Ledger::open(paths, config).unwrap();
+        state.trusted = Some(id.clone());
+        state.accepted.insert(config.stage.clone(), id.clone());
+        ledger.save(&state).unwrap();
+    }
+
+    fn remembered(paths: &Paths, config: &Config) -> Option<CommitId> {
+        Ledger::open(paths, config).unwrap().1.trusted
+    }
+
     #[test]
-    fn what_was_accepted_outlives_the_state_folder() {
+    fn what_was_accepted_outlives_any_two_of_its_three_places() {
+        let places = ["var/lib/volary", "etc/volary/accepted.json", "var/backups/volary-agent"];
+        for kept in places {
+            let (dir, paths, config) = device();
+            accept(&paths, &config, &commit("a"));
+            for lost in places.iter().filter(|place| **place != kept) {
+                let path = dir.path().join(lost);
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.unwrap();
+            }
+            paths.prepare().unwrap();
+            assert_eq!(remembered(&paths, &config), Some(commit("a")), "only {kept} is left");
+            // And the next write mends all three.
+            let (mut ledger, state) = Ledger::open(&paths, &config).unwrap();
+            ledger.save(&state).unwrap();
+            assert!(places.iter().all(|place| dir.path().join(place).exists()), "{kept}");
+        }
+    }
+
+    #[test]
+    fn the_furthest_record_counts() {
         let (dir, paths, config) = device();
-        let (mut ledger, mut state) = Ledger::open(&paths, &config).unwrap();
-        let commit: CommitId = "a".repeat(40).parse().unwrap();
-        state.trusted = Some(commit.clone());
-        state.accepted.insert(config.stage.clone(), commit.clone());
-        state.last_report = 7;
-        ledger.save(&state).unwrap();
-        ledger.save(&state).unwrap();
-        assert_eq!(Ledger::open(&paths, &config).unwrap().1, state);
-        std::fs::remove_dir_all(dir.path().join("var/lib/volary")).unwrap();
+        accept(&paths, &config, &commit("a"));
+        let place = |number: usize| paths.accepted()[number].clone();
+        let old = read(&place(0)).unwrap();
+        accept(&paths, &config, &commit("b"));
+        // An old copy was put back, and the ledger is lost.
+        write_atomic(&place(0), &old, 0o644).unwrap();
+        fs::remove_dir_all(dir.path().join("var/lib/volary")).unwrap();
         paths.prepare().unwrap();
-        let (_, state) = Ledger::open(&paths, &config).unwrap();
-        assert_eq!((state.trusted, state.last_report), (Some(commit), 0));
+        assert_eq!(remembered(&paths, &config), Some(commit("b")));
+        // The other way round, and with a ledger that begins anew: its numbers go on.
+        write_atomic(&place(0), &read(&place(1)).unwrap(), 0o644).unwrap();
+        write_atomic(&place(1), &old, 0o644).unwrap();
+        accept(&paths, &config, &commit("c"));
+        write_atomic(&place(0), &old, 0o644).unwrap();
+        write_atomic(&place(1), &old, 0o644).unwrap();
+        assert_eq!(remembered(&paths, &config), Some(commit("c")), "the ledger is further");
+    }
+
+    #[test]
+    fn a_write_that_was_cut_off_between_the_record_and_the_ledger_counts() {
+        let (_dir, paths, config) = device();
+        accept(&paths, &config, &commit("a"));
+        let ledgers = [0, 1].map(|slot| read(&paths.ledger(slot)).ok());
+        accept(&paths, &config, &commit("b"));
+        for (slot, bytes) in ledgers.iter().enumerate() {
+            match bytes {
+                Some(bytes) => write_atomic(&paths.ledger(slot), bytes, 0o600).unwrap(),
+                None => volary_host::remove_if_exists(&paths.ledger(slot)).unwrap(),
+            }
+        }
+        assert_eq!(remembered(&paths, &config), Some(commit("b")));
+    }
+
+    #[test]
+    fn damage_is_survived_as_long_as_one_record_is_whole() {
+        let (_dir, paths, config) = device();
+        accept(&paths, &config, &commit("a"));
+        let [first, second] = paths.accepted();
+        write_atomic(&first, b"{\"version\"", 0o644).unwrap();
+        assert_eq!(remembered(&paths, &config), Some(commit("a")));
+        accept(&paths, &config, &commit("b"));
+        assert_eq!(read(&first).unwrap(), read(&second).unwrap(), "mended");
+        write_atomic(&first, b"", 0o644).unwrap();
+        write_atomic(&second, b"x", 0o644).unwrap();
+        let error = Ledger::open(&paths, &config).unwrap_err().to_string();
+        assert!(error.contains("is damaged: it says which commits"), "{error}");
+    }
+
+    #[test]
+    fn another_fleet_is_another_story() {
+        let (dir, paths, config) = device();
+        accept(&paths, &config, &commit("a"));
+        fs::remove_dir_all(dir.path().join("var/lib/volary")).unwrap();
+        paths.prepare().unwrap();
+        write_atomic(&paths.ca(), b"another authority\n", 0o644).unwrap();
+        assert_eq!(remembered(&paths, &config), None);
+        accept(&paths, &config, &commit("b"));
+        assert_eq!(remembered(&paths, &config), Some(commit("b")));
+    }
+
+    #[test]
+    fn the_record_of_an_older_agent_is_read() {
+        let (dir, paths, config) = device();
+        let text = format!(
+            "{{\"version\":1,\"accepted\":{{\"development\":\"{0}\"}},\"trusted\":\"{0}\"}}",
+            commit("a")
+        );
+        write_atomic(&paths.accepted()[0], text.as_bytes(), 0o644).unwrap();
+        assert_eq!(remembered(&paths, &config), Some(commit("a")));
+        accept(&paths, &config, &commit("b"));
+        assert!(dir.path().join("var/backups/volary-agent").exists());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 #![warn(missing_docs)]
 
+pub mod accepted;
 pub mod agent;
 pub mod ansible;
 pub mod apt;

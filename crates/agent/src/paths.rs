@@ -11,6 +11,7 @@ pub struct Paths {
     root: PathBuf,
     etc: PathBuf,
     state: PathBuf,
+    backups: PathBuf,
     run: PathBuf,
     dpkg: PathBuf,
 }
@@ -22,6 +23,7 @@ impl Paths {
             root: root.to_owned(),
             etc: root.join("etc/volary"),
             state: root.join("var/lib/volary"),
+            backups: root.join("var/backups/volary-agent"),
             run: root.join("run/volary"),
             dpkg: root.join("var/lib/dpkg"),
         }
@@ -86,10 +88,10 @@ impl Paths {
         self.etc.join("allowed_signers")
     }
 
-    /// The accepted commits once more, beside the key: whoever empties the state folder does not
-    /// make the device forget how far it went.
-    pub fn accepted(&self) -> PathBuf {
-        self.etc.join("accepted.json")
+    /// The accepted commits once more, beside the key and where Debian keeps backups: whoever
+    /// empties a folder does not make the device forget how far it went.
+    pub fn accepted(&self) -> [PathBuf; 2] {
+        [self.etc.join("accepted.json"), self.backups.join("accepted.json")]
     }
 
     /// One of the two copies of the ledger.

@@ -103,6 +103,17 @@ impl Fleet {
         self.head()
     }
 
+    /// As [`Fleet::commit`], at a time in seconds since 1970.
+    pub fn commit_at(&self, person: &str, message: &str, seconds: i64) -> CommitId {
+        self.git(&["add", "--all"]);
+        let date = format!("@{seconds} +0000");
+        let key = format!("user.signingkey={}", self.key(person).display());
+        let git = self.command().env("GIT_AUTHOR_DATE", &date).env("GIT_COMMITTER_DATE", &date);
+        let git = git.args(["-c", "commit.gpgsign=true", "-c", &key]);
+        git.args(["commit", "-q", "--allow-empty", "-m", message]).check().unwrap();
+        self.head()
+    }
+
     /// Makes `canary` go to what `master` has, as `volary promote` does.
     pub fn promote(&self, person: &str) -> CommitId {
         let known = self.try_git(&["rev-parse", "--verify", "-q", "canary"]).is_some();
@@ -124,6 +135,25 @@ impl Fleet {
         git = git.arg("-c").arg(format!("user.signingkey={}", self.key(person).display()));
         git = git.args(["commit-tree", "-S", tree, "-p", &canary, "-p", &master, "-m", "Promote"]);
         git.check().unwrap().text().trim().parse().unwrap()
+    }
+
+    /// Approves a commit for a stage; returns the tag.
+    pub fn approve(&self, person: &str, commit: &CommitId, stage: &str) -> String {
+        let tree = self.git(&["rev-parse", &format!("{commit}^{{tree}}")]).parse().unwrap();
+        let message = volary_fleet::approval_message(commit, &tree, &stage.parse().unwrap());
+        let key = format!("user.signingkey={}", self.key(person).display());
+        let tag = self.command().args(["-c", &key, "tag", "-s", "--cleanup=verbatim", "-F", "-", "x"]);
+        tag.arg(commit.as_str()).stdin(message).check().unwrap();
+        let tag = self.git(&["rev-parse", "refs/tags/x"]);
+        let name = volary_fleet::approval_ref(commit, &stage.parse().unwrap(), &tag.parse().unwrap());
+        self.git(&["update-ref", &name, &tag]);
+        self.git(&["tag", "--delete", "x"]);
+        tag
+    }
+
+    /// The commit before the one that is checked out.
+    pub fn parent(&self) -> CommitId {
+        self.git(&["rev-parse", "HEAD~1"]).parse().unwrap()
     }
 
     /// The commit that is checked out.

@@ -32,6 +32,15 @@ struct Shared {
     world: Mutex<World>,
 }
 
+/// A way to answer that never ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Endless {
+    /// As fast as the line allows.
+    Flood,
+    /// A byte now and then.
+    Drip,
+}
+
 /// What the server knows and what it was asked.
 pub struct World {
     /// What it wants devices to be at.
@@ -40,6 +49,10 @@ pub struct World {
     pub repository: PathBuf,
     /// Bytes to send instead of a pack.
     pub false_pack: Option<Vec<u8>>,
+    /// A request (method and path) that gets an answer without an end: these bytes, and then zeros.
+    pub endless: Option<(&'static str, Vec<u8>, Endless)>,
+    /// Seconds to say in `Retry-After` while in trouble.
+    pub retry_after: Option<u32>,
     /// Files below `/archive/`.
     pub archive: BTreeMap<String, Vec<u8>>,
     /// True if devices are accepted at once.
@@ -81,6 +94,8 @@ impl Stub {
             desired: None,
             repository: repository.to_owned(),
             false_pack: None,
+            endless: None,
+            retry_after: None,
             archive: BTreeMap::new(),
             accepts: true,
             trouble: None,
@@ -189,6 +204,11 @@ fn serve(connection: TcpStream, config: Arc<ServerConfig>, shared: &Shared) {
     let Ok(session) = ServerConnection::new(config) else { return };
     let mut stream = BufReader::new(StreamOwned::new(session, connection));
     while let Some(request) = read_request(&mut stream) {
+        let endless = shared.world.lock().unwrap().endless.clone();
+        if let Some((_, first, way)) = endless.filter(|(line, ..)| *line == request.line) {
+            shared.world.lock().unwrap().requests.push(request.line);
+            return pour(stream.get_mut(), &first, way);
+        }
         let (status, headers, body) = answer(&request, shared);
         let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
         let stream = stream.get_mut();
@@ -196,6 +216,22 @@ fn serve(connection: TcpStream, config: Arc<ServerConfig>, shared: &Shared) {
             return;
         }
         let _ = stream.flush();
+    }
+}
+
+/// Answers until the other side has enough.
+fn pour(stream: &mut Stream, first: &[u8], way: Endless) {
+    let head = b"HTTP/1.1 200 X\r\nconnection: close\r\n\r\n";
+    let mut sent = stream.write_all(head).and_then(|()| stream.write_all(first));
+    let piece = match way {
+        Endless::Flood => vec![0; 64 << 10],
+        Endless::Drip => vec![0],
+    };
+    while sent.is_ok() {
+        if way == Endless::Drip {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        sent = stream.write_all(&piece).and_then(|()| stream.flush());
     }
 }
 
@@ -245,7 +281,8 @@ fn answer(request: &Request, shared: &Shared) -> (u16, String, Vec<u8>) {
     let mut world = shared.world.lock().unwrap();
     world.requests.push(request.line.clone());
     if let Some(status) = world.trouble {
-        return (status, String::new(), br#"{"error":"the stub is in trouble"}"#.to_vec());
+        let after = world.retry_after.map(|seconds| format!("retry-after: {seconds}\r\n"));
+        return (status, after.unwrap_or_default(), br#"{"error":"the stub is in trouble"}"#.to_vec());
     }
     let json = |value: serde_json::Value| (200, String::new(), value.to_string().into_bytes());
     if request.line == "POST /device/v1/enroll" {
