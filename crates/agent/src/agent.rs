@@ -17,15 +17,21 @@ use volary_model::Architecture;
 use crate::checkpoint::{self, Lifeline};
 use crate::config::{Config, ConfigError};
 use crate::daemon;
+use crate::elsewhere::{Elsewhere, ElsewhereError, Place, host_of};
 use crate::facts::{self, FactsError};
 use crate::http::{Answer, HttpError, Identity, Patience, Server};
 use crate::ledger::{Ledger, LoadError};
 use crate::log;
 use crate::news::{self, Signs};
 use crate::paths::Paths;
+use crate::repo::Supply;
 use crate::report::{self, Look};
 use crate::spool::Spool;
 use crate::{drift, history, transaction, turn, undo, work, zone};
+
+/// After so many questions in a row without an answer the fleet is looked for elsewhere, if it is
+/// to be had there.
+const PATIENT: u32 = 2;
 
 /// One enrolled device.
 pub struct Agent {
@@ -44,6 +50,12 @@ pub struct Agent {
     told: Option<Signs>,
     /// Reports may wait that could not be sent when they were made: they go as soon as they can.
     behind: bool,
+    /// The only place to ask, if somebody said so.
+    from: Option<Place>,
+    /// Where the last offer came from, if that was not the server.
+    elsewhere: Option<Elsewhere>,
+    /// For how long the fleet wants questions to stay open.
+    long_poll: Duration,
     spool: Spool,
     ending: Arc<Ending>,
     /// Proves that the device can be reached while a change is applied.
@@ -98,9 +110,7 @@ impl Agent {
     pub fn open_with(paths: &Paths, patience: Patience) -> Result<Self, AgentError> {
         let config = Config::load(paths)?;
         paths.prepare()?;
-        let (certificate, key) = (read(&paths.certificate())?, read(&paths.key())?);
-        let identity = Identity { certificate: &certificate, key: &key };
-        let server = Server::with_patience(&config.server, &read(&paths.ca())?, Some(&identity), patience)?;
+        let server = server(paths, &config, patience)?;
         let (_, state) = Ledger::open(paths, &config)?;
         Ok(Self {
             spool: Spool::new(paths.spool()),
@@ -114,6 +124,9 @@ impl Agent {
             etag: None,
             told: None,
             behind: true,
+            from: None,
+            elsewhere: None,
+            long_poll: Duration::ZERO,
             ending: Arc::default(),
             lifeline: None,
         })
@@ -122,6 +135,19 @@ impl Agent {
     /// What the device remembers.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// For how long a question may stay open at the server, if the fleet wants that.
+    pub fn long_poll(&self) -> Option<Duration> {
+        Some(self.long_poll).filter(|wait| !wait.is_zero())
+    }
+
+    /// A second way to the server, for whoever asks beside the agent.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub fn another_server(&self) -> Result<Server, AgentError> {
+        server(&self.paths, &self.config, Patience::default())
     }
 
     /// How to tell the agent that it is to end.
@@ -252,7 +278,24 @@ impl Agent {
         Ok(ledger)
     }
 
+    /// From now on asks this place and nobody else.
+    pub fn only_from(&mut self, place: Place) {
+        self.from = Some(place);
+    }
+
+    /// Where the objects of the last offer are.
+    pub(crate) fn supply(&self) -> Supply<'_> {
+        self.elsewhere.as_ref().map_or(Supply::Server(&self.server), Supply::Elsewhere)
+    }
+
     fn ask(&mut self) -> Event {
+        self.elsewhere = None;
+        if let Some(place) = self.from.clone() {
+            return self.ask_elsewhere(place).unwrap_or_else(|error| {
+                log::say(error.to_string());
+                Event::Unreachable(error.to_string())
+            });
+        }
         // Without a known offer, "nothing changed" would say nothing.
         let etag = self.state.memory.offered.as_ref().and(self.etag.as_deref());
         match self.server.desired(etag) {
@@ -274,13 +317,55 @@ impl Agent {
                 if self.state.memory.unanswered == 0 {
                     log::say(error.to_string());
                 }
-                Event::Unreachable(error.to_string())
+                let news = if self.state.memory.unanswered >= PATIENT { self.look_elsewhere() } else { None };
+                news.unwrap_or_else(|| Event::Unreachable(error.to_string()))
             }
         }
     }
 
-    fn offered(&self, desired: Desired) -> Event {
-        let Desired { stage, commit, rolling, poll, branch: _ } = desired;
+    /// What other places have, as far as that is new.
+    fn look_elsewhere(&mut self) -> Option<Event> {
+        for text in self.config.elsewhere.clone() {
+            match Place::parse(&text).and_then(|place| self.ask_elsewhere(place)) {
+                Ok(event) => {
+                    let known = self.state.good.as_ref();
+                    if !matches!(&event, Event::Offered { target, .. } if known == Some(target)) {
+                        return Some(event);
+                    }
+                    self.elsewhere = None;
+                }
+                Err(error) => log::say(error.to_string()),
+            }
+        }
+        None
+    }
+
+    fn ask_elsewhere(&mut self, place: Place) -> Result<Event, ElsewhereError> {
+        let web = match &place {
+            Place::Web(url) => {
+                let (certificate, key) = (read(&self.paths.certificate())?, read(&self.paths.key())?);
+                let identity = Identity { certificate: &certificate, key: &key };
+                Some(Server::on_the_web(host_of(url), &read(&self.paths.ca())?, &identity)?)
+            }
+            Place::Folder(_) | Place::Git(_) => None,
+        };
+        let elsewhere = Elsewhere::open(place, &self.config.name, web, &self.paths.scratch())?;
+        let stage = self.state.stage.clone();
+        let commit = elsewhere.tip(&stage)?;
+        // What the place says of rolling is nothing, so that is left as it is.
+        let rolling = self.state.good.as_ref().filter(|good| good.stage == stage);
+        let rolling = rolling.map_or_else(String::new, |good| good.rolling.clone());
+        let poll = self.state.memory.poll.unwrap_or(60);
+        self.elsewhere = Some(elsewhere);
+        // The server has to tell everything when it is back.
+        self.etag = None;
+        let branch = String::new();
+        Ok(self.offered(Desired { stage, branch, commit, rolling, poll, long_poll: 0 }))
+    }
+
+    fn offered(&mut self, desired: Desired) -> Event {
+        let Desired { stage, commit, rolling, poll, long_poll, branch: _ } = desired;
+        self.long_poll = Duration::from_secs(u64::from(long_poll.min(300)));
         let target = Target { stage, commit, rolling };
         let known = [self.state.good.as_ref(), self.state.memory.offered.as_ref()];
         if !known.contains(&Some(&target)) {
@@ -383,4 +468,11 @@ impl Agent {
     pub fn waiting_reports(&self) -> usize {
         self.spool.count()
     }
+}
+
+/// The server, with what this device shows to it.
+fn server(paths: &Paths, config: &Config, patience: Patience) -> Result<Server, AgentError> {
+    let (certificate, key) = (read(&paths.certificate())?, read(&paths.key())?);
+    let identity = Identity { certificate: &certificate, key: &key };
+    Ok(Server::with_patience(&config.server, &read(&paths.ca())?, Some(&identity), patience)?)
 }

@@ -19,6 +19,9 @@ pub struct Config {
     pub name: DeviceName,
     /// The stage it was enrolled in. Where it is now stands in the ledger.
     pub stage: StageName,
+    /// Where the fleet is looked for while the server is away: folders, `https://…`, git remotes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<String>,
 }
 
 /// Why there is no usable configuration.

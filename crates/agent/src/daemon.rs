@@ -5,7 +5,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -14,8 +15,8 @@ use volary_device::Event;
 use volary_host::{Cmd, now};
 
 use crate::agent::{Agent, AgentError, Ending};
-use crate::log;
 use crate::paths::Paths;
+use crate::{listen, log};
 
 /// How often the device tells how it is when nothing happens.
 const HEALTH: Duration = Duration::from_secs(300);
@@ -29,6 +30,8 @@ const OTHER: Duration = Duration::from_secs(2 * 3600);
 /// What woke the daemon.
 enum Wake {
     Nudge,
+    /// The server has something new.
+    News,
     End,
 }
 
@@ -38,7 +41,9 @@ enum Wake {
 /// [`AgentError`] if the device is not enrolled or its files are damaged.
 pub fn run(paths: &Paths) -> Result<(), AgentError> {
     let mut agent = Agent::open(paths)?;
-    let wakes = listen(agent.ending());
+    let (sender, wakes) = mpsc::channel();
+    hear_signals(agent.ending(), sender.clone());
+    let mut listening: Option<JoinHandle<()>> = None;
     log::say(format!(
         "volary-agent {} of {} follows {} at {}",
         env!("CARGO_PKG_VERSION"),
@@ -63,10 +68,16 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
             }
             told = Instant::now();
         }
+        if listening.as_ref().is_none_or(JoinHandle::is_finished)
+            && let Some(wait) = agent.long_poll()
+        {
+            listening = listen_for_news(&agent, wait, sender.clone());
+        }
         // A clock that jumped must not put the device to sleep for a year.
         match wakes.recv_timeout(wait.min(Duration::from_secs(24 * 3600))) {
             Ok(Wake::End) | Err(RecvTimeoutError::Disconnected) => break,
             Ok(Wake::Nudge) => event = Event::Nudged { again: false },
+            Ok(Wake::News) => event = Event::Due,
             Err(RecvTimeoutError::Timeout) => event = Event::Due,
         }
     }
@@ -76,8 +87,7 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
 
 /// Outside of a step that changes the device, an end is an end at once: the main thread may be
 /// waiting for a server that is away, and every state on disk is one to go on from.
-fn listen(ending: Arc<Ending>) -> Receiver<Wake> {
-    let (sender, wakes) = mpsc::channel();
+fn hear_signals(ending: Arc<Ending>, sender: Sender<Wake>) {
     match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
         Ok(mut signals) => {
             std::thread::spawn(move || {
@@ -97,10 +107,20 @@ fn listen(ending: Arc<Ending>) -> Receiver<Wake> {
         Err(error) => {
             // Without a handler a signal ends the process at once, which is safe at any point.
             log::say(format!("cannot listen to signals: {error}"));
-            std::mem::forget(sender);
         }
     }
-    wakes
+}
+
+/// Listens for news beside the daemon. Without it news come with the next question.
+fn listen_for_news(agent: &Agent, wait: Duration, sender: Sender<Wake>) -> Option<JoinHandle<()>> {
+    let server = match agent.another_server() {
+        Ok(server) => server,
+        Err(error) => {
+            log::say(format!("cannot listen for news: {error}"));
+            return None;
+        }
+    };
+    listen::listen(server, wait, move || sender.send(Wake::News).is_ok()).ok()
 }
 
 /// If the package was upgraded, goes on as the new program. The package's scripts do not restart

@@ -228,6 +228,7 @@ fn finish(
         server: wanted.server.clone(),
         name: wanted.name.clone(),
         stage: wanted.stage.clone(),
+        elsewhere: Vec::new(),
     };
     config.save(paths)?;
     remove_if_exists(&paths.enrolling())?;

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use volary_api::v1::device::CheckResult;
 use volary_host::{Cmd, CmdError, tail};
 use volary_model::{CommitId, StageName};
@@ -46,6 +47,36 @@ pub fn run(checkout: &Path, stage: &StageName, commit: &CommitId) -> Vec<CheckRe
         }
     }
     results
+}
+
+/// The name of the check that tells of a server which keeps commits back.
+pub const FRESH: &str = "fresh";
+
+/// Whether the newest commit of a stage is as new as the fleet promises; `None` if it promises
+/// nothing. A clock that is behind makes a commit look new, so this finds nothing where there is no
+/// time; it never fails where all is well and the clock is right.
+pub fn fresh(
+    stage: &StageName,
+    within: Option<Duration>,
+    committed_at: Timestamp,
+    now: Timestamp,
+) -> Option<CheckResult> {
+    let within = within?;
+    let age = Duration::try_from(now.duration_since(committed_at)).unwrap_or_default();
+    let passed = age <= within;
+    let days = |time: Duration| time.as_secs() / 86_400;
+    let output = if passed {
+        String::new()
+    } else {
+        format!(
+            "the newest commit of {stage} that this device got was made {committed_at:.0}, {} days ago, and \
+             volary.yml promises one within {} days: its server may keep newer ones back; compare with \
+             the fleet repository itself",
+            days(age),
+            days(within)
+        )
+    };
+    Some(CheckResult { name: FRESH.to_owned(), required: false, passed, output })
 }
 
 /// The end of what a program said: what a person looks at first.

@@ -3,15 +3,16 @@
 
 use std::cell::Cell;
 use std::io::Read;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use ureq::http::{Response, StatusCode, header};
-use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, TlsProvider};
 use volary_api::v1::Problem;
 use volary_api::v1::device::{AskTurn, Desired, Enroll, Enrolled, ReceivedBatch, Turn, WantObjects};
-use volary_host::now;
+use volary_host::{now, read};
 
 /// How long a server may take.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +39,9 @@ impl Default for Patience {
 
 /// The longest JSON answer to a device. The true ones have a few kilobytes.
 const ANSWER: u64 = 256 << 10;
+
+/// The authorities that the machine believes, as Debian's ca-certificates keeps them.
+const MACHINE_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// For this long at most a server is obeyed that asks to be left alone.
 const LONGEST_QUIET: Duration = Duration::from_secs(3600);
@@ -154,6 +158,31 @@ impl Server {
         patience: Patience,
     ) -> Result<Self, HttpError> {
         let ca = Certificate::from_pem(ca).map_err(|_| HttpError::BadPem("the server's CA certificate"))?;
+        Self::with_roots(url, vec![ca], identity, patience)
+    }
+
+    /// A web server that need not be the fleet's: its certificate may come from any authority that
+    /// the machine believes, or the fleet's own.
+    ///
+    /// # Errors
+    /// [`HttpError::BadPem`].
+    pub fn on_the_web(url: &str, ca: &[u8], identity: &Identity<'_>) -> Result<Self, HttpError> {
+        let own = Certificate::from_pem(ca).map_err(|_| HttpError::BadPem("the server's CA certificate"))?;
+        let machine = read(Path::new(MACHINE_ROOTS)).unwrap_or_default();
+        let roots = ureq::tls::parse_pem(&machine).filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            Ok(_) | Err(_) => None,
+        });
+        let roots = std::iter::once(own).chain(roots).collect();
+        Self::with_roots(url, roots, Some(identity), Patience::default())
+    }
+
+    fn with_roots(
+        url: &str,
+        roots: Vec<Certificate<'static>>,
+        identity: Option<&Identity<'_>>,
+        patience: Patience,
+    ) -> Result<Self, HttpError> {
         let client = match identity {
             None => None,
             Some(identity) => {
@@ -166,7 +195,7 @@ impl Server {
         };
         let tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
-            .root_certs(RootCerts::new_with_certs(&[ca]))
+            .root_certs(RootCerts::new_with_certs(&roots))
             .client_cert(client)
             .build();
         let agent = ureq::Agent::config_builder()
@@ -225,9 +254,25 @@ impl Server {
     /// # Errors
     /// [`HttpError`].
     pub fn desired(&self, etag: Option<&str>) -> Result<Answer, HttpError> {
+        self.news(etag, Duration::ZERO)
+    }
+
+    /// As [`Server::desired`], with a question that stays open for so long while nothing changes.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn news(&self, etag: Option<&str>, wait: Duration) -> Result<Answer, HttpError> {
         let path = "/device/v1/desired";
         let ask = || {
             let mut request = self.agent.get(self.at(path));
+            if !wait.is_zero() {
+                request = request
+                    .config()
+                    .timeout_global(Some(self.patience.small + wait))
+                    .timeout_per_read(Some(self.patience.silence + wait))
+                    .build()
+                    .header("prefer", format!("wait={}", wait.as_secs()));
+            }
             if let Some(etag) = etag {
                 request = request.header(header::IF_NONE_MATCH, etag);
             }

@@ -126,6 +126,7 @@ mod tests {
             server: "https://volary.test".into(),
             name: "dev-1".parse().unwrap(),
             stage: "development".parse().unwrap(),
+            elsewhere: Vec::new(),
         };
         (dir, paths, config)
     }

@@ -10,6 +10,7 @@ use volary_agent::agent::{Agent, AgentError};
 use volary_agent::by_hand::{self, ByHandError};
 use volary_agent::checkpoint::keep::{self, KeepError};
 use volary_agent::config::{Config, ConfigError};
+use volary_agent::elsewhere::Place;
 use volary_agent::enroll::{self, Ending, EnrollError, Wanted};
 use volary_agent::http::HttpError;
 use volary_agent::ledger::Ledger;
@@ -33,9 +34,10 @@ volary-agent: follows a branch of a fleet repository
       gets an identity; without a token it waits for: volary device accept NAME
       run again, it goes on where it was cut off
   volary-agent daemon           asks, converges and reports until it is told to end
-  volary-agent run [--again] [--json]
+  volary-agent run [--again] [--from PLACE] [--json]
                                 one convergence now, whatever windows say; says how it ended;
-                                --again also tries what was undone here before
+                                --again also tries what was undone here before; --from takes
+                                the fleet from a folder, https://…, or a git remote (git+https://…)
   volary-agent plan [--json]    what the next run would do and what it would wait for; changes nothing
   volary-agent hold [--for 2h] [--json] [REASON]
                                 no convergence begins until it is released, or for that long
@@ -170,10 +172,7 @@ fn run() -> Result<Exit, MainError> {
             daemon::run(&paths)?;
             Ok(Exit::Good)
         }
-        "run" => {
-            let [again, json] = flags(parser, ["again", "json"])?;
-            converge(&paths, again, json)
-        }
+        "run" => run_once(&paths, parser),
         "hold" => hold(&paths, parser),
         "release" => {
             let [json] = flags(parser, ["json"])?;
@@ -322,8 +321,26 @@ fn wanted(paths: &Paths, options: Options) -> Result<Wanted, MainError> {
     }
 }
 
-fn converge(paths: &Paths, again: bool, json: bool) -> Result<Exit, MainError> {
+fn run_once(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let (mut again, mut json, mut from) = (false, false, None);
+    while let Some(option) = parser.next()? {
+        match option {
+            Long("again") => again = true,
+            Long("json") => json = true,
+            Long("from") => from = Some(text(&mut parser)?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let from = from.as_deref().map(Place::parse).transpose();
+    let from = from.map_err(|error| MainError::Wrong(error.to_string()))?;
+    converge(paths, again, from, json)
+}
+
+fn converge(paths: &Paths, again: bool, from: Option<Place>, json: bool) -> Result<Exit, MainError> {
     let mut agent = Agent::open(paths)?;
+    if let Some(place) = from {
+        agent.only_from(place);
+    }
     // A daemon that converges right now is waited for: then this run looks at the newest.
     agent.turn(Event::Nudged { again }, OTHER)?;
     if !agent.state().is_idle() {

@@ -104,6 +104,11 @@ impl Paths {
         self.state.join("objects")
     }
 
+    /// What git fetches from a remote, for as long as that takes.
+    pub fn scratch(&self) -> PathBuf {
+        self.state.join("elsewhere.git")
+    }
+
     /// The folder of checkouts.
     pub fn checkouts(&self) -> PathBuf {
         self.state.join("checkout")

@@ -22,6 +22,7 @@ use volary_fleet::{
 use volary_host::{FileError, read_to_string};
 use volary_model::{CommitId, DeviceName, StageName};
 
+use crate::elsewhere::{Elsewhere, ElsewhereError};
 use crate::http::{HttpError, Server};
 use crate::paths::Paths;
 
@@ -45,6 +46,9 @@ pub enum RepoError {
     /// What it sent is no good pack.
     #[error(transparent)]
     Pack(#[from] PackError),
+    /// Another place than the server.
+    #[error(transparent)]
+    Elsewhere(#[from] ElsewhereError),
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
@@ -91,6 +95,15 @@ pub enum RepoError {
     Checkout(#[from] CheckoutError),
 }
 
+/// Where objects come from.
+#[derive(Clone, Copy)]
+pub enum Supply<'a> {
+    /// The fleet's server.
+    Server(&'a Server),
+    /// Another place that has them.
+    Elsewhere(&'a Elsewhere),
+}
+
 /// Whose fault an error is, and so what to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
@@ -107,7 +120,8 @@ impl RepoError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Http(HttpError::Unreachable { .. } | HttpError::InTrouble { .. })
-            | Self::Pack(PackError::Read(_)) => Blame::Network,
+            | Self::Pack(PackError::Read(_))
+            | Self::Elsewhere(_) => Blame::Network,
             Self::Http(_) | Self::Pack(_) | Self::File(_) | Self::Signers { .. } => Blame::Failure,
             Self::Object(error) | Self::Refused(Refusal::Object(error)) => match error {
                 ObjectError::Collision { .. }
@@ -159,19 +173,19 @@ impl<'a> Repo<'a> {
     ///
     /// # Errors
     /// [`RepoError`].
-    pub fn fetch(&self, server: &Server, state: &State, target: &Target) -> Result<(), RepoError> {
+    pub fn fetch(&self, supply: Supply<'_>, state: &State, target: &Target) -> Result<(), RepoError> {
         let base = state.accepted.get(&target.stage);
         if base == Some(&target.commit) && self.is_whole(&target.commit)? {
             return Ok(());
         }
-        let Some(base) = base else { return self.pull(server, &target.commit, None) };
+        let Some(base) = base else { return self.pull(supply, &target.commit, None) };
         // Whoever lost objects (an emptied folder, a torn file) gets the accepted commit again:
         // its rules judge the next one.
         if !self.is_whole(base)? {
-            self.pull(server, base, None)?;
+            self.pull(supply, base, None)?;
         }
         if *base != target.commit {
-            self.pull(server, &target.commit, Some(base))?;
+            self.pull(supply, &target.commit, Some(base))?;
         }
         Ok(())
     }
@@ -180,15 +194,22 @@ impl<'a> Repo<'a> {
     ///
     /// # Errors
     /// [`RepoError`].
-    pub fn fetch_all(&self, server: &Server, commit: &CommitId) -> Result<(), RepoError> {
-        self.pull(server, commit, None)
+    pub fn fetch_all(&self, supply: Supply<'_>, commit: &CommitId) -> Result<(), RepoError> {
+        self.pull(supply, commit, None)
     }
 
     fn is_whole(&self, commit: &CommitId) -> Result<bool, RepoError> {
         Ok(missing_for_device(&self.store, commit, self.name)?.is_none())
     }
 
-    fn pull(&self, server: &Server, want: &CommitId, have: Option<&CommitId>) -> Result<(), RepoError> {
+    fn pull(&self, supply: Supply<'_>, want: &CommitId, have: Option<&CommitId>) -> Result<(), RepoError> {
+        let server = match supply {
+            Supply::Server(server) => server,
+            Supply::Elsewhere(place) => {
+                place.pull(&self.store, want, have)?;
+                return Ok(());
+            }
+        };
         let request = WantObjects { want: want.clone(), have: have.cloned() };
         server.objects(&request, PACK_LIMIT, |pack| {
             let keep = &mut |object| self.store.insert(&object).map(drop);

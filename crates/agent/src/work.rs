@@ -9,7 +9,7 @@ use volary_api::v1::device::{CheckResult, DriftedTask};
 use volary_device::{Event, Failure, Gains, Passed, Scope, Step, Target, Work};
 use volary_fleet::LockedRelease;
 use volary_host::{Cmd, CmdError, now};
-use volary_model::{CommitId, Suite};
+use volary_model::{CommitId, StageName, Suite};
 
 use crate::agent::Agent;
 use crate::ansible::{Ansible, AnsibleError, Variables};
@@ -32,7 +32,7 @@ pub fn fetch(agent: &Agent, target: &Target) -> Event {
     log::say(format!("fetching commit {}", target.commit.short()));
     let fetched = Repo::open(&agent.paths, &agent.config.name)
         .map_err(RepoError::from)
-        .and_then(|repo| repo.fetch(&agent.server, &agent.state, target));
+        .and_then(|repo| repo.fetch(agent.supply(), &agent.state, target));
     match fetched {
         Ok(()) => Event::Fetched,
         Err(error) => {
@@ -81,7 +81,7 @@ pub fn verified(agent: &Agent, target: &Target, scope: Scope) -> Result<Verified
     let advance = match repo.verify(&agent.state, target) {
         // A hole in the store: once more with everything.
         Err(error) if error.is_missing() => {
-            repo.fetch_all(&agent.server, &target.commit).map_err(repo_failed)?;
+            repo.fetch_all(agent.supply(), &target.commit).map_err(repo_failed)?;
             repo.verify(&agent.state, target).map_err(repo_failed)?
         }
         other => other.map_err(repo_failed)?,
@@ -299,6 +299,7 @@ fn watched(agent: &Agent, work: &Work) -> Result<BTreeSet<String>, CmdError> {
 pub fn check(agent: &mut Agent, work: &Work) -> Option<Failure> {
     let checkout = agent.paths.checkout(&work.target.commit);
     agent.checks = health::run(&checkout, &work.target.stage, &work.target.commit);
+    agent.checks.extend(fresh(agent, &work.target.stage, &work.target.commit));
     let failed = agent.checks.iter().find(|check| check.required && !check.passed)?;
     Some(failure(Step::Check, &failed.name, failed.output.clone()))
 }
@@ -338,10 +339,26 @@ pub fn checks(agent: &Agent) -> Vec<CheckResult> {
         .map_err(RepoError::from)
         .and_then(|repo| repo.checkout(commit));
     match checkout {
-        Ok(folder) => health::run(&folder, &agent.state.stage, commit),
+        Ok(folder) => {
+            let mut checks = health::run(&folder, &agent.state.stage, commit);
+            checks.extend(fresh(agent, &agent.state.stage, commit));
+            checks
+        }
         // It was moved to another stage and has nothing of it yet, or its disk is full.
         Err(_) => Vec::new(),
     }
+}
+
+/// Whether the commit is as new as the fleet promises.
+fn fresh(agent: &Agent, stage: &StageName, commit: &CommitId) -> Option<CheckResult> {
+    let repo = Repo::open(&agent.paths, &agent.config.name).ok()?;
+    let target = Target { stage: stage.clone(), commit: commit.clone(), rolling: String::new() };
+    let within = repo.wishes(&target).ok()?.rules.config.fresh_of(stage);
+    let check = health::fresh(stage, within, repo.committed_at(commit).ok()??, now())?;
+    if !check.passed {
+        log::say(&check.output);
+    }
+    Some(check)
 }
 
 /// The suite that apt holds for the stage, for reports.

@@ -21,6 +21,7 @@ mod hook_approval;
 pub mod inventory;
 mod lock;
 mod loose;
+mod mirror;
 mod object;
 mod pack;
 mod quorum;
@@ -50,7 +51,8 @@ pub use fields::FieldError;
 pub use hook::{HookOptions, InvalidUpdate, RefUpdate, Rejection, pre_receive};
 pub use inventory::{INVENTORIES, PLAYBOOKS};
 pub use lock::{FleetLock, LockedRelease};
-pub use loose::LooseStore;
+pub use loose::{LooseStore, loose_path, read_loose};
+pub use mirror::{MIRROR_FILE, MIRROR_OBJECTS, MirrorIndex, MirrorSummary, copy_for_device, write_mirror};
 pub use object::{
     MAX_OBJECT, MemoryObjects, Object, ObjectError, ObjectId, ObjectKind, ObjectSource, ReadObjects,
 };

@@ -124,9 +124,14 @@ impl LooseStore {
     }
 
     fn path(&self, id: &ObjectId) -> PathBuf {
-        let hex = id.to_string();
-        self.folder.join(&hex[..2]).join(&hex[2..])
+        self.folder.join(loose_path(id))
     }
+}
+
+/// Where an object lies below a folder of loose objects: `ab/cdef…`.
+pub fn loose_path(id: &ObjectId) -> String {
+    let hex = id.to_string();
+    format!("{}/{}", &hex[..2], &hex[2..])
 }
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
@@ -157,7 +162,7 @@ impl ObjectSource for LooseStore {
             Err(error) => return Err(FileError::at("open", &path)(error).into()),
         };
         // A torn or swapped file is the same as none: whoever needs it fetches it again.
-        let Some(object) = read_object(file) else { return Ok(None) };
+        let Some(object) = read_loose(file) else { return Ok(None) };
         Ok((ObjectId::of(object.kind, &object.data)? == *id).then_some(object))
     }
 
@@ -179,7 +184,9 @@ impl ObjectSource for LooseStore {
     }
 }
 
-fn read_object(file: File) -> Option<Object> {
+/// Reads the content of a loose object's file; `None` if it is torn. What it hashes to is not looked
+/// at here.
+pub fn read_loose(file: impl Read) -> Option<Object> {
     let mut data = Vec::new();
     let limit = MAX_OBJECT + MAX_HEADER as u64 + 1;
     ZlibDecoder::new(file).take(limit).read_to_end(&mut data).ok()?;

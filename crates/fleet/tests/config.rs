@@ -25,6 +25,7 @@ fn without_sections_the_defaults_hold() {
     assert_eq!(config.quorum_of(&prod), 1);
     assert_eq!((config.windows_of(&prod), config.stop_of(&prod)), (None, None));
     assert_eq!((config.rollout_of(&prod), config.drift_of(&prod)), (None, None));
+    assert_eq!((config.fresh_of(&prod), config.long_poll), (None, Duration::ZERO));
     assert_eq!((config.freezes_of(&prod).count(), config.checkpoint.len()), (0, 0));
 }
 
@@ -104,6 +105,8 @@ fn mistakes_are_named_with_line_field_and_remedy() {
     check("rollout: { prod: {} }\n", &["rollout.prod.per_site_at_most", "missing"]);
     check("drift: { prod: { do: ignore } }\n", &["drift.prod.do", "`report` or `repair`"]);
     check("drift: { prod: { every: 1s } }\n", &["drift.prod.every", "out of range"]);
+    check("fresh: { prod: 1m }\n", &["fresh.prod", "out of range"]);
+    check("long_poll: 1h\n", &["long_poll", "out of range"]);
     check("stop: { prod: }\n", &["stop.prod", "there is no value"]);
     check(&format!("stop: {{ prod: {} }}\n", "x".repeat(501)), &["stop.prod", "501 bytes"]);
 }

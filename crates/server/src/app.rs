@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use tokio::sync::{Notify, watch};
 use volary_host::Stop;
 use volary_model::DeviceName;
 use volary_store::{Store, StoreError};
@@ -51,6 +52,10 @@ pub(crate) struct App {
     pub(crate) view: Current<FleetView>,
     /// Changes with rolling's content; for devices that follow it.
     pub(crate) rolling: Current<String>,
+    /// Rings when devices may have something new to do: for questions that stay open.
+    pub(crate) news: Notify,
+    /// True once the server is to end.
+    pub(crate) stop: watch::Receiver<bool>,
     /// Sources that somebody wants looked at now, not only when their time comes.
     pub(crate) asked_to_poll: std::sync::Mutex<std::collections::BTreeSet<volary_model::SourceName>>,
     /// Sources that are being looked at.
@@ -168,7 +173,10 @@ impl App {
     /// Reads rolling's digest again, after an inclusion.
     pub(crate) fn rolling_changed(&self) {
         match self.archive.rolling_digest() {
-            Ok(digest) => self.rolling.set(digest),
+            Ok(digest) => {
+                self.rolling.set(digest);
+                self.news.notify_waiters();
+            }
             Err(error) => tracing::error!(%error, "cannot read rolling"),
         }
         self.nudges.devices.notify_one();

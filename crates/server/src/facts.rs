@@ -63,7 +63,7 @@ impl<'a> Judge<'a> {
                         wanted.packages = self.offers(suite, &record.architecture).clone();
                     }
                 }
-                let poll = stage.map_or(std::time::Duration::from_secs(60), |stage| stage.poll);
+                let poll = stage.map_or(std::time::Duration::from_secs(60), |stage| stage.rhythm.poll);
                 condition(&wanted, &observed(&record, report.as_ref(), seen_at), poll, self.now)
             }
         };

@@ -26,12 +26,27 @@ pub(crate) struct StageView {
     pub(crate) tip: Option<Tip>,
     /// The suite it takes packages from.
     pub(crate) suite: Option<Suite>,
-    /// How often its devices ask.
-    pub(crate) poll: Duration,
+    /// How its devices ask.
+    pub(crate) rhythm: Rhythm,
     /// How its devices may change.
     pub(crate) pace: Pace,
     /// When they may, in words.
     pub(crate) when: When,
+}
+
+/// How devices ask for news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rhythm {
+    /// How often.
+    pub(crate) poll: Duration,
+    /// How long a question stays open; not at all if zero.
+    pub(crate) long_poll: Duration,
+}
+
+impl Rhythm {
+    fn of(config: &FleetConfig) -> Self {
+        Self { poll: config.poll, long_poll: config.long_poll }
+    }
 }
 
 /// How the devices of a stage may change, by the commit that they go for.
@@ -154,7 +169,7 @@ impl FleetView {
                 from: stage.from.clone(),
                 tip: None,
                 suite: None,
-                poll: config.poll,
+                rhythm: Rhythm::of(&config),
                 pace: Pace::of(&config, &stage.name),
                 when: When::default(),
             };
@@ -167,7 +182,7 @@ impl FleetView {
                     Ok((tip, rules)) => {
                         view.tip = Some(tip);
                         view.suite = rules.suite;
-                        view.poll = rules.poll;
+                        view.rhythm = rules.rhythm;
                         view.pace = rules.pace;
                         view.when = rules.when;
                     }
@@ -243,7 +258,7 @@ pub(crate) fn rules_at(
     };
     Ok(StageRules {
         suite: config.stage(stage).and_then(|stage| lock.suite_for(stage)),
-        poll: config.poll,
+        rhythm: Rhythm::of(config),
         pace: Pace::of(config, stage),
         when: When::of(config, stage, volary_host::now()),
     })

@@ -51,6 +51,11 @@ impl Registry {
         self.members.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
+    /// How many accepted devices there are.
+    pub(crate) fn count(&self) -> usize {
+        self.members.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Notes that a device was heard of.
     pub(crate) fn seen(&self, name: &DeviceName, now: Timestamp) {
         lock(&self.seen).insert(name.clone(), now);

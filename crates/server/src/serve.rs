@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use volary_host::{Lock, LockError};
 use volary_store::Store;
@@ -123,6 +123,8 @@ async fn start(
         url: url.clone(),
         rolling: Current::new(archive.rolling_digest()?),
         view: Current::new(FleetView::default()),
+        news: Notify::new(),
+        stop: stopping.clone(),
         registry: Registry::default(),
         tokens: Tokens::default(),
         nudges: Nudges::default(),

@@ -69,12 +69,39 @@ fn check(debian: Debian) {
         assert_eq!(client.quiet(&["cat", "/usr/share/probe/version"]), version);
     }
 
+    // A package that was altered on the server, same name and size: apt takes nothing of it.
+    client.sandbox.command(&["apt-get", "remove", "--yes", "volary-probe"]).check().unwrap();
+    client.sandbox.command(&["apt-get", "clean"]).check().unwrap();
+    assert!(alter(&chain.folder().join("archive/public/pool"), ".deb") > 0);
+    let install = client.sandbox.command(&["apt-get", "install", "--yes", "volary-probe"]).run().unwrap();
+    let said = String::from_utf8_lossy(&install.stderr).into_owned();
+    assert!(!install.status.success() && said.contains("Hash Sum mismatch"), "{said}");
+    client.sandbox.command(&["sh", "-c", "test ! -e /usr/share/probe/version"]).check().unwrap();
+
     // Another key: nothing is taken from the archive.
     client.sandbox.command(&["sh", "-c", "rm -rf /var/lib/apt/lists/*"]).check().unwrap();
     client.sandbox.write("/etc/apt/keyrings/volary.asc", OTHER_KEY.as_bytes()).unwrap();
     let update = client.sandbox.command(&["apt-get", "update"]).run().unwrap();
     let said = String::from_utf8_lossy(&update.stderr).into_owned();
     assert!(!update.status.success() && said.contains("not signed"), "{said}");
+}
+
+/// Changes a byte in each file whose name ends so, below a folder; says how many there were.
+fn alter(folder: &std::path::Path, end: &str) -> usize {
+    let mut altered = 0;
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if entry.file_type().unwrap().is_dir() {
+            altered += alter(&path, end);
+        } else if entry.file_name().to_string_lossy().ends_with(end) {
+            let mut bytes = volary_host::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            volary_host::write_atomic(&path, &bytes, 0o644).unwrap();
+            altered += 1;
+        }
+    }
+    altered
 }
 
 #[test]

@@ -155,3 +155,28 @@ fn a_server_that_asks_to_be_left_alone_is_obeyed() {
     device.stub.world().trouble = None;
     assert!(turn(&mut device) < 100, "and it is forgotten with the next good answer");
 }
+
+#[test]
+fn a_frozen_server_is_noticed_and_reported() {
+    let mut device = Device::new();
+    device.fleet.put("volary.yml", &format!("{CONFIG}fresh: {{ development: 7d }}\n"));
+    let now = volary_host::now().as_second();
+    device.fleet.commit_at("alice", "Promise one a week", now - 8 * 86_400);
+    assert_eq!(device.converge(), "good", "what is there is applied all the same");
+    let told = |device: &mut Device| {
+        device.agent.tell_if_free().unwrap();
+        let report = device.stub.world().reports.last().unwrap().clone();
+        let check = report.checks.into_iter().find(|check| check.name == "fresh").unwrap();
+        (check.passed, check.output)
+    };
+    // The branch goes on, and the server keeps that back.
+    device.fleet.commit("alice", "News");
+    device.agent.turn(Event::Due, Duration::ZERO).unwrap();
+    let (passed, output) = told(&mut device);
+    assert!(
+        !passed && output.contains("8 days ago") && output.contains("may keep newer ones back"),
+        "{output}"
+    );
+    assert_eq!(device.converge(), "good");
+    assert_eq!(told(&mut device), (true, String::new()));
+}

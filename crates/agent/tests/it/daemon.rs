@@ -169,3 +169,33 @@ fn a_daemon_that_is_killed_goes_on() {
     });
     assert_eq!(end(daemon, "-TERM"), Some(0));
 }
+
+#[test]
+fn with_an_open_question_news_come_at_once() {
+    let fleet = Fleet::new();
+    let stub = Stub::start(&fleet.work());
+    let root = tempfile::tempdir().unwrap();
+    let token = stub.token("development", &fleet.signers(&["alice"]));
+    let rare = |stub: &Stub| {
+        let mut world = stub.world();
+        let desired = world.desired.as_mut().unwrap();
+        (desired.poll, desired.long_poll) = (86_400, 60);
+    };
+    stub.want("development", &fleet.head());
+    rare(&stub);
+    check(root.path(), &["enroll", "--token", &token, "--name", "dev-1"], 0, "dev-1 belongs to the fleet");
+    let daemon = start(root.path());
+    stub.wait_for("the first convergence", |world| !world.reports.is_empty());
+    stub.wait_for("an open question", |world| world.open_questions >= 2);
+    let before = stub.world().requests.len();
+    fleet.put("site.yml", &fleet.playbook("at once"));
+    fleet.commit("alice", "News");
+    stub.want("development", &fleet.head());
+    rare(&stub);
+    // The next question by itself would come in a day.
+    stub.wait_for("the second convergence", |world| world.reports.len() >= 2);
+    assert_eq!(volary_host::read_to_string(&fleet.written()).unwrap(), "at once");
+    let asked = stub.world().requests[before..].iter().filter(|line| line.ends_with("desired")).count();
+    assert!(asked <= 3, "the answer, what the daemon then asks, and the next open question: {asked}");
+    assert_eq!(end(daemon, "-TERM"), Some(0));
+}

@@ -6,6 +6,7 @@ mod attacks;
 mod attacks_server;
 mod convergence;
 mod daemon;
+mod elsewhere;
 mod enrolment;
 mod fleet;
 mod inventory;

@@ -75,6 +75,8 @@ pub struct World {
     pub enrolled: Vec<Enroll>,
     /// Connections that were made.
     pub connections: usize,
+    /// Questions that were to stay open.
+    pub open_questions: usize,
 }
 
 impl Stub {
@@ -107,6 +109,7 @@ impl Stub {
             requests: Vec::new(),
             enrolled: Vec::new(),
             connections: 0,
+            open_questions: 0,
         };
         let shared = Arc::new(Shared { issuer, world: Mutex::new(world) });
         let serving = Arc::clone(&shared);
@@ -140,6 +143,7 @@ impl Stub {
     pub fn want(&self, stage: &str, commit: &CommitId) {
         let branch = if stage == "development" { "master" } else { stage };
         self.world().desired = Some(Desired {
+            long_poll: 0,
             stage: stage.parse().unwrap(),
             branch: branch.to_owned(),
             commit: commit.clone(),
@@ -209,6 +213,7 @@ fn serve(connection: TcpStream, config: Arc<ServerConfig>, shared: &Shared) {
             shared.world.lock().unwrap().requests.push(request.line);
             return pour(stream.get_mut(), &first, way);
         }
+        hold(&request, shared);
         let (status, headers, body) = answer(&request, shared);
         let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
         let stream = stream.get_mut();
@@ -216,6 +221,22 @@ fn serve(connection: TcpStream, config: Arc<ServerConfig>, shared: &Shared) {
             return;
         }
         let _ = stream.flush();
+    }
+}
+
+/// Keeps a question open while nothing changes, for as long as it asks for.
+fn hold(request: &Request, shared: &Shared) {
+    let until = Instant::now() + Duration::from_secs(request.wait);
+    let unchanged = || {
+        let world = shared.world.lock().unwrap();
+        let tag = world.desired.as_ref().map(|desired| format!("\"{}-{}\"", desired.commit, desired.rolling));
+        world.trouble.is_none() && tag.is_some() && tag == request.etag
+    };
+    if request.wait > 0 {
+        shared.world.lock().unwrap().open_questions += 1;
+    }
+    while unchanged() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -238,6 +259,8 @@ fn pour(stream: &mut Stream, first: &[u8], way: Endless) {
 struct Request {
     line: String,
     etag: Option<String>,
+    /// For how many seconds the question may stay open.
+    wait: u64,
     packed: bool,
     known: bool,
     body: Vec<u8>,
@@ -267,6 +290,7 @@ fn read_request(stream: &mut BufReader<Stream>) -> Option<Request> {
     Some(Request {
         line,
         etag: header("if-none-match"),
+        wait: header("prefer").and_then(|value| value.strip_prefix("wait=")?.parse().ok()).unwrap_or(0),
         packed: header("content-encoding").is_some(),
         known: stream
             .get_ref()

@@ -3,7 +3,7 @@
 //! | route | request → answer |
 //! |---|---|
 //! | `POST /device/v1/enroll` | [`Enroll`] → [`Enrolled`]; no client certificate needed |
-//! | `GET  /device/v1/desired` | → [`Desired`] with an `ETag`; 304 if nothing changed |
+//! | `GET  /device/v1/desired` | → [`Desired`] with an `ETag`; 304 if nothing changed, with `Prefer: wait=N` after N seconds |
 //! | `POST /device/v1/objects` | [`WantObjects`] → a git pack without deltas |
 //! | `POST /device/v1/reports` | [`Report`], may be `content-encoding: gzip` → [`Received`] |
 //! | `POST /device/v1/reports/batch` | several, one JSON a line, may be gzip → [`ReceivedBatch`] |
@@ -72,6 +72,10 @@ pub struct Desired {
     pub rolling: String,
     /// How long to wait between two questions, in seconds.
     pub poll: u32,
+    /// For how many seconds a question may stay open until there is news: `Prefer: wait=N`. 0 is not
+    /// at all.
+    #[serde(default)]
+    pub long_poll: u32,
 }
 
 /// Asks for the git objects between two commits.

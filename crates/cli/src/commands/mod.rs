@@ -14,6 +14,7 @@ mod bump_keys;
 pub mod check;
 pub mod device;
 mod device_show;
+pub mod export_fleet;
 pub mod fleet;
 pub mod inventory;
 pub mod release;

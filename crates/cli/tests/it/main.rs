@@ -1,5 +1,6 @@
 //! The commands as people type them, against a real server.
 
+mod fleet_export;
 mod inventory;
 mod keys;
 mod quorum;

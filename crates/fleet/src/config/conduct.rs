@@ -1,5 +1,5 @@
 //! Sections of `volary.yml` about how devices go through a change: `confirm`, `run_within`,
-//! `checkpoint`, `splay`, `rollout` and `drift`.
+//! `checkpoint`, `splay`, `rollout`, `drift` and `fresh`.
 
 use std::time::Duration;
 
@@ -60,6 +60,10 @@ pub(super) fn run_within(section: &Fields<'_>, stage: &str) -> Result<Duration, 
 
 pub(super) fn splay(section: &Fields<'_>, stage: &str) -> Result<Duration, FieldError> {
     section.duration(stage, Duration::ZERO, DAY)
+}
+
+pub(super) fn fresh(section: &Fields<'_>, stage: &str) -> Result<Duration, FieldError> {
+    section.duration(stage, HOUR, 366 * DAY)
 }
 
 pub(super) fn rollout(section: &Fields<'_>, stage: &str) -> Result<Rollout, FieldError> {

@@ -27,14 +27,18 @@ pub use windows::{Weekdays, Window, Windows, Zone};
 /// How often devices ask when `poll` is not given: soon enough for a person who waits.
 const DEFAULT_POLL: Duration = Duration::from_secs(60);
 
+/// The longest open question: what stands between device and server forgets silent connections.
+const LONGEST_POLL: Duration = Duration::from_secs(300);
+
 /// Every section that may stand in the file.
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 17] = [
     "version",
     "stages",
     "gates",
     "signers",
     "quorum",
     "poll",
+    "long_poll",
     "confirm",
     "run_within",
     "checkpoint",
@@ -44,6 +48,7 @@ const SECTIONS: [&str; 15] = [
     "splay",
     "rollout",
     "drift",
+    "fresh",
 ];
 
 /// The content of `volary.yml`.
@@ -60,6 +65,8 @@ pub struct FleetConfig {
     pub quorum: BTreeMap<StageName, u32>,
     /// How often devices ask for news.
     pub poll: Duration,
+    /// How long a question of a device stays open for news to come; not at all if zero.
+    pub long_poll: Duration,
     /// How long a change is watched before it counts as good.
     pub confirm: BTreeMap<StageName, Duration>,
     /// How long one convergence may take.
@@ -78,6 +85,9 @@ pub struct FleetConfig {
     pub rollout: BTreeMap<StageName, Rollout>,
     /// Looking for what changed on devices without a commit; not looked for where nothing is said.
     pub drift: BTreeMap<StageName, Drift>,
+    /// A commit of the stage that is older than this makes a device say that its server may keep
+    /// newer ones back.
+    pub fresh: BTreeMap<StageName, Duration>,
 }
 
 impl FleetConfig {
@@ -100,6 +110,10 @@ impl FleetConfig {
                 Some(_) => fields.duration("poll", Duration::from_secs(1), Duration::from_secs(86_400))?,
                 None => DEFAULT_POLL,
             },
+            long_poll: match fields.get("long_poll") {
+                Some(_) => fields.duration("long_poll", Duration::from_secs(10), LONGEST_POLL)?,
+                None => Duration::ZERO,
+            },
             confirm: per_stage(&fields, "confirm", &names, conduct::confirm)?,
             run_within: per_stage(&fields, "run_within", &names, conduct::run_within)?,
             checkpoint: conduct::checkpoint(&fields)?,
@@ -109,6 +123,7 @@ impl FleetConfig {
             splay: per_stage(&fields, "splay", &names, conduct::splay)?,
             rollout: per_stage(&fields, "rollout", &names, conduct::rollout)?,
             drift: per_stage(&fields, "drift", &names, conduct::drift)?,
+            fresh: per_stage(&fields, "fresh", &names, conduct::fresh)?,
         };
         let contradiction = config.first_stage_gate(&fields).or_else(|| config.quorum_too_high(&fields));
         contradiction.map_or(Ok(config), Err)
@@ -187,6 +202,11 @@ impl FleetConfig {
     /// How this stage looks for drift; `None` is not at all.
     pub fn drift_of(&self, name: &StageName) -> Option<Drift> {
         self.drift.get(name).copied()
+    }
+
+    /// How old the newest commit of this stage may be; `None` is as old as it likes.
+    pub fn fresh_of(&self, name: &StageName) -> Option<Duration> {
+        self.fresh.get(name).copied()
     }
 
     fn first_stage_gate(&self, fields: &Fields<'_>) -> Option<FieldError> {

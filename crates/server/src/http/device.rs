@@ -1,6 +1,7 @@
 //! What devices ask. What they tell is in `report`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -19,12 +20,19 @@ use crate::http::auth::{DeviceIdentity, hash};
 use crate::http::input::{Input, blocking};
 use crate::http::refusal::Refusal;
 use crate::tls::authority;
+use crate::tls::listener::asked_to_stop;
 
 /// How often a device in the lobby asks again: somebody may be watching it.
 const ASK_AGAIN: u32 = 15;
 
 /// How many unknown devices may wait; more are strangers that fill the disk.
 const LOBBY: usize = 1000;
+
+/// The longest that a question stays open, whatever the client prefers.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// The most that the answers of all devices are spread over.
+const LONGEST_SPREAD: Duration = Duration::from_secs(30);
 
 /// The longest texts that an enrolment may carry into the records.
 const TEXT_LIMIT: usize = 200;
@@ -127,25 +135,62 @@ async fn answer(app: &App, device: Device) -> Result<Enrolled, Refusal> {
     }
 }
 
-/// `GET /device/v1/desired`: from memory, since each device asks each minute.
+/// `GET /device/v1/desired`: from memory, since each device asks each minute. With `Prefer: wait=N`
+/// (RFC 7240) the answer that nothing changed is held back for so long.
 pub(crate) async fn desired(
     State(app): State<Arc<App>>,
     DeviceIdentity(member): DeviceIdentity,
     asked: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let view = app.view.get();
-    let desired = desired_of(&view, &app.rolling.get(), &member.stage)?;
-    let body = serde_json::to_vec(&desired).expect("a wire type is JSON");
-    let etag = format!("\"{}\"", volary_model::Digest::from_bytes(Sha256::digest(&body).into()).short());
-    let etag = HeaderValue::from_str(&etag).expect("it is hexadecimal");
-    let known = asked.get(header::IF_NONE_MATCH).is_some_and(|known| *known == etag);
-    let mut headers = HeaderMap::new();
-    headers.insert(header::ETAG, etag);
-    if known {
-        return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
+    let wait = preferred_wait(&asked);
+    let until = tokio::time::Instant::now() + wait;
+    let mut stop = app.stop.clone();
+    loop {
+        // Listens before it looks, so that nothing is missed in between.
+        let news = app.news.notified();
+        tokio::pin!(news);
+        news.as_mut().enable();
+        let desired = desired_of(&app.view.get(), &app.rolling.get(), &member.stage)?;
+        let body = serde_json::to_vec(&desired).expect("a wire type is JSON");
+        let etag = format!("\"{}\"", volary_model::Digest::from_bytes(Sha256::digest(&body).into()).short());
+        let etag = HeaderValue::from_str(&etag).expect("it is hexadecimal");
+        let known = asked.get(header::IF_NONE_MATCH).is_some_and(|known| *known == etag);
+        let mut headers = HeaderMap::from_iter([(header::ETAG, etag)]);
+        if !known {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            return Ok((headers, body).into_response());
+        }
+        let over = tokio::select! {
+            () = news => false,
+            () = tokio::time::sleep_until(until) => true,
+            () = asked_to_stop(&mut stop) => true,
+        };
+        if over {
+            return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
+        }
+        // All who wait hear of it at once; what they do next comes spread over some seconds.
+        let others = app.registry.count();
+        tokio::time::sleep(
+            spread(&member.name, others).min(until.saturating_duration_since(tokio::time::Instant::now())),
+        )
+        .await;
     }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok((headers, body).into_response())
+}
+
+/// How long the client would wait for news.
+fn preferred_wait(headers: &HeaderMap) -> Duration {
+    let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let mut parts = values.flat_map(|value| value.split([',', ';']));
+    let seconds = parts.find_map(|part| part.trim().strip_prefix("wait=")?.parse::<u64>().ok());
+    Duration::from_secs(seconds.unwrap_or(0)).min(LONGEST_WAIT)
+}
+
+/// The part of the common delay that this device waits: the same each time, another for each, and
+/// for all together two milliseconds a device.
+fn spread(device: &DeviceName, devices: usize) -> Duration {
+    let whole = Duration::from_millis(2 * devices as u64).min(LONGEST_SPREAD);
+    let place = Sha256::digest(device.as_str().as_bytes())[0];
+    whole * u32::from(place) / 256
 }
 
 fn desired_of(view: &FleetView, rolling: &str, stage: &StageName) -> Result<Desired, Refusal> {
@@ -165,7 +210,8 @@ fn desired_of(view: &FleetView, rolling: &str, stage: &StageName) -> Result<Desi
             Some(Suite::Rolling) => rolling.to_owned(),
             Some(Suite::Release(_)) | None => String::new(),
         },
-        poll: u32::try_from(found.poll.as_secs()).unwrap_or(u32::MAX).max(1),
+        poll: u32::try_from(found.rhythm.poll.as_secs()).unwrap_or(u32::MAX).max(1),
+        long_poll: u32::try_from(found.rhythm.long_poll.as_secs()).unwrap_or(0),
     })
 }
 
@@ -192,4 +238,35 @@ fn pack(app: &App, view: &FleetView, device: &DeviceName, request: &WantObjects)
         return Err(Refusal::not_found(format!("commit {} is not on the branch of any stage", request.want)));
     }
     app.packer.pack(&repository, &request.want, request.have.as_ref(), device).map_err(Refusal::broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preferred_wait_is_read_and_bounded() {
+        let check = |value: &str, seconds: u64| {
+            let headers = HeaderMap::from_iter([("prefer".parse().unwrap(), value.parse().unwrap())]);
+            assert_eq!(preferred_wait(&headers), Duration::from_secs(seconds), "{value}");
+        };
+        check("wait=50", 50);
+        check("respond-async, wait=10", 10);
+        check("wait=100000", 300);
+        check("wait=-1", 0);
+        check("return=minimal", 0);
+        assert_eq!(preferred_wait(&HeaderMap::new()), Duration::ZERO);
+    }
+
+    #[test]
+    fn answers_are_spread_by_the_number_of_devices() {
+        let of = |number: u32, devices| spread(&format!("dev-{number}").parse().unwrap(), devices);
+        assert!((0..100).all(|number| of(number, 1) < Duration::from_millis(2)));
+        let many: Vec<Duration> = (0..100).map(|number| of(number, 10_000)).collect();
+        assert!(many.iter().all(|delay| *delay < Duration::from_secs(20)));
+        assert!(
+            many.iter().max().unwrap().saturating_sub(*many.iter().min().unwrap()) > Duration::from_secs(15)
+        );
+        assert!((0..100).all(|number| of(number, 1_000_000) < LONGEST_SPREAD));
+    }
 }

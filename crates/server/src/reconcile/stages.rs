@@ -41,6 +41,7 @@ pub(crate) async fn stages(app: Arc<App>) -> Result<(), String> {
     let changed = view.stages.iter().map(|stage| &stage.tip).ne(before.stages.iter().map(|stage| &stage.tip));
     app.view.set(view);
     if changed {
+        app.news.notify_waiters();
         app.nudges.devices.notify_one();
     }
     Ok(())

@@ -26,6 +26,48 @@ fn a_device_with_a_join_token_is_in_and_repeats_are_the_same() {
     assert!(key.client(&server, &certificate).get("/device/v1/desired").status.is_success());
 }
 
+/// What a thief can do with the key of one device: be that device, and no other.
+#[test]
+fn a_stolen_key_opens_nothing_of_another_device() {
+    let server = TestServer::start();
+    let secret = server.join_secret("development", 2);
+    let join = |name: &str| {
+        let key = DeviceKey::new();
+        let Enrolled::Accepted { certificate, .. } = key.enroll(&server, name, Some(&secret)).json() else {
+            panic!("{name} was not accepted")
+        };
+        (key, certificate)
+    };
+    let ((stolen, own), (_, others)) = (join("dev-1"), join("dev-2"));
+    let fleet = server.fleet_clone();
+    std::fs::create_dir(fleet.dir.join("host_vars")).unwrap();
+    for name in ["dev-1", "dev-2"] {
+        fleet.commit(&format!("host_vars/{name}.yml"), &format!("secret: of {name}\n"), "Variables");
+    }
+    fleet.push("HEAD:master").unwrap();
+    let thief = stolen.client(&server, &own);
+    let commit = fleet.run(&["rev-parse", "HEAD"]).trim().to_owned();
+    let pack = wait_for("the new commit", || {
+        let answer = thief.post("/device/v1/objects", &json!({ "want": commit }));
+        answer.status.is_success().then_some(answer.body)
+    });
+    let mut objects = volary_fleet::MemoryObjects::default();
+    volary_fleet::read_pack(&pack[..], &volary_fleet::PackLimits::default(), &mut |object| {
+        objects.insert(object).map(drop)
+    })
+    .unwrap();
+    let has = |name: &str| {
+        use volary_fleet::ReadObjects;
+        let blob = fleet.run(&["rev-parse", &format!("HEAD:host_vars/{name}.yml")]);
+        objects.find(&blob.trim().parse().unwrap()).unwrap().is_some()
+    };
+    assert!(has("dev-1") && !has("dev-2"));
+    // A certificate that is not for this key, and a request for another name with it.
+    let ask = || stolen.client(&server, &others).get("/device/v1/desired");
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(ask)).is_err(), "the handshake must fail");
+    stolen.enroll(&server, "dev-2", Some(&secret)).refused(409, "belongs to another key");
+}
+
 #[test]
 fn an_unknown_device_waits_in_the_lobby() {
     let server = TestServer::start();
@@ -85,6 +127,55 @@ fn nothing_new_is_answered_without_a_body() {
     let pinned = DeviceKey::new().join(&server, "prod-1", "production");
     let desired: Desired = pinned.get("/device/v1/desired").json();
     assert_eq!((desired.branch.as_str(), desired.rolling.as_str()), ("production", ""));
+}
+
+#[test]
+fn a_question_may_stay_open_until_there_is_news() {
+    let mut server = TestServer::start();
+    let device = DeviceKey::new().join(&server, "dev-1", "development");
+    let etag = device.get("/device/v1/desired").header("etag").to_owned();
+    let ask =
+        |wait: &str| device.get_with("/device/v1/desired", &[("if-none-match", &etag), ("prefer", wait)]);
+    let started = std::time::Instant::now();
+    assert_eq!(ask("wait=2").status.as_u16(), 304);
+    assert!(started.elapsed().as_secs() >= 2, "it waited");
+    let fleet = server.fleet_clone();
+    let commit = fleet.commit("note", "1", "Change something");
+    let started = std::time::Instant::now();
+    let answer = std::thread::scope(|scope| {
+        let open = scope.spawn(|| ask("wait=300"));
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        fleet.push("HEAD:master").unwrap();
+        open.join().unwrap()
+    });
+    assert_eq!(answer.status.as_u16(), 200);
+    assert!(answer.text().contains(&commit) && started.elapsed().as_secs() < 120);
+    // An end of the server does not wait for the questions that are open.
+    let etag = answer.header("etag").to_owned();
+    std::thread::scope(|scope| {
+        let open = scope.spawn(|| {
+            device.get_with("/device/v1/desired", &[("if-none-match", &etag), ("prefer", "wait=300")])
+        });
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let started = std::time::Instant::now();
+        server.stop();
+        assert!(started.elapsed().as_secs() < 60);
+        assert_eq!(open.join().unwrap().status.as_u16(), 304);
+    });
+}
+
+#[test]
+fn an_idle_poll_needs_neither_git_nor_a_process() {
+    let server = TestServer::start();
+    let device = DeviceKey::new().join(&server, "dev-1", "development");
+    let etag = device.get("/device/v1/desired").header("etag").to_owned();
+    let (fleet, away) = (server.layout().fleet(), server.scratch().join("away.git"));
+    std::fs::rename(&fleet, &away).unwrap();
+    for _ in 0..20 {
+        let answer = device.get_with("/device/v1/desired", &[("if-none-match", &etag)]);
+        assert_eq!(answer.status.as_u16(), 304);
+    }
+    std::fs::rename(&away, &fleet).unwrap();
 }
 
 #[test]
