@@ -283,6 +283,11 @@ impl Agent {
         self.from = Some(place);
     }
 
+    /// True if somebody named the place to take the fleet from.
+    pub(crate) fn is_without_server(&self) -> bool {
+        self.from.is_some()
+    }
+
     /// Where the objects of the last offer are.
     pub(crate) fn supply(&self) -> Supply<'_> {
         self.elsewhere.as_ref().map_or(Supply::Server(&self.server), Supply::Elsewhere)
@@ -349,7 +354,7 @@ impl Agent {
             }
             Place::Folder(_) | Place::Git(_) => None,
         };
-        let elsewhere = Elsewhere::open(place, &self.config.name, web, &self.paths.scratch())?;
+        let elsewhere = Elsewhere::open(place, &self.config.name, web, &self.paths.fetched_elsewhere())?;
         let stage = self.state.stage.clone();
         let commit = elsewhere.tip(&stage)?;
         // What the place says of rolling is nothing, so that is left as it is.

@@ -348,7 +348,7 @@ impl Server {
             .agent
             .post(self.at(path))
             .config()
-            .timeout_global(Some(LARGE))
+            .timeout_global(Some(self.patience.large))
             .build()
             .header(header::CONTENT_TYPE, "application/x-ndjson")
             .header(header::CONTENT_ENCODING, "gzip")

@@ -105,7 +105,7 @@ impl Paths {
     }
 
     /// What git fetches from a remote, for as long as that takes.
-    pub fn scratch(&self) -> PathBuf {
+    pub fn fetched_elsewhere(&self) -> PathBuf {
         self.state.join("elsewhere.git")
     }
 

@@ -102,7 +102,7 @@ fn newest(agent: &Agent) -> Result<Target, PreviewError> {
 fn look(agent: &Agent, target: &Target) -> Result<Preview, PreviewError> {
     let state = &agent.state;
     let repo = Repo::open(&agent.paths, &agent.config.name).map_err(RepoError::from)?;
-    repo.fetch(&agent.server, state, target)?;
+    repo.fetch(agent.supply(), state, target)?;
     let Verified { passed, signers, locked } =
         work::verified(agent, target, Scope::Full).map_err(|event| PreviewError::Ends(*event))?;
     let mut waits: Vec<String> =

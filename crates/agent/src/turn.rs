@@ -12,7 +12,8 @@ use crate::log;
 const AWAY: u32 = 60;
 
 /// Asks. Without an answer the device waits: what the bound is there to prevent is that a site loses
-/// its devices together, and that is no better while the server is away.
+/// its devices together, and that is no better while the server is away. Only a person who stands
+/// before the device with its fleet in hand outranks it.
 pub fn ask(agent: &Agent, work: &Work) -> Event {
     let asked = AskTurn {
         stage: work.target.stage.clone(),
@@ -21,6 +22,13 @@ pub fn ask(agent: &Agent, work: &Work) -> Event {
         after: format!("{:016}", agent.state.last_report),
     };
     let at_most = work.policy.per_site_at_most.unwrap_or_default();
+    if agent.is_without_server() {
+        log::say(format!(
+            "at most {at_most} of a site may change at once; nobody counts them here, and somebody said where \
+             to take the fleet from, so it goes on"
+        ));
+        return Event::TurnGranted;
+    }
     match agent.server.turn(&asked) {
         Ok(Turn::Granted { seconds }) => {
             log::say(format!("it is this device's turn to change, for {seconds} s"));

@@ -223,8 +223,8 @@ pub(crate) fn head_config(repository: &GitRepository) -> Result<FleetConfig, Str
 pub(crate) struct StageRules {
     /// The suite they take packages from.
     pub(crate) suite: Option<Suite>,
-    /// How often they ask.
-    pub(crate) poll: Duration,
+    /// How they ask.
+    pub(crate) rhythm: Rhythm,
     /// How they may change.
     pub(crate) pace: Pace,
     /// When they may.

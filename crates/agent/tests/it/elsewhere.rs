@@ -175,7 +175,7 @@ fn any_git_remote_serves_and_leaves_nothing_behind() {
     Cmd::new("git").arg("--git-dir").arg(&remote).args(["fetch", "--quiet", "origin"]).check().unwrap();
     assert_eq!(run_from(&mut device, &place), "good");
     assert_eq!(written(&device), "from git");
-    assert!(!Paths::below(device.root.path()).scratch().exists());
+    assert!(!Paths::below(device.root.path()).fetched_elsewhere().exists());
 }
 
 #[test]
