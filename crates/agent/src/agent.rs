@@ -50,6 +50,8 @@ pub struct Agent {
     told: Option<Signs>,
     /// Reports may wait that could not be sent when they were made: they go as soon as they can.
     behind: bool,
+    /// Why the last question got no answer, as it was said.
+    silence: String,
     /// The only place to ask, if somebody said so.
     from: Option<Place>,
     /// Where the last offer came from, if that was not the server.
@@ -124,6 +126,7 @@ impl Agent {
             etag: None,
             told: None,
             behind: true,
+            silence: String::new(),
             from: None,
             elsewhere: None,
             long_poll: Duration::ZERO,
@@ -319,8 +322,11 @@ impl Agent {
                 }
             }
             Err(error) => {
-                if self.state.memory.unanswered == 0 {
-                    log::say(error.to_string());
+                // Each kind of trouble once: a server that comes back as somebody else is news.
+                let why = error.to_string();
+                if self.state.memory.unanswered == 0 || self.silence != why {
+                    log::say(&why);
+                    self.silence = why;
                 }
                 let news = if self.state.memory.unanswered >= PATIENT { self.look_elsewhere() } else { None };
                 news.unwrap_or_else(|| Event::Unreachable(error.to_string()))

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use volary_api::v1::status::Condition;
 use volary_host::Cmd;
+use volary_model::CommitId;
 use volary_testkit::chain::{Chain, Clone, installed, inventory};
 use volary_testkit::{Debian, Device, DeviceOptions, roots, wait_until};
 
@@ -18,20 +19,23 @@ fn follower(chain: &Chain) -> (Device, Clone) {
     let root = roots::device_root(&common::cache(), Debian::Bookworm, &mut |_| {}).unwrap();
     let device = chain.lab().start_device("dev-1", &root, DeviceOptions::default()).unwrap();
     let fleet = chain.clone_of("fleet").unwrap();
-    prepare(chain, &fleet, "1.0");
+    let tip = prepare(chain, &fleet, "1.0");
     chain.join(&device, "development").unwrap();
+    // Not only installed but confirmed: a server that is replaced before that undoes the change.
+    chain.wait_for_good("dev-1", &tip, LIMIT).unwrap();
     chain.wait_for_package(&device, "volary-probe", "1.0", LIMIT).unwrap();
     (device, fleet)
 }
 
 /// Makes the fleet ask for volary-probe in this version, which is the newest in rolling.
-fn prepare(chain: &Chain, fleet: &Clone, version: &str) {
+fn prepare(chain: &Chain, fleet: &Clone, version: &str) -> CommitId {
     chain.volary(&["archive", "include", &common::probe_deb(chain.logs(), version)]).unwrap();
     fleet.write("inventory.yml", &inventory(&[("dev-1", "development")])).unwrap();
     fleet.hurry(1).unwrap();
     common::want(fleet, "volary-probe");
-    fleet.commit("install the probe").unwrap();
+    let tip = fleet.commit("install the probe").unwrap();
     fleet.push("master").unwrap();
+    tip
 }
 
 fn journal(device: &Device) -> String {
