@@ -148,17 +148,18 @@ impl FleetView {
         self.stages.iter().find(|stage| stage.name == *name)
     }
 
-    /// Reads the repository. What cannot be read becomes a problem, never an error: devices go on
-    /// with the stages that are whole.
-    pub(crate) fn read(layout: &Layout) -> Self {
+    /// Reads the repository. What cannot be read becomes a problem, never an error, and stays as it
+    /// was `before`: devices go on with the commits that they have.
+    pub(crate) fn read(layout: &Layout, before: &Self) -> Self {
         let mut view = Self { read: true, ..Self::default() };
-        if let Err(problem) = view.fill(layout) {
+        if let Err(problem) = view.fill(layout, before) {
             view.problems.push(problem);
+            view.stages.clone_from(&before.stages);
         }
         view
     }
 
-    fn fill(&mut self, layout: &Layout) -> Result<(), String> {
+    fn fill(&mut self, layout: &Layout, before: &Self) -> Result<(), String> {
         let repository = open(layout)?;
         let config = head_config(&repository)?;
         for stage in &config.stages {
@@ -186,12 +187,17 @@ impl FleetView {
                         view.pace = rules.pace;
                         view.when = rules.when;
                     }
-                    Err(problem) => self.problems.push(format!("stage {}: {problem}", stage.name)),
+                    Err(problem) => {
+                        self.problems.push(format!("stage {}: {problem}", stage.name));
+                        let known = before.stage(&stage.name).filter(|known| known.branch == stage.branch);
+                        view = known.cloned().unwrap_or(view);
+                    }
                 },
             }
             self.stages.push(view);
         }
-        Ok(())
+        // Branches also seem to be missing from a repository that went away meanwhile.
+        open(layout).map(drop)
     }
 }
 
@@ -300,4 +306,73 @@ fn read_tip(
             .collect(),
     };
     Ok((tip, rules))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const CONFIG: &str = "version: 1\nstages:\n  development: { branch: master, packages: rolling }\n";
+
+    fn git(dir: &Path, args: &[&str]) {
+        let config =
+            ["-c", "user.name=Dora", "-c", "user.email=dora@example.com", "-c", "commit.gpgsign=false"];
+        volary_host::Cmd::new("git").cwd(dir).args(config).args(args).check().unwrap();
+    }
+
+    const SIGNERS: &str = "dora@example.com namespaces=\"git\" ssh-ed25519 \
+                           AAAAC3NzaC1lZDI1NTE5AAAAIJ8z8nHjaWOZFz2xJKnWuNWPvGPGVHvSmYqWFMDFyIJA\n";
+
+    fn commit(work: &Path, config: &str) {
+        std::fs::create_dir_all(work.join(".volary")).unwrap();
+        volary_host::write_atomic(&work.join(".volary/allowed_signers"), SIGNERS.as_bytes(), 0o644).unwrap();
+        volary_host::write_atomic(&work.join(CONFIG_FILE), config.as_bytes(), 0o644).unwrap();
+        git(work, &["add", "-A"]);
+        git(work, &["commit", "-q", "-m", "Change something"]);
+        git(work, &["push", "-q", "origin", "HEAD:master"]);
+    }
+
+    /// What the stages' devices would be told, and how many problems a person is shown.
+    fn told(view: &FleetView) -> (Vec<Option<&CommitId>>, usize) {
+        let tips = view.stages.iter().map(|stage| stage.tip.as_ref().map(|tip| &tip.commit));
+        (tips.collect(), view.problems.len())
+    }
+
+    #[test]
+    fn what_cannot_be_read_stays_as_it_was() {
+        let scratch = tempfile::tempdir().unwrap();
+        let layout = Layout::new(scratch.path());
+        let (fleet, work) = (layout.fleet(), scratch.path().join("work"));
+        std::fs::create_dir_all(fleet.parent().unwrap()).unwrap();
+        std::fs::create_dir(&work).unwrap();
+        git(scratch.path(), &["init", "-q", "--bare", "-b", "master", fleet.to_str().unwrap()]);
+        git(&work, &["init", "-q", "-b", "master"]);
+        git(&work, &["remote", "add", "origin", fleet.to_str().unwrap()]);
+        commit(&work, CONFIG);
+        let good = FleetView::read(&layout, &FleetView::default());
+        assert!(matches!(told(&good), (tips, 0) if matches!(tips[..], [Some(_)])), "{good:?}");
+
+        let away = scratch.path().join("away");
+        std::fs::rename(&fleet, &away).unwrap();
+        let gone = FleetView::read(&layout, &good);
+        assert_eq!(told(&gone), (told(&good).0, 1));
+        std::fs::rename(&away, &fleet).unwrap();
+
+        // A second stage whose branch has a file that no device could read.
+        commit(&work, &format!("{CONFIG}  production: {{ branch: production, from: development }}\n"));
+        git(&work, &["push", "-q", fleet.to_str().unwrap(), "HEAD:production"]);
+        let both = FleetView::read(&layout, &gone);
+        assert!(matches!(told(&both), (tips, 0) if matches!(tips[..], [Some(_), Some(_)])), "{both:?}");
+        git(&work, &["checkout", "-q", "-b", "broken"]);
+        volary_host::write_atomic(&work.join(CONFIG_FILE), b"version: 99\n", 0o644).unwrap();
+        git(&work, &["commit", "-q", "-a", "-m", "Break something"]);
+        git(&work, &["push", "-q", fleet.to_str().unwrap(), "HEAD:production"]);
+        let broken = FleetView::read(&layout, &both);
+        assert_eq!(told(&broken), (told(&both).0, 1));
+        // Whoever never knew it better knows none.
+        let fresh = FleetView::read(&layout, &FleetView::default());
+        assert!(matches!(told(&fresh), (tips, 1) if matches!(tips[..], [Some(_), None])), "{fresh:?}");
+    }
 }

@@ -65,7 +65,7 @@ pub(crate) fn of_merge(
     if asked == volary_fleet::Gates::default() {
         return Ok(Vec::new());
     }
-    let view = FleetView::read(layout);
+    let view = FleetView::read(layout, &FleetView::default());
     // Opening may finish what a killed server left undone, signatures among it.
     let signers = Config::read(&layout.config()).map(|config| config.signers()).unwrap_or_default();
     let depot = Depot::open(&layout.archive(), signers)?;

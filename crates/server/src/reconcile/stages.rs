@@ -9,15 +9,11 @@ use crate::fleet_view::FleetView;
 pub(crate) async fn stages(app: Arc<App>) -> Result<(), String> {
     // One at a time: an older reading must not replace a newer one.
     let _turn = app.reading_stages.lock().await;
-    let layout = app.layout.clone();
-    let mut view = tokio::task::spawn_blocking(move || FleetView::read(&layout))
+    let (layout, before) = (app.layout.clone(), app.view.get());
+    let last = before.clone();
+    let view = tokio::task::spawn_blocking(move || FleetView::read(&layout, &last))
         .await
         .map_err(|error| format!("it has a bug: {error}"))?;
-    let before = app.view.get();
-    // A repository that cannot be read for a moment must not send devices nowhere.
-    if view.stages.is_empty() && !before.stages.is_empty() {
-        view.stages = before.stages.clone();
-    }
     let known = app.store.branches().await.map_err(|error| error.to_string())?;
     for stage in &view.stages {
         let Some(tip) = &stage.tip else { continue };
