@@ -21,7 +21,7 @@ use crate::render::Blob;
 use crate::set::{IndexKind, PackageSet};
 use crate::state::Past;
 
-/// How many earlier states are offered whatever their age. Each costs 270 bytes in the list that
+/// How many earlier states are offered whatever their age. Each costs some 150 bytes in the list that
 /// every device fetches when something changed; with four the whole update stays below 4 kB.
 const LEAST: usize = 4;
 
@@ -47,7 +47,10 @@ pub(crate) struct Differences<'a> {
 
 /// What `Differences` wrote.
 pub(crate) struct WrittenDifferences {
+    /// The list of all.
     pub(crate) index: Blob,
+    /// The list as apt fetches it, half as large; it wants the plain one listed as well.
+    pub(crate) index_gz: Blob,
     /// The folders and what is in use in them.
     pub(crate) current: Vec<(PathBuf, Vec<String>)>,
 }
@@ -84,18 +87,22 @@ impl Differences<'_> {
         if patches.is_empty() {
             return Ok(None);
         }
-        let text = pdiff::index(&self.to, &patches);
-        let index = Blob::of(text.as_bytes());
+        let text = pdiff::index(&self.to, &patches).into_bytes();
+        let packed = crate::frame::gzip(&text);
+        let (index, index_gz) = (Blob::of(&text), Blob::of(&packed));
         let by_hash = folder.join("by-hash/SHA256");
         make_dir(&by_hash)?;
-        let path = by_hash.join(index.sha256.hex());
-        if fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
-            Prepared::write(path, [text.as_bytes()], None)?.place()?;
-            volary_host::sync_dir(&by_hash)?;
+        for (blob, bytes) in [(index, text), (index_gz, packed)] {
+            let path = by_hash.join(blob.sha256.hex());
+            if fs::read(&path).ok().as_ref() != Some(&bytes) {
+                Prepared::write(path, [&bytes[..]], None)?.place()?;
+                volary_host::sync_dir(&by_hash)?;
+            }
         }
         let names = patches.iter().map(|patch| format!("{}.gz", patch.name)).collect();
-        let current = vec![(by_hash, vec![index.sha256.hex()]), (folder.to_owned(), names)];
-        Ok(Some(WrittenDifferences { index, current }))
+        let lists = vec![index.sha256.hex(), index_gz.sha256.hex()];
+        let current = vec![(by_hash, lists), (folder.to_owned(), names)];
+        Ok(Some(WrittenDifferences { index, index_gz, current }))
     }
 
     /// The differences from each state that is offered to the next one, oldest first.

@@ -228,7 +228,8 @@ impl Publisher {
         let Some(published) = self.published(suite)? else { return Ok(true) };
         let dir = self.suite_dir(suite);
         for (path, file) in &published.release.files {
-            let Some(folder) = path.strip_suffix("/Index") else { continue };
+            let folder = path.strip_suffix("/Index").or_else(|| path.strip_suffix("/Index.gz"));
+            let Some(folder) = folder else { continue };
             let folder = dir.join(folder);
             let list = folder.join("by-hash/SHA256").join(&file.sha256);
             // One that cannot be read, or is another one, offers nothing: it is written again.
@@ -236,6 +237,7 @@ impl Publisher {
             else {
                 return Ok(false);
             };
+            // The packed list says the same in bytes that are no lines.
             for (name, size, _) in pdiff::downloads(&String::from_utf8_lossy(&text)) {
                 if fs::metadata(folder.join(name)).map_or(0, |meta| meta.len()) != size {
                     return Ok(false);
@@ -342,6 +344,7 @@ impl Publisher {
             };
             if let Some(found) = differences.write(&folder.join("Packages.diff"))? {
                 written.files.insert(format!("{path}.diff/Index"), listed(found.index));
+                written.files.insert(format!("{path}.diff/Index.gz"), listed(found.index_gz));
                 written.current.extend(found.current);
             }
         }

@@ -41,7 +41,11 @@ pub(crate) fn of_suite(suite: &str, release: &Release, read: &Read<'_>) -> Resul
     for (path, file) in &release.files {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         let plain = FORMS.iter().find_map(|form| name.strip_suffix(form)).unwrap_or(name);
-        if plain == name && FORMS.iter().any(|form| release.files.contains_key(&format!("{path}{form}"))) {
+        let is_list = folder.ends_with(".diff");
+        if plain == name
+            && !is_list
+            && FORMS.iter().any(|form| release.files.contains_key(&format!("{path}{form}")))
+        {
             // apt wants the plain form listed, and nobody serves it.
             continue;
         }
