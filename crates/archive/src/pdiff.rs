@@ -167,10 +167,15 @@ impl<'a> Cursor<'a> {
         (self.chunks, self.at) = (&self.chunks[1..], 0);
     }
 
-    /// Leaves a chunk that is used up, so that `chunk` sees the next one.
+    /// Leaves a chunk of which nothing is left in this index, so that `chunk` sees the next one.
     fn settle(&mut self) {
-        if self.chunks.first().is_some_and(|chunk| self.at == chunk.entries.len()) {
-            self.skip();
+        if self.at == 0 {
+            return;
+        }
+        let rest = self.chunks.first().map_or(&[][..], |chunk| &chunk.entries[self.at..]);
+        match rest.iter().position(|entry| self.kind.has(entry)) {
+            Some(others) => self.at += others,
+            None => self.skip(),
         }
     }
 }
@@ -243,4 +248,65 @@ fn replace(hunks: &mut Hunks, from: &PackageEntry, to: &PackageEntry) {
         }
     }
     hunks.keep(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::set::Edits;
+
+    fn entry(name: &str, architecture: &str, version: &str) -> Arc<PackageEntry> {
+        Arc::new(PackageEntry {
+            name: name.parse().unwrap(),
+            version: version.parse().unwrap(),
+            architecture: architecture.parse().unwrap(),
+            component: "main".parse().unwrap(),
+            source: name.parse().unwrap(),
+            source_version: version.parse().unwrap(),
+            sha256: Blob::of(format!("{name} {architecture} {version}").as_bytes()).sha256,
+            size: 1,
+            stanza: format!("Package: {name}\nVersion: {version}\n").into(),
+            files: Vec::new(),
+            translations: std::collections::BTreeMap::new(),
+            provenance: Arc::default(),
+            included_at: Timestamp::UNIX_EPOCH,
+            relations: std::sync::OnceLock::new(),
+        })
+    }
+
+    fn edits(entries: impl IntoIterator<Item = Arc<PackageEntry>>) -> Edits {
+        let place = |entry: &PackageEntry| (entry.name.clone(), entry.architecture.clone());
+        entries.into_iter().map(|entry| (place(&entry), Some(entry))).collect()
+    }
+
+    /// Most packages are there for each architecture, so a chunk mostly ends with one that is not
+    /// in the index that is compared.
+    #[test]
+    fn chunks_that_both_have_are_stepped_over_again_after_a_change() {
+        let name = |number: u32| format!("package-{number:04}");
+        let both = |number| ["amd64", "arm64"].map(|architecture| entry(&name(number), architecture, "1"));
+        let old = PackageSet::default().with(&edits((0..2000).flat_map(both)));
+        let new = old.with(&edits([entry(&name(7), "amd64", "2")]));
+        assert!(old.chunks().len() > 20);
+        for architecture in ["amd64", "arm64"] {
+            let kind = IndexKind::Packages(architecture.parse().unwrap());
+            let cursor = |set: &'_ PackageSet| {
+                let mut cursor = Cursor { chunks: set.chunks(), at: 0, kind: &kind };
+                let entries = cursor.chunks[0].entries.iter().filter(|entry| kind.has(entry)).count();
+                for _ in 0..entries {
+                    cursor.peek();
+                    cursor.at += 1;
+                }
+                cursor.settle();
+                cursor.chunk().map(Arc::as_ptr)
+            };
+            assert_eq!(cursor(&old), Some(Arc::as_ptr(&old.chunks()[1])));
+            assert_eq!(cursor(&new), cursor(&old));
+        }
+        let amd64 = IndexKind::Packages("amd64".parse().unwrap());
+        // Three lines a package; the second of the eighth changed.
+        assert_eq!(script(&old, &new, &amd64, 1000).as_deref(), Some("23c\nVersion: 2\n.\n"));
+    }
 }
