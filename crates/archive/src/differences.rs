@@ -58,23 +58,27 @@ pub(crate) struct WrittenDifferences {
 /// A Packages index by its path, and the name of a difference to it.
 type Key = (String, String);
 
-/// The differences that are offered now, so that each is made once and not by every publish.
+/// What came of making a difference; `None` if it is too long to be offered.
+type Made = Option<Arc<Patch>>;
+
+/// The differences that were looked at last, so that each is made once and not by every publish.
+/// That one is too long costs as much to find out as to make it.
 #[derive(Debug, Default)]
 pub(crate) struct KnownPatches {
-    patches: Mutex<BTreeMap<Key, Arc<Patch>>>,
+    patches: Mutex<BTreeMap<Key, Made>>,
 }
 
 impl KnownPatches {
-    fn get(&self, path: &str, name: &str) -> Option<Arc<Patch>> {
+    fn get(&self, path: &str, name: &str) -> Option<Made> {
         let known = self.patches.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(&(path.to_owned(), name.to_owned())).cloned()
     }
 
-    /// Knows these of an index, and forgets its others.
-    fn replace(&self, path: &str, patches: &[Arc<Patch>]) {
+    /// Knows these of an index by their names, and forgets its others.
+    fn replace(&self, path: &str, made: Vec<(String, Made)>) {
         let mut known = self.patches.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|(of, ..), _| of != path);
-        known.extend(patches.iter().map(|patch| ((path.to_owned(), patch.name.clone()), Arc::clone(patch))));
+        known.extend(made.into_iter().map(|(name, made)| ((path.to_owned(), name), made)));
     }
 }
 
@@ -83,7 +87,6 @@ impl Differences<'_> {
     pub(crate) fn write(&self, folder: &Path) -> Result<Option<WrittenDifferences>, FileError> {
         let path = format!("{}/{}", self.component, self.kind);
         let patches = self.chain(&path, folder)?;
-        self.known.replace(&path, &patches);
         if patches.is_empty() {
             return Ok(None);
         }
@@ -105,11 +108,13 @@ impl Differences<'_> {
         Ok(Some(WrittenDifferences { index, index_gz, current }))
     }
 
-    /// The differences from each state that is offered to the next one, oldest first.
+    /// The differences from each state that is offered to the next one, oldest first. They are known
+    /// from then on.
     fn chain(&self, path: &str, folder: &Path) -> Result<Vec<Arc<Patch>>, FileError> {
         let nothing = PackageSet::default();
         let mut after = State { set: self.set, index: self.to };
         let mut patches: Vec<Arc<Patch>> = Vec::new();
+        let mut all_made = Vec::new();
         let mut bytes = 0;
         for past in self.history.iter().rev() {
             let Some(&index) = past.indexes.get(path) else { break };
@@ -125,12 +130,13 @@ impl Differences<'_> {
             }
             let before = State { set: past.content.component(self.component).unwrap_or(&nothing), index };
             let name = pdiff::patch_name(past.number, &after.index);
-            let known = self.known.get(path, &name).filter(|patch| is_there(folder, patch));
-            let patch = match known {
-                Some(patch) => Some(patch),
-                None => self.make(folder, name, &before, &after)?.map(Arc::new),
+            let known = self.known.get(path, &name);
+            let made = match known.filter(|made| made.as_ref().is_none_or(|patch| is_there(folder, patch))) {
+                Some(made) => made,
+                None => self.make(folder, name.clone(), &before, &after)?.map(Arc::new),
             };
-            let Some(patch) = patch else { break };
+            all_made.push((name, made.clone()));
+            let Some(patch) = made else { break };
             // apt refuses differences that are larger than the whole index.
             bytes += patch.gz.size;
             if bytes > self.packed {
@@ -140,6 +146,7 @@ impl Differences<'_> {
             after = before;
         }
         patches.reverse();
+        self.known.replace(path, all_made);
         Ok(patches)
     }
 
