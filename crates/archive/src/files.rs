@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{self, IoSlice, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -76,10 +76,70 @@ impl Prepared {
 /// How many parts are written at once: what Linux takes in one call.
 const PARTS: usize = 1024;
 
+/// Files from so many bytes on go past the page cache. They are indexes, of which the next publish
+/// writes others, and finding memory for them costs several times what writing them does.
+const LARGE: usize = 512 << 10;
+
+/// How much is written at once past the page cache.
+const BLOCK: usize = 1 << 20;
+
+/// What the addresses, places and lengths of such writes are multiples of; no disk wants more.
+const ALIGNMENT: usize = 4096;
+
+fn write_parts<'a>(file: &mut File, parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
+    let parts: Vec<&[u8]> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    let size: usize = parts.iter().map(|part| part.len()).sum();
+    // Not every file system can.
+    if size >= LARGE && set_direct(file, true).is_ok() {
+        return write_past_cache(file, &parts);
+    }
+    write_gathered(file, &parts)
+}
+
+fn set_direct(file: &File, direct: bool) -> io::Result<()> {
+    let mut flags = rustix::fs::fcntl_getfl(file)?;
+    flags.set(rustix::fs::OFlags::DIRECT, direct);
+    Ok(rustix::fs::fcntl_setfl(file, flags)?)
+}
+
+/// Writes parts into an empty file that was set to go past the page cache.
+fn write_past_cache(file: &File, parts: &[&[u8]]) -> io::Result<()> {
+    let mut memory = vec![0; BLOCK + ALIGNMENT];
+    let start = memory.as_ptr().align_offset(ALIGNMENT);
+    let block = &mut memory[start..start + BLOCK];
+    let (mut filled, mut offset) = (0, 0);
+    for mut part in parts.iter().copied() {
+        while !part.is_empty() {
+            let (now, later) = part.split_at(part.len().min(BLOCK - filled));
+            block[filled..filled + now.len()].copy_from_slice(now);
+            (filled, part) = (filled + now.len(), later);
+            if filled == BLOCK {
+                write_block(file, block, offset)?;
+                (filled, offset) = (0, offset + BLOCK as u64);
+            }
+        }
+    }
+    // The rest is no multiple.
+    set_direct(file, false)?;
+    file.write_all_at(&block[..filled], offset)
+}
+
+/// Writes a block at its place; through the page cache if the file system only now says that it
+/// cannot do without.
+fn write_block(file: &File, block: &[u8], offset: u64) -> io::Result<()> {
+    match file.write_all_at(block, offset) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            set_direct(file, false)?;
+            file.write_all_at(block, offset)
+        }
+        other => other,
+    }
+}
+
 /// Writes many parts with few calls: the kernel then takes memory for them in large pieces, which
 /// is several times cheaper than a call for each part.
-fn write_parts<'a>(file: &mut File, parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
-    let mut parts = parts.into_iter().filter(|part| !part.is_empty()).map(IoSlice::new);
+fn write_gathered(file: &mut File, parts: &[&[u8]]) -> io::Result<()> {
+    let mut parts = parts.iter().map(|part| IoSlice::new(part));
     loop {
         let mut some: Vec<IoSlice<'_>> = parts.by_ref().take(PARTS).collect();
         let mut rest = &mut some[..];
@@ -176,4 +236,23 @@ pub(crate) fn sweep(dir: &Path, now: SystemTime) -> Result<(), FileError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_any_size_have_their_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..3 * BLOCK as u32).map(|number| (number % 251) as u8).collect();
+        for size in [0, 1, LARGE - 1, LARGE, LARGE + 1, BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK - 7] {
+            for part in [1000, 4096, BLOCK + 3, usize::MAX] {
+                let path = dir.path().join("file");
+                let parts = bytes[..size].chunks(part);
+                Prepared::write(path.clone(), parts, None).unwrap().place().unwrap();
+                assert!(fs::read(&path).unwrap() == bytes[..size], "{size} bytes in parts of {part}");
+            }
+        }
+    }
 }
