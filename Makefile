@@ -18,9 +18,11 @@ RUN_AS_ROOT := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER="$(SUDO)")
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 # Not every machine has cargo-nextest; cargo's own runner does the same, one binary after another.
 RUN_TESTS := $(if $(NEXTEST),cargo nextest run --show-progress none --status-level slow,cargo test --quiet)
-# Slow ones need containers and clean chroots: the builder's own, and the system tests.
-FAST := --workspace --exclude volary-build
+# Slow ones need containers and clean chroots, or the real ansible-playbook: the builder's own, those
+# of the whole agent, and the system tests.
+FAST := --workspace --exclude volary-build --exclude volary-agent
 BUILDER := --package volary-build
+AGENT := --package volary-agent
 SYSTEM := --package volary-testkit --features system --test 'system_*'
 
 help: ## Show this
@@ -40,10 +42,10 @@ check: setup ## Format, lints, tidiness, fast tests
 	cargo clippy --quiet --workspace --all-targets --features volary-testkit/system -- -D warnings
 	cargo xtask tidy
 	$(RUN_TESTS) $(FAST)
-	$(RUN_TESTS) $(BUILDER) --lib
+	$(RUN_TESTS) $(BUILDER) $(AGENT) --lib --bins
 
 test: check build agent-deb ## All tests, also those with containers, real apt and the demo
-	$(RUN_TESTS) $(BUILDER) --test '*'
+	$(RUN_TESTS) $(BUILDER) $(AGENT) --test '*'
 	$(RUN_AS_ROOT) $(RUN_TESTS) $(SYSTEM)
 	$(SUDO) $(TARGET)/debug/volary-xtask demo --no-keep
 
