@@ -2,6 +2,7 @@
 //!
 //! Every name that leaves this file is safe to join to a folder: no slash, no `..`, no `.git`.
 
+use std::borrow::Borrow;
 use std::collections::HashSet;
 
 use crate::object::{ObjectError, ObjectId, ObjectKind, ObjectSource, ReadObjects};
@@ -122,10 +123,19 @@ pub fn entry_at(
     root: &ObjectId,
     path: &str,
 ) -> Result<Option<TreeEntry>, ObjectError> {
+    entry_among(root, path, |id| objects.tree(id))
+}
+
+/// The same where folders are read, or remembered, by somebody else.
+pub(crate) fn entry_among<T: Borrow<Tree>, E>(
+    root: &ObjectId,
+    path: &str,
+    read: impl Fn(&ObjectId) -> Result<T, E>,
+) -> Result<Option<TreeEntry>, E> {
     let mut folder = *root;
     let mut names = path.split('/').peekable();
     while let Some(name) = names.next() {
-        let Some(entry) = objects.tree(&folder)?.entry(name).cloned() else { return Ok(None) };
+        let Some(entry) = read(&folder)?.borrow().entry(name).cloned() else { return Ok(None) };
         if names.peek().is_none() {
             return Ok(Some(entry));
         }

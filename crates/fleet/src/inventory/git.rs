@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::error::InventoryError;
 use super::tree::{Entry, FileTree};
 use crate::object::{ObjectError, ObjectId, ObjectSource, ReadObjects as _};
-use crate::tree::{EntryKind, Tree, TreeEntry};
+use crate::tree::{EntryKind, Tree, TreeEntry, entry_among};
 
 /// A git tree. Remembers the folders that it has read: an inventory looks into the same ones again
 /// and again.
@@ -35,19 +35,7 @@ impl<'a> GitTree<'a> {
 
     /// What stands at a path other than the root.
     fn at(&self, path: &str) -> io::Result<Option<TreeEntry>> {
-        let mut folder = self.root;
-        let mut names = path.split('/').peekable();
-        while let Some(name) = names.next() {
-            let Some(entry) = self.folder(&folder)?.entry(name).cloned() else { return Ok(None) };
-            if names.peek().is_none() {
-                return Ok(Some(entry));
-            }
-            if entry.kind != EntryKind::Folder {
-                return Ok(None);
-            }
-            folder = entry.id;
-        }
-        Ok(None)
+        entry_among(&self.root, path, |id| self.folder(id))
     }
 }
 
