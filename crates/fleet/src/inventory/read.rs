@@ -214,4 +214,5 @@ fn is_ignored(name: &str, settings: &Settings) -> bool {
     name.starts_with('.')
         || IGNORED_NAMES.contains(&name)
         || ends.iter().any(|end| name.ends_with(end.as_str()))
+        || settings.ignored_parts.iter().any(|part| part.is_in(name))
 }

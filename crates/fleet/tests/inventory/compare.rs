@@ -1,6 +1,6 @@
 //! Asks Ansible about inventories on disk and compares with what our reader says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -16,8 +16,13 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// Starts the Python that `ansible-inventory` runs with.
+    /// Starts the Python that `ansible-inventory` runs with, where there is no `ansible.cfg`.
     pub fn start() -> Self {
+        Self::start_in(Path::new(env!("CARGO_MANIFEST_DIR")))
+    }
+
+    /// Starts it in a folder whose `ansible.cfg` then counts, as it does for `ansible-inventory`.
+    pub fn start_in(folder: &Path) -> Self {
         let program = find("ansible-inventory").expect("ansible-core must be installed (`make setup`)");
         let script = std::fs::read_to_string(program).expect("ansible-inventory is a Python script");
         let python =
@@ -27,6 +32,9 @@ impl Oracle {
         let mut child = volary_host::Cmd::new(words.next().expect("an interpreter"))
             .args(words)
             .arg(source)
+            .cwd(folder)
+            // Facts that another run of Ansible kept somewhere are no part of an inventory.
+            .env("ANSIBLE_CACHE_PLUGIN", "memory")
             .env("ANSIBLE_COLLECTIONS_PATH", Path::new(env!("CARGO_MANIFEST_DIR")).join("../../collections"))
             .into_std()
             .stdin(Stdio::piped())
@@ -99,6 +107,7 @@ pub fn compare(oracle: &mut Oracle, root: &Path, layout: &Layout, one_host: bool
     if json!(names) != theirs["host_order"] {
         return Err(format!("hosts differ\nours   {names:?}\ntheirs {}", theirs["host_order"]));
     }
+    let mut sealed = BTreeSet::new();
     for (at, name) in names.iter().enumerate() {
         let expected = &theirs["hosts"][name];
         let view = match (ours.host(&tree, name), expected.get("error")) {
@@ -115,10 +124,14 @@ pub fn compare(oracle: &mut Oracle, root: &Path, layout: &Layout, one_host: bool
             (Err(error), None) => return Err(format!("{name}: ours refuses: {error}")),
         };
         same_host(&view, expected)?;
+        sealed.extend(view.sealed);
         tally.hosts += 1;
         if one_host && at % 3 == 0 {
             tally.one_host += usize::from(alone(oracle, root, layout, &ours, name, expected)?);
         }
+    }
+    if json!(sealed) != theirs["sealed"] {
+        return Err(format!("vaulted files\nours   {sealed:?}\ntheirs {}", theirs["sealed"]));
     }
     tally.inventories += 1;
     Ok(tally)

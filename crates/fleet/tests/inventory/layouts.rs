@@ -89,8 +89,12 @@ pub fn shapes() -> Vec<Shape> {
             files: &[
                 (
                     "ansible.cfg",
-                    "[defaults]\ninventory_ignore_extensions = ~, .orig, .bak, .retry\nhost_key_checking = no\n",
+                    "[defaults]\ninventory_ignore_extensions = ~, .orig, .bak, .retry\nhost_key_checking = no\n\
+                     [inventory]\nignore_patterns = artifacts, ^cred.ntials\\.\n",
                 ),
+                ("inventory/artifacts", "[never]\ny\n"),
+                ("inventory/credentials.yml", "never: {hosts: {z: }}\n"),
+                ("inventory/10-credentials.yml", "all: {vars: {color: white}}\n"),
                 (
                     "inventory/10-static.yml",
                     "all:\n  hosts:\n    n1: {color: red}\n    n2:\n  vars: {color: grey}\n",
