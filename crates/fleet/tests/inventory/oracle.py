@@ -1,7 +1,8 @@
 """Tells what Ansible itself makes of inventories: one JSON question a line, one JSON answer a line.
 
 It runs Ansible's own classes in the way of ansible-inventory, many inventories in one process,
-and prints values with their types, which ansible-inventory's JSON loses.
+and prints values with their types, which ansible-inventory's JSON loses. Files that are vaulted
+as a whole count as empty, since nobody here has the password; it tells which those are.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import os
 import sys
 from collections.abc import Mapping, Set
 
+from ansible import constants as C
 from ansible import context
 from ansible.cli.inventory import INTERNAL_VARS
 from ansible.inventory.helpers import sort_groups
@@ -19,6 +21,7 @@ from ansible.inventory.manager import InventoryManager
 from ansible.module_utils.common.collections import ImmutableDict
 from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.yaml.objects import AnsibleVaultEncryptedUnicode
+from ansible.parsing.vault import is_encrypted
 from ansible.plugins import loader as plugins
 from ansible.utils.unsafe_proxy import AnsibleUnsafe
 from ansible.vars.manager import VariableManager
@@ -71,14 +74,28 @@ def host_answer(manager, inventory, host):
     except Exception as error:
         return {"error": str(error)}
     group_names = variables["group_names"]
-    kept = {key(k): typed(v) for k, v in variables.items() if k not in INTERNAL_VARS}
+    # Facts of the machine are no part of an inventory, but with this setting it stands there empty.
+    facts = set() if C.INJECT_FACTS_AS_VARS else {"ansible_local"}
+    kept = {key(k): typed(v) for k, v in variables.items() if k not in {*INTERNAL_VARS, *facts}}
     groups = [[g.name, g.depth, g.priority] for g in sort_groups(host.get_groups())]
     places = [str(variables.get(name)) for name in ("inventory_file", "inventory_dir")]
     return {"vars": kept, "groups": groups, "group_names": group_names, "places": places}
 
 
+class Loader(DataLoader):
+    def __init__(self):
+        super().__init__()
+        self.sealed = set()
+
+    def _decrypt_if_vault_data(self, data, path=None):
+        if not is_encrypted(data):
+            return super()._decrypt_if_vault_data(data, path)
+        self.sealed.add(os.path.realpath(os.fsdecode(path)))
+        return b"", False
+
+
 def answer(question):
-    loader = DataLoader()
+    loader = Loader()
     loader.set_basedir(question["playbook_folder"])
     inventory = InventoryManager(loader=loader, sources=question["sources"])
     manager = VariableManager(loader=loader, inventory=inventory, version_info={})
@@ -87,7 +104,10 @@ def answer(question):
         g.name: {"hosts": [h.name for h in g.hosts], "children": [c.name for c in g.child_groups]}
         for g in inventory.groups.values()
     }
-    return {"hosts": hosts, "groups": groups, "host_order": list(hosts), "group_order": list(groups)}
+    root = os.path.realpath(question["root"])
+    sealed = sorted(os.path.relpath(path, root) for path in loader.sealed)
+    orders = {"host_order": list(hosts), "group_order": list(groups)}
+    return {"hosts": hosts, "groups": groups, "sealed": sealed, **orders}
 
 
 def main():
