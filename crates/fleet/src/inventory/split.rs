@@ -458,19 +458,17 @@ impl<'a> Changed<'a> {
         Self { tree, files: changes.iter().map(change).collect() }
     }
 
-    /// The names below a folder that changes bring.
+    /// The names below a folder that changes bring, as they are asked for: whether a folder is there
+    /// is asked for each of many hosts.
     fn below(&self, path: &str) -> impl Iterator<Item = &'a str> {
         let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
         let length = prefix.len();
         let from = (std::ops::Bound::Included(prefix.as_str()), std::ops::Bound::Unbounded);
-        let names: Vec<&'a str> = self
-            .files
+        self.files
             .range::<str, _>(from)
-            .take_while(|(path, _)| path.starts_with(&prefix))
+            .take_while(move |(path, _)| path.starts_with(&prefix))
             .filter(|(_, text)| text.is_some())
-            .map(|(path, _)| path[length..].split('/').next().unwrap_or_default())
-            .collect();
-        names.into_iter()
+            .map(move |(path, _)| path[length..].split('/').next().unwrap_or_default())
     }
 }
 
