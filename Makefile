@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test test-slow demo bench bench-archive campaign-archive campaign-builds fuzz simulate clean
+.PHONY: help setup build agent-deb check test test-slow demo bench bench-archive bench-inventory campaign-archive campaign-builds fuzz simulate clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -69,6 +69,11 @@ bench-archive: setup ## Measure the archive beside aptly and reprepro (root; som
 	@cargo build --quiet --package volary-xtask
 	@cargo build --quiet --release --package volary-cli
 	@$(SUDO) $(TARGET)/debug/volary-xtask bench-archive
+	@cargo xtask figures
+
+bench-inventory: build agent-deb ## Measure what a change costs a device among 100 and 100,000 hosts (root)
+	@cargo build --quiet --release --package volary-cli
+	@$(SUDO) $(TARGET)/debug/volary-xtask bench-inventory
 	@cargo xtask figures
 
 # How long a campaign may take, in minutes. What does not fit is told, not left out silently.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use volary_host::{Cmd, CmdError, FileError, Output, create_dir, tail, write_atomic};
 
 use crate::lab::Place;
-use crate::{LabError, Root, cgroup, wait_until};
+use crate::{Cost, LabError, Root, cgroup, cost, wait_until};
 
 const LAUNCH: &str = include_str!("scripts/lab-device.sh");
 
@@ -226,6 +226,20 @@ impl Device {
     pub fn check(&self, args: &[&str]) -> Result<String, LabError> {
         let checked = self.command(args)?.check();
         Ok(checked.map_err(|error| self.named(args, error))?.text())
+    }
+
+    /// Runs a program inside that must succeed, and says what it cost, with all it started itself.
+    /// Nothing else must be run in the device meanwhile.
+    ///
+    /// # Errors
+    /// As [`Device::check`].
+    pub fn measure(&self, args: &[&str]) -> Result<(Output, Cost), LabError> {
+        let command = self.command(args)?;
+        let group = self.cgroup().join("exec");
+        let before = cost::cpu(&group)?;
+        let output = command.check().map_err(|error| self.named(args, error))?;
+        let cost = Cost { cpu: cost::cpu(&group)?.saturating_sub(before), wall: output.elapsed };
+        Ok((output, cost))
     }
 
     /// Copies a file of this machine into the device.

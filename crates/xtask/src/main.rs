@@ -1,5 +1,5 @@
-//! The project's own tools: `cargo xtask tidy|agent-deb|demo|bench|bench-archive|campaign-archive|
-//! figures|clean`.
+//! The project's own tools: `cargo xtask tidy|agent-deb|demo|bench|bench-archive|bench-inventory|
+//! campaign-archive|figures|clean`.
 //!
 //! What a person types stands in the Makefile; this is what it calls. Not here: installing
 //! packages (`scripts/setup`, which runs before there is a cargo).
@@ -9,6 +9,7 @@
 
 mod bench;
 mod bench_archive;
+mod bench_inventory;
 mod campaign_archive;
 mod deb;
 mod demo;
@@ -45,6 +46,8 @@ enum Command {
     Bench,
     /// Measure the archive beside aptly and reprepro; prints figures
     BenchArchive(bench_archive::BenchArchiveArgs),
+    /// Measure what a change costs a device in a small and in a large fleet; prints figures
+    BenchInventory(bench_inventory::BenchInventoryArgs),
     /// Kill, race and crowd the archive, within a time budget; prints figures
     CampaignArchive(campaign_archive::CampaignArchiveArgs),
     /// Make docs/figures.md from what was measured
@@ -87,6 +90,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Bench => bench::run(),
         Command::BenchArchive(args) => bench_archive::run(&args),
+        Command::BenchInventory(args) => bench_inventory::run(&args),
         Command::CampaignArchive(args) => campaign_archive::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Simulate(args) => simulate::run(&args, &Workspace::find()?),

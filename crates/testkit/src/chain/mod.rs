@@ -169,6 +169,15 @@ impl Chain {
         }
     }
 
+    /// The id of the running server's process.
+    ///
+    /// # Errors
+    /// That it does not run.
+    pub fn server_id(&self) -> Result<u32, LabError> {
+        let id = self.server().as_ref().map(Process::id);
+        id.ok_or_else(|| LabError::NotRunning("volary serve".to_owned()))
+    }
+
     /// Runs `volary` as the operator, which must succeed, and gives what it printed.
     ///
     /// # Errors
