@@ -3,12 +3,14 @@
 //! A client that says nothing, stops in the middle or never reads cannot hold a place for long:
 //! each phase has its own limit.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::{HeaderValue, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::RootCertStore;
@@ -27,6 +29,16 @@ const HANDSHAKE: Duration = Duration::from_secs(20);
 
 /// How long the head of a request may take, idle time of a kept connection included.
 const HEAD: Duration = Duration::from_secs(60);
+
+/// The same for a device that has shown its certificate: more than two of the usual polls, so that
+/// one connection serves them all and none of them begins with a handshake, which costs several
+/// times the bytes of a poll. Longer than devices keep it themselves: if the server closed first, a
+/// question might just be on its way.
+const HEAD_OF_DEVICE: Duration = Duration::from_secs(160);
+
+/// After so much silence the kernel asks whether the peer is still there: more than between two of
+/// the usual polls, each of which shows it already.
+const SILENT: Duration = Duration::from_secs(75);
 
 /// How long unacknowledged data may stand before the kernel gives the connection up; it also
 /// ends a peer that never reads.
@@ -124,8 +136,10 @@ pub(crate) async fn run(
             },
         };
         let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
+        let places = Places { all: places.clone(), total: connections as usize };
+        let client = Client { stream, address, places };
         tokio::spawn(async move {
-            connection(stream, address, acceptor, router, stop).await;
+            connection(client, acceptor, router, stop).await;
             drop(place);
         });
     }
@@ -136,13 +150,31 @@ pub(crate) async fn run(
     }
 }
 
-async fn connection(
+/// The places for connections.
+#[derive(Clone)]
+struct Places {
+    all: Arc<Semaphore>,
+    total: usize,
+}
+
+impl Places {
+    /// True if more than half of them are in use, the one that is held for whoever comes next among
+    /// them. Kept connections must not keep others out: those whose clients poll often enough would
+    /// never end.
+    fn are_rare(&self) -> bool {
+        self.all.available_permits() * 2 < self.total
+    }
+}
+
+/// Whoever connected.
+struct Client {
     stream: TcpStream,
     address: SocketAddr,
-    acceptor: TlsAcceptor,
-    router: Router,
-    mut stop: watch::Receiver<bool>,
-) {
+    places: Places,
+}
+
+async fn connection(client: Client, acceptor: TlsAcceptor, router: Router, mut stop: watch::Receiver<bool>) {
+    let Client { stream, address, places } = client;
     prepare(&stream);
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -155,16 +187,25 @@ async fn connection(
         .peer_certificates()
         .and_then(|chain| chain.first())
         .and_then(|certificate| fingerprint_of_certificate(certificate));
+    let patience = if key.is_some() { HEAD_OF_DEVICE } else { HEAD };
     let peer = Peer { key };
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(|body| Body::new(Patient::new(Body::new(body))));
         request.extensions_mut().insert(peer.clone());
         // A router is always ready.
-        router.clone().call(request)
+        let answer = router.clone().call(request);
+        let places = places.clone();
+        async move {
+            let mut answer = answer.await?;
+            if places.are_rare() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(patience)
         .max_buf_size(64 << 10)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
@@ -190,6 +231,6 @@ fn prepare(stream: &TcpStream) {
     // Without these the connection works too, only less well.
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_socket_keepalive(stream, true);
-    let _ = sockopt::set_tcp_keepidle(stream, STALLED);
+    let _ = sockopt::set_tcp_keepidle(stream, SILENT);
     let _ = sockopt::set_tcp_user_timeout(stream, STALLED.as_millis() as u32);
 }

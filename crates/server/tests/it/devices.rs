@@ -130,6 +130,30 @@ fn nothing_new_is_answered_without_a_body() {
 }
 
 #[test]
+fn connections_are_kept_while_there_is_room() {
+    let mut server = TestServer::made();
+    let config = server.made.dir.join("server.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    crate::support::write(&config, text.replace("connections = 4096", "connections = 4"));
+    server.resume();
+    let secret = server.join_secret("development", 1);
+    let key = DeviceKey::new();
+    let Enrolled::Accepted { certificate, .. } = key.enroll(&server, "dev-1", Some(&secret)).json() else {
+        panic!("the device was not accepted")
+    };
+    // The clients of the lines above may need a moment to give their places back.
+    let device = key.client(&server, &certificate);
+    wait_for("a kept connection", || {
+        (device.get("/device/v1/desired").header("connection") != "close").then_some(())
+    });
+    let other = key.client(&server, &certificate);
+    assert_eq!(other.get("/device/v1/desired").header("connection"), "close");
+    wait_for("the place of the other", || {
+        (device.get("/device/v1/desired").header("connection") != "close").then_some(())
+    });
+}
+
+#[test]
 fn a_question_may_stay_open_until_there_is_news() {
     let mut server = TestServer::start();
     let device = DeviceKey::new().join(&server, "dev-1", "development");
