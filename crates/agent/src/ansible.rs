@@ -22,6 +22,7 @@ use volary_model::{CommitId, DeviceName, InvalidName, StageName};
 
 use crate::checkpoint;
 use crate::paths::Paths;
+use crate::units;
 
 /// The callback plugin.
 const PLUGIN: &str = include_str!("ansible/volary.py");
@@ -240,7 +241,7 @@ impl Ansible<'_> {
             }
             Mode::Look => command = command.arg("--check").env("VOLARY_DIFFS", "yes"),
         }
-        let ended = command
+        command = command
             .args(inventory.sources.iter().flat_map(|source| ["--inventory", source]))
             .args(["--connection", "local", "--limit", self.name.as_str()])
             .args(["--extra-vars", &format!("@{}", file.display())])
@@ -249,8 +250,8 @@ impl Ansible<'_> {
             .env("ANSIBLE_RETRY_FILES_ENABLED", "False")
             .env("VOLARY_EVENTS", self.paths.events())
             .env(crate::undo::MARK, "yes")
-            .timeout(limit)
-            .check_lines(progress);
+            .timeout(limit);
+        let ended = units::unprotected(command).check_lines(progress);
         let events = events(&read_to_string(&self.paths.events()).unwrap_or_default());
         remove_if_exists(&self.paths.events())?;
         remove_if_exists(&file)?;

@@ -18,6 +18,7 @@ use volary_model::{Architecture, Digest, IndexName, Suite};
 
 use crate::log;
 use crate::pin::{self, PinError};
+use crate::units;
 
 /// How long dpkg may take to finish what was interrupted: a large upgrade on a slow card.
 const INSTALL: Duration = Duration::from_secs(3600);
@@ -391,7 +392,8 @@ pub fn install(arguments: &[String], limit: Duration) -> Result<(), CmdError> {
 
 /// apt and dpkg with nobody to answer.
 pub(crate) fn noninteractive(cmd: Cmd) -> Cmd {
-    cmd.env(crate::undo::MARK, "yes")
+    units::unprotected(cmd)
+        .env(crate::undo::MARK, "yes")
         .env("DEBIAN_FRONTEND", "noninteractive")
         .env("APT_LISTCHANGES_FRONTEND", "none")
         .env("NEEDRESTART_SUSPEND", "1")

@@ -10,6 +10,8 @@ use volary_api::v1::device::CheckResult;
 use volary_host::{Cmd, CmdError, tail};
 use volary_model::{CommitId, StageName};
 
+use crate::units;
+
 /// How long one check may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -25,12 +27,12 @@ pub fn run(checkout: &Path, stage: &StageName, commit: &CommitId) -> Vec<CheckRe
     for (folder, required) in [("health/required.d", true), ("health/wanted.d", false)] {
         for check in executables(&checkout.join(folder)) {
             let name = check.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let ended = Cmd::new(&check)
+            let command = Cmd::new(&check)
                 .cwd(checkout)
                 .env("VOLARY_STAGE", stage.as_str())
                 .env("VOLARY_COMMIT", commit.as_str())
-                .timeout(LIMIT)
-                .run();
+                .timeout(LIMIT);
+            let ended = units::unprotected(command).run();
             let (passed, output) = match ended {
                 Ok(output) => {
                     let said = [output.stdout, output.stderr].concat();

@@ -20,6 +20,17 @@ const LOOK: Duration = Duration::from_secs(1);
 /// agent by hand.
 pub const AGENT: &str = "volary-agent.service";
 
+/// The program without the protection that our unit has when memory runs out: a playbook, a check or
+/// an installation that takes too much is to go, before the agent and before what the device is for.
+/// A person's shell has no protection to give up.
+pub fn unprotected(program: Cmd) -> Cmd {
+    with_score(program, &read_to_string(Path::new("/proc/self/oom_score_adj")).unwrap_or_default())
+}
+
+fn with_score(program: Cmd, own: &str) -> Cmd {
+    if own.starts_with('-') { program.within(&["choom", "--adjust", "0", "--"]) } else { program }
+}
+
 /// What systemd says of one unit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Unit {
@@ -225,6 +236,14 @@ mod tests {
             None => assert_eq!(found, []),
             Some(text) => assert!(found[0].reason.contains(text), "{found:?}"),
         }
+    }
+
+    #[test]
+    fn protection_is_given_up_where_there_is_some() {
+        let score = |own| with_score(Cmd::new("cat").arg("/proc/self/oom_score_adj"), own);
+        assert_eq!(score("0\n").line(), "cat /proc/self/oom_score_adj");
+        assert_eq!(score("-500\n").check().unwrap().text(), "0\n");
+        assert!(score("-500\n").line().starts_with("choom "));
     }
 
     #[test]
