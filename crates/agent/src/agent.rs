@@ -11,9 +11,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use volary_api::v1::device::{CheckResult, Desired};
 use volary_device::{Effect, Event, Outcome, Phase, State, Target, Urge, next_report, step};
+use volary_fleet::Own;
 use volary_host::{FileError, Lock, LockError, now, read};
 use volary_model::Architecture;
 
+use crate::ansible::Handed;
+use crate::answers::Answers;
 use crate::checkpoint::{self, Lifeline};
 use crate::config::{Config, ConfigError};
 use crate::daemon;
@@ -24,7 +27,7 @@ use crate::ledger::{Ledger, LoadError};
 use crate::log;
 use crate::news::{self, Signs};
 use crate::paths::Paths;
-use crate::repo::Supply;
+use crate::repo::{Repo, Supply};
 use crate::report::{self, Look};
 use crate::spool::Spool;
 use crate::{drift, history, transaction, turn, undo, work, zone};
@@ -41,6 +44,12 @@ pub struct Agent {
     pub(crate) server: Server,
     pub(crate) architecture: Architecture,
     pub(crate) state: State,
+    /// What of the fleet repository is this device's.
+    own: Own,
+    /// What the inventory that was read last says about this device.
+    pub(crate) handed: Handed,
+    /// What apt and dpkg said last.
+    pub(crate) answers: Answers,
     /// What the last run of the fleet's checks said.
     pub(crate) checks: Vec<CheckResult>,
     /// If the program was replaced, whether the new one takes the place of this process.
@@ -114,6 +123,7 @@ impl Agent {
         paths.prepare()?;
         let server = server(paths, &config, patience)?;
         let (_, state) = Ledger::open(paths, &config)?;
+        let own = Own::new(config.name.clone());
         Ok(Self {
             spool: Spool::new(paths.spool()),
             paths: paths.clone(),
@@ -121,6 +131,9 @@ impl Agent {
             server,
             architecture: facts::architecture()?,
             state,
+            own,
+            handed: Handed::default(),
+            answers: Answers::default(),
             checks: Vec::new(),
             hands_over: true,
             etag: None,
@@ -138,6 +151,14 @@ impl Agent {
     /// What the device remembers.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// The fleet repository on this device.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub(crate) fn repo(&self) -> Result<Repo<'_>, FileError> {
+        Repo::open(&self.paths, &self.own)
     }
 
     /// For how long a question may stay open at the server, if the fleet wants that.
@@ -440,6 +461,7 @@ impl Agent {
     fn store_report(&mut self, number: u64) -> Result<(), AgentError> {
         let look = Look {
             dpkg: self.paths.dpkg().to_owned(),
+            inventory: self.answers.installed(self.paths.dpkg()).unwrap_or_default(),
             source: work::source(self),
             checks: std::mem::take(&mut self.checks),
             drift: drift::details(&self.paths),

@@ -7,6 +7,7 @@
 //! neither Debian 12 nor 13 ships a callback with results for machines outside of the collections,
 //! and text for people is not parsed.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use volary_api::v1::device::DriftedTask;
 use volary_fleet::SITE_VARIABLE;
 use volary_fleet::inventory::{
-    DirTree, Handover, INVENTORIES, Inventory, InventoryError, PLAYBOOKS, ReadOptions, Value, fleet_layout,
-    to_json,
+    DirTree, Handover, INVENTORIES, Inventory, InventoryError, Map, PLAYBOOKS, ReadOptions, Value,
+    fleet_layout, to_json,
 };
 use volary_host::{Cmd, CmdError, FileError, create_dir, read_to_string, remove_if_exists, write_atomic};
 use volary_model::{CommitId, DeviceName, InvalidName, StageName};
@@ -151,6 +152,17 @@ pub struct Host {
     pub site: Option<String>,
 }
 
+/// What the inventory of a commit says about this device. It is read once for each commit: both the
+/// decision whether it can be applied and the run itself need it.
+#[derive(Debug, Default)]
+pub struct Handed(RefCell<Option<(CommitId, Known)>>);
+
+#[derive(Debug, Clone)]
+struct Known {
+    host: Host,
+    handover: Handover,
+}
+
 /// Ansible on the checkout of one commit.
 pub struct Ansible<'a> {
     /// Where the agent's files are.
@@ -161,6 +173,8 @@ pub struct Ansible<'a> {
     pub commit: &'a CommitId,
     /// The device.
     pub name: &'a DeviceName,
+    /// What was read before.
+    pub handed: &'a Handed,
 }
 
 impl Ansible<'_> {
@@ -169,21 +183,23 @@ impl Ansible<'_> {
     /// # Errors
     /// [`AnsibleError`].
     pub fn host(&self) -> Result<Host, AnsibleError> {
+        Ok(self.known()?.host)
+    }
+
+    fn known(&self) -> Result<Known, AnsibleError> {
+        if let Some((commit, known)) = self.handed.0.borrow().as_ref()
+            && commit == self.commit
+        {
+            return Ok(known.clone());
+        }
         let tree = DirTree::new(self.checkout);
-        let view = self.inventory(&tree)?.host(&tree, self.name.as_str());
-        let view = view.map_err(|error| self.refused(error))?;
-        let stage = match view.variables.get("volary_stage") {
-            None | Some(Value::Null) => None,
-            Some(Value::Text(stage)) => Some(stage.parse()?),
-            Some(other) => return Err(AnsibleError::StageKind(other.kind())),
-        };
-        let site = match view.variables.get(SITE_VARIABLE) {
-            Some(Value::Text(site)) => Some(site.clone()),
-            // A site may be called 7.
-            Some(number @ (Value::Int(_) | Value::Float(_))) => Some(to_json(number)),
-            _ => None,
-        };
-        Ok(Host { stage, site })
+        let inventory = self.inventory(&tree)?;
+        let name = self.name.as_str();
+        let host = inventory.host(&tree, name).map_err(|error| self.refused(error))?;
+        let handover = inventory.one_host(name, self.checkout).map_err(|error| self.refused(error))?;
+        let known = Known { host: about_itself(&host.variables)?, handover };
+        self.handed.0.replace(Some((self.commit.clone(), known.clone())));
+        Ok(known)
     }
 
     /// Runs the playbook for this host alone, for at most `limit`. Returns how many tasks changed
@@ -304,9 +320,7 @@ impl Ansible<'_> {
 
     /// Writes the inventory of this host alone into the checkout.
     fn hand_over(&self) -> Result<Handover, AnsibleError> {
-        let tree = DirTree::new(self.checkout);
-        let handover = self.inventory(&tree)?.one_host(self.name.as_str(), self.checkout);
-        let handover = handover.map_err(|error| self.refused(error))?;
+        let handover = self.known()?.handover;
         for (path, text) in &handover.files {
             write_atomic(&self.checkout.join(path), text.as_bytes(), 0o600)?;
         }
@@ -347,6 +361,21 @@ impl Ansible<'_> {
             .env("HOME", "/root")
             .env("LC_ALL", "C.UTF-8")
     }
+}
+
+fn about_itself(variables: &Map) -> Result<Host, AnsibleError> {
+    let stage = match variables.get("volary_stage") {
+        None | Some(Value::Null) => None,
+        Some(Value::Text(stage)) => Some(stage.parse()?),
+        Some(other) => return Err(AnsibleError::StageKind(other.kind())),
+    };
+    let site = match variables.get(SITE_VARIABLE) {
+        Some(Value::Text(site)) => Some(site.clone()),
+        // A site may be called 7.
+        Some(number @ (Value::Int(_) | Value::Float(_))) => Some(to_json(number)),
+        _ => None,
+    };
+    Ok(Host { stage, site })
 }
 
 /// The failure that ended the run: those before it were rescued, or the run would have ended there.

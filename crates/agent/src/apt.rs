@@ -107,14 +107,27 @@ pub enum AptError {
 /// # Errors
 /// [`CmdError`] if dpkg-query fails.
 pub fn installed(admin: &Path) -> Result<Inventory, CmdError> {
+    Ok(inventory(admin, &listed(admin)?))
+}
+
+/// What dpkg lists of its packages: state, name, architecture and version of each.
+///
+/// # Errors
+/// [`CmdError`] if dpkg-query cannot run.
+pub fn listed(admin: &Path) -> Result<String, CmdError> {
     let format = "${db:Status-Abbrev}\\t${Package}\\t${Architecture}\\t${Version}\\n";
     let listed =
         Cmd::new("dpkg-query").arg("--admindir").arg(admin).args(["--show", "--showformat", format]).run()?;
     // Without any package dpkg-query ends with 1, which is no error of a device.
-    let mut inventory = inventory(&listed.text());
+    Ok(listed.text())
+}
+
+/// The packages that dpkg listed, by its database in `admin`.
+pub fn inventory(admin: &Path, listed: &str) -> Inventory {
+    let mut inventory = parse(listed);
     let journal = std::fs::read_dir(admin.join("updates"));
     inventory.interrupted |= journal.is_ok_and(|mut entries| entries.next().is_some());
-    Ok(inventory)
+    inventory
 }
 
 /// What dpkg has once nobody works on it, after it was let finish what a power cut interrupted.
@@ -166,7 +179,7 @@ fn wait_for_others(lock: &Path, limit: Duration) -> bool {
     }
 }
 
-fn inventory(listed: &str) -> Inventory {
+fn parse(listed: &str) -> Inventory {
     let mut inventory = Inventory::default();
     for line in listed.lines() {
         let mut fields = line.split('\t');
@@ -415,11 +428,11 @@ mod tests {
     fn dpkg_is_understood() {
         let listed = "ii \tlibc6\tamd64\t2.36-9\nrc \tgone\tamd64\t1\nhi \tkept\tall\t1.0\nun \tnever\t\t\n\
                       iF \thalf\tamd64\t2\n";
-        let found = inventory(listed);
+        let found = parse(listed);
         let names: Vec<_> = found.packages.iter().map(|package| package.name.as_str()).collect();
         assert_eq!(names, ["libc6", "kept", "half"]);
         assert_eq!(found.held, BTreeSet::from(["kept".to_owned()]));
-        assert!(found.interrupted && !inventory("ii \ta1\tall\t1\n").interrupted);
+        assert!(found.interrupted && !parse("ii \ta1\tall\t1\n").interrupted);
     }
 
     #[test]
@@ -429,7 +442,7 @@ mod tests {
             architecture: "all".into(),
             version: "2".parse().unwrap(),
         };
-        let have = inventory("ii \tmoves\tamd64\t1\nhi \tkept\tall\t1.0\n");
+        let have = parse("ii \tmoves\tamd64\t1\nhi \tkept\tall\t1.0\n");
         assert_eq!(plan(&have, &[offer("moves"), offer("kept"), offer("other")]), ["moves=2"]);
     }
 

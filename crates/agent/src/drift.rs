@@ -12,7 +12,7 @@ use volary_model::CommitId;
 
 use crate::agent::Agent;
 use crate::paths::Paths;
-use crate::repo::{Repo, RepoError};
+use crate::repo::RepoError;
 use crate::{log, work};
 
 /// How many tasks are told with their differences, and how long these may be: it goes with each
@@ -104,7 +104,7 @@ fn find(agent: &Agent, work: &Work) -> Result<Found, (Step, String)> {
 
 /// The suite of the commit, whose files are put on disk again if somebody touched them.
 fn suite_of(agent: &Agent, work: &Work) -> Result<Option<String>, RepoError> {
-    let repo = Repo::open(&agent.paths, &agent.config.name)?;
+    let repo = agent.repo()?;
     let wishes = repo.wishes(&work.target)?;
     repo.checkout(&work.target.commit)?;
     Ok(wishes.lock.suite_for(&wishes.stage).map(|suite| suite.to_string()))

@@ -10,6 +10,7 @@
 pub mod accepted;
 pub mod agent;
 pub mod ansible;
+pub mod answers;
 pub mod apt;
 pub mod by_hand;
 pub mod checkpoint;

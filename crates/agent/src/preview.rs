@@ -13,7 +13,7 @@ use volary_model::{CommitId, StageName};
 
 use crate::agent::{Agent, AgentError};
 use crate::http::{Answer, HttpError};
-use crate::repo::{Repo, RepoError};
+use crate::repo::RepoError;
 use crate::simulate::{self, Moves, Wanted};
 use crate::work::{self, Verified};
 
@@ -101,7 +101,7 @@ fn newest(agent: &Agent) -> Result<Target, PreviewError> {
 
 fn look(agent: &Agent, target: &Target) -> Result<Preview, PreviewError> {
     let state = &agent.state;
-    let repo = Repo::open(&agent.paths, &agent.config.name).map_err(RepoError::from)?;
+    let repo = agent.repo().map_err(RepoError::from)?;
     repo.fetch(agent.supply(), state, target)?;
     let Verified { passed, signers, locked } =
         work::verified(agent, target, Scope::Full).map_err(|event| PreviewError::Ends(*event))?;

@@ -16,11 +16,11 @@ use volary_api::v1::device::WantObjects;
 use volary_device::{State, Target};
 use volary_fleet::{
     Advance, CheckoutError, FieldError, FleetLock, LOCK_FILE, LooseStore, ObjectError, ObjectId,
-    ObjectSource, PackError, PackLimits, ReadObjects, Refusal, RootSigners, Rules, RulesError, SIGNERS_FILE,
-    Stage, Start, file_at, missing_for_device, read_pack, verify_advance,
+    ObjectSource, Own, PackError, PackLimits, ReadObjects, Refusal, RootSigners, Rules, RulesError,
+    SIGNERS_FILE, Stage, Start, file_at, read_pack, verify_advance,
 };
 use volary_host::{FileError, read_to_string};
-use volary_model::{CommitId, DeviceName, StageName};
+use volary_model::{CommitId, StageName};
 
 use crate::elsewhere::{Elsewhere, ElsewhereError};
 use crate::http::{HttpError, Server};
@@ -33,7 +33,7 @@ const PACK_LIMIT: u64 = 280 << 20;
 /// The repository of one device.
 pub struct Repo<'a> {
     paths: &'a Paths,
-    name: &'a DeviceName,
+    own: &'a Own,
     store: LooseStore,
 }
 
@@ -161,12 +161,12 @@ pub struct Wishes {
 }
 
 impl<'a> Repo<'a> {
-    /// Opens the store.
+    /// Opens the store, of which `own` is this device's.
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn open(paths: &'a Paths, name: &'a DeviceName) -> Result<Self, FileError> {
-        Ok(Self { paths, name, store: LooseStore::open(&paths.objects())? })
+    pub fn open(paths: &'a Paths, own: &'a Own) -> Result<Self, FileError> {
+        Ok(Self { paths, own, store: LooseStore::open(&paths.objects())? })
     }
 
     /// Gets what is missing to verify and apply the target.
@@ -199,7 +199,7 @@ impl<'a> Repo<'a> {
     }
 
     fn is_whole(&self, commit: &CommitId) -> Result<bool, RepoError> {
-        Ok(missing_for_device(&self.store, commit, self.name)?.is_none())
+        Ok(self.own.missing(&self.store, commit)?.is_none())
     }
 
     fn pull(&self, supply: Supply<'_>, want: &CommitId, have: Option<&CommitId>) -> Result<(), RepoError> {
@@ -281,7 +281,7 @@ impl<'a> Repo<'a> {
     pub fn checkout(&self, commit: &CommitId) -> Result<PathBuf, RepoError> {
         let folder = self.paths.checkout(commit);
         let tree = self.store.commit(commit)?.tree;
-        volary_fleet::checkout(&self.store, &tree, &folder, Some(self.name))?;
+        self.own.checkout(&self.store, &tree, &folder)?;
         Ok(folder)
     }
 
@@ -295,7 +295,7 @@ impl<'a> Repo<'a> {
         if let Some(commit) = &state.trusted
             && self.is_whole(commit)?
         {
-            keep.extend(volary_fleet::device_objects(&self.store, commit, None, self.name)?);
+            keep.extend(self.own.objects(&self.store, commit, None)?);
         }
         for commit in state.accepted.values() {
             keep.extend(self.rules_of(commit)?);

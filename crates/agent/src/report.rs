@@ -1,6 +1,6 @@
 //! What the device tells: a convergence that ended, and how the machine is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -18,6 +18,8 @@ use crate::{facts, units};
 pub struct Look {
     /// The database of dpkg.
     pub dpkg: PathBuf,
+    /// What it has.
+    pub inventory: Inventory,
     /// The suite as apt holds it, if it does.
     pub source: Option<Source>,
     /// The checks of the fleet.
@@ -30,13 +32,11 @@ pub struct Look {
 
 /// Puts a report together. It is about the convergence that ended, if the state is there.
 pub fn build(state: &State, look: Look, architecture: &Architecture, number: u64, now: Timestamp) -> Report {
-    let inventory = apt::installed(&look.dpkg).unwrap_or_default();
+    let inventory = look.inventory;
     let offers = look.source.as_ref().and_then(|source| apt::offers(source, None).ok()).unwrap_or_default();
-    let offered: Vec<_> = inventory
-        .packages
-        .iter()
-        .filter(|package| offers.iter().any(|offer| offer.name == package.name))
-        .collect();
+    let names: BTreeSet<&str> = offers.iter().map(|offer| offer.name.as_str()).collect();
+    let offered: Vec<_> =
+        inventory.packages.iter().filter(|package| names.contains(package.name.as_str())).collect();
     let watched = units::of_packages(
         &look.dpkg,
         offered.iter().map(|package| (package.name.as_str(), package.architecture.as_str())),
@@ -73,7 +73,7 @@ fn total(inventory: &Inventory) -> u32 {
     u32::try_from(inventory.packages.len()).unwrap_or(u32::MAX)
 }
 
-fn active(watched: &std::collections::BTreeSet<String>) -> BTreeMap<String, String> {
+fn active(watched: &BTreeSet<String>) -> BTreeMap<String, String> {
     let looked = units::look(watched).unwrap_or_default();
     // A unit that nobody enabled and that does not run is not expected to.
     let dormant = |unit: &units::Unit| unit.active == "inactive" && unit.file != "enabled";

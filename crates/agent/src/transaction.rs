@@ -52,7 +52,7 @@ fn try_checkpoint(agent: &mut Agent, work: &Work) -> Result<Manifest, Checkpoint
         trees: work.policy.trees.iter().map(PathBuf::from).collect(),
         path,
     };
-    let manifest = checkpoint::take(&agent.paths, &wanted)?;
+    let manifest = checkpoint::take(&agent.paths, &wanted, &agent.answers)?;
     let times = Times { confirm: work.policy.confirm_within, run: work.policy.run_within };
     checkpoint::arm(&agent.paths, &manifest, times)?;
     hold_on(agent, &manifest);

@@ -18,7 +18,7 @@ use crate::health;
 use crate::http::HttpError;
 use crate::log;
 use crate::pin::{self, PinError};
-use crate::repo::{Blame, Repo, RepoError, Wishes};
+use crate::repo::{Blame, RepoError, Wishes};
 use crate::{policy, units, zone};
 
 /// An upper bound for a message in a report.
@@ -30,7 +30,8 @@ const LEAST_TIME: Duration = Duration::from_secs(60);
 /// Gets the objects of the target.
 pub fn fetch(agent: &Agent, target: &Target) -> Event {
     log::say(format!("fetching commit {}", target.commit.short()));
-    let fetched = Repo::open(&agent.paths, &agent.config.name)
+    let fetched = agent
+        .repo()
         .map_err(RepoError::from)
         .and_then(|repo| repo.fetch(agent.supply(), &agent.state, target));
     match fetched {
@@ -76,8 +77,7 @@ pub struct Verified {
 /// The event that says why not.
 pub fn verified(agent: &Agent, target: &Target, scope: Scope) -> Result<Verified, Box<Event>> {
     let repo_failed = |error: RepoError| Box::new(from_repo(Step::Verify, &error));
-    let repo =
-        Repo::open(&agent.paths, &agent.config.name).map_err(|error| repo_failed(RepoError::from(error)))?;
+    let repo = agent.repo().map_err(|error| repo_failed(RepoError::from(error)))?;
     let advance = match repo.verify(&agent.state, target) {
         // A hole in the store: once more with everything.
         Err(error) if error.is_missing() => {
@@ -175,7 +175,7 @@ pub fn apply(agent: &mut Agent, work: &Work, step: Step) -> Event {
 fn playbook(agent: &Agent, work: &Work) -> Event {
     log::say("running the playbook");
     let run = || -> Result<Event, AnsibleError> {
-        let before = apt::mended(agent.paths.dpkg())?.versions();
+        let before = agent.answers.mended(agent.paths.dpkg())?.versions();
         let checkout = agent.paths.checkout(&work.target.commit);
         let watched = log::is_watched();
         let mut progress = |line: &str| {
@@ -188,7 +188,7 @@ fn playbook(agent: &Agent, work: &Work) -> Event {
             time_left(work),
             &mut progress,
         )?;
-        let after = apt::installed(agent.paths.dpkg())?.versions();
+        let after = agent.answers.installed(agent.paths.dpkg())?.versions();
         Ok(Event::Done(Gains { changed_tasks, packages: apt::changes(&before, &after) }))
     };
     run().unwrap_or_else(|error| from_ansible(&error))
@@ -219,13 +219,13 @@ fn packages(agent: &Agent, work: &Work) -> Event {
         Err(message) => return failed(Step::Packages, "", message),
     };
     let run = || -> Result<Event, AptError> {
-        let source = apt::source(&archive_url(agent), suite, &agent.architecture)?;
+        let source = agent.answers.source(&archive_url(agent), suite, &agent.architecture)?;
         apt::update(&source)?;
         if let Some(locked) = &locked {
             apt::check_release(&source, locked, &agent.architecture)?;
         }
         let offers = apt::offers(&source, locked.as_ref())?;
-        let inventory = apt::mended(agent.paths.dpkg())?;
+        let inventory = agent.answers.mended(agent.paths.dpkg())?;
         let plan = apt::plan(&inventory, &offers);
         if plan.is_empty() {
             return Ok(Event::Done(Gains::default()));
@@ -234,7 +234,7 @@ fn packages(agent: &Agent, work: &Work) -> Event {
         if let Err(error) = apt::install(&plan, time_left(work)) {
             return Ok(failed(Step::Packages, &plan.join(" "), error.to_string()));
         }
-        let after = apt::installed(agent.paths.dpkg())?;
+        let after = agent.answers.installed(agent.paths.dpkg())?;
         let left = apt::plan(&after, &offers);
         if !left.is_empty() {
             let message = "apt ended well, but these are still not at the suite's version".to_owned();
@@ -249,7 +249,7 @@ fn packages(agent: &Agent, work: &Work) -> Event {
 /// The release that the signed lock names for this suite; `None` for rolling alone. Whatever keeps
 /// the lock from being read must not unlock anything, so it fails the step.
 fn lock_of(agent: &Agent, work: &Work, suite: &str) -> Result<Option<LockedRelease>, String> {
-    let repo = Repo::open(&agent.paths, &agent.config.name).map_err(|error| error.to_string())?;
+    let repo = agent.repo().map_err(|error| error.to_string())?;
     let wishes = repo.wishes(&work.target).map_err(|error| error.to_string())?;
     let wanted = wishes.lock.suite_for(&wishes.stage);
     if wanted.as_ref().is_none_or(|wanted| wanted.to_string() != suite) {
@@ -280,12 +280,12 @@ pub fn watch_units(agent: &Agent, work: &Work) -> Option<Failure> {
 /// The services that came with installed packages of the suite.
 fn watched(agent: &Agent, work: &Work) -> Result<BTreeSet<String>, CmdError> {
     let Some(suite) = &work.suite else { return Ok(BTreeSet::new()) };
-    let Ok(source) = apt::source(&archive_url(agent), suite, &agent.architecture) else {
+    let Ok(source) = agent.answers.source(&archive_url(agent), suite, &agent.architecture) else {
         return Ok(BTreeSet::new());
     };
     let offers = apt::offers(&source, None).unwrap_or_default();
     let names: BTreeSet<&str> = offers.iter().map(|offer| offer.name.as_str()).collect();
-    let inventory = apt::installed(agent.paths.dpkg())?;
+    let inventory = agent.answers.installed(agent.paths.dpkg())?;
     let ours = inventory.packages.iter().filter(|package| names.contains(package.name.as_str()));
     let mut watched = units::of_packages(
         agent.paths.dpkg(),
@@ -323,8 +323,8 @@ pub fn would_change(
 /// # Errors
 /// [`AptError`].
 pub fn would_move(agent: &Agent, suite: &str) -> Result<BTreeMap<String, (String, String)>, AptError> {
-    let source = apt::source(&archive_url(agent), suite, &agent.architecture)?;
-    let inventory = apt::installed(agent.paths.dpkg())?;
+    let source = agent.answers.source(&archive_url(agent), suite, &agent.architecture)?;
+    let inventory = agent.answers.installed(agent.paths.dpkg())?;
     let moves = apt::moves(&inventory, &apt::offers(&source, None)?);
     Ok(moves
         .into_iter()
@@ -335,9 +335,7 @@ pub fn would_move(agent: &Agent, suite: &str) -> Result<BTreeMap<String, (String
 /// The checks of the commit that the device is at, run outside of a convergence.
 pub fn checks(agent: &Agent) -> Vec<CheckResult> {
     let Some(commit) = &agent.state.trusted else { return Vec::new() };
-    let checkout = Repo::open(&agent.paths, &agent.config.name)
-        .map_err(RepoError::from)
-        .and_then(|repo| repo.checkout(commit));
+    let checkout = agent.repo().map_err(RepoError::from).and_then(|repo| repo.checkout(commit));
     match checkout {
         Ok(folder) => {
             let mut checks = health::run(&folder, &agent.state.stage, commit);
@@ -351,7 +349,7 @@ pub fn checks(agent: &Agent) -> Vec<CheckResult> {
 
 /// Whether the commit is as new as the fleet promises.
 fn fresh(agent: &Agent, stage: &StageName, commit: &CommitId) -> Option<CheckResult> {
-    let repo = Repo::open(&agent.paths, &agent.config.name).ok()?;
+    let repo = agent.repo().ok()?;
     let target = Target { stage: stage.clone(), commit: commit.clone(), rolling: String::new() };
     let within = repo.wishes(&target).ok()?.rules.config.fresh_of(stage);
     let check = health::fresh(stage, within, repo.committed_at(commit).ok()??, now())?;
@@ -363,26 +361,25 @@ fn fresh(agent: &Agent, stage: &StageName, commit: &CommitId) -> Option<CheckRes
 
 /// The suite that apt holds for the stage, for reports.
 pub fn source(agent: &Agent) -> Option<Source> {
-    let repo = Repo::open(&agent.paths, &agent.config.name).ok()?;
+    let repo = agent.repo().ok()?;
     let commit = agent.state.trusted.clone()?;
     let target = Target { stage: agent.state.stage.clone(), commit, rolling: String::new() };
     let wishes = repo.wishes(&target).ok()?;
     let suite = wishes.lock.suite_for(&wishes.stage)?.to_string();
-    apt::source(&archive_url(agent), &suite, &agent.architecture).ok()
+    agent.answers.source(&archive_url(agent), &suite, &agent.architecture).ok()
 }
 
 /// Removes what nobody needs, however it ended. That it fails is no failure of the convergence.
 pub fn tidy(agent: &Agent) {
-    let pruned = Repo::open(&agent.paths, &agent.config.name)
-        .map_err(RepoError::from)
-        .and_then(|repo| repo.prune(&agent.state));
+    let pruned = agent.repo().map_err(RepoError::from).and_then(|repo| repo.prune(&agent.state));
     if let Err(error) = pruned {
         log::say(format!("cannot tidy up: {error}"));
     }
 }
 
 fn ansible<'a>(agent: &'a Agent, checkout: &'a PathBuf, target: &'a Target) -> Ansible<'a> {
-    Ansible { paths: &agent.paths, checkout, commit: &target.commit, name: &agent.config.name }
+    let (paths, name, handed) = (&agent.paths, &agent.config.name, &agent.handed);
+    Ansible { paths, checkout, commit: &target.commit, name, handed }
 }
 
 fn failure(step: Step, what: &str, message: String) -> Failure {

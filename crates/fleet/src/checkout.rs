@@ -7,6 +7,7 @@ use std::fs::{self, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
 
 use volary_host::FileError;
 use volary_model::DeviceName;
@@ -66,9 +67,19 @@ pub fn checkout(
     device: Option<&DeviceName>,
 ) -> Result<CheckoutSummary, CheckoutError> {
     let selection = match device {
-        Some(device) => Some(Selection::of(objects, tree, device, &Inventories::default())?),
+        Some(device) => Some(Arc::new(Selection::of(objects, tree, device, &Inventories::default())?)),
         None => None,
     };
+    selected(objects, tree, dest, selection)
+}
+
+/// As [`checkout`], with what was selected before.
+pub(crate) fn selected(
+    objects: &dyn ObjectSource,
+    tree: &ObjectId,
+    dest: &Path,
+    selection: Option<Arc<Selection>>,
+) -> Result<CheckoutSummary, CheckoutError> {
     let mut checkout = Checkout { objects, selection, summary: CheckoutSummary::default() };
     checkout.folder(tree, dest, "")?;
     Ok(checkout.summary)
@@ -89,7 +100,7 @@ pub(crate) fn link_stays_inside(path: &str, target: &str) -> bool {
 
 struct Checkout<'a> {
     objects: &'a dyn ObjectSource,
-    selection: Option<Selection>,
+    selection: Option<Arc<Selection>>,
     summary: CheckoutSummary,
 }
 

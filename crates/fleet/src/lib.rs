@@ -23,6 +23,7 @@ mod lock;
 mod loose;
 mod mirror;
 mod object;
+mod own;
 mod pack;
 mod quorum;
 mod refusal;
@@ -56,6 +57,7 @@ pub use mirror::{MIRROR_FILE, MIRROR_OBJECTS, MirrorIndex, MirrorSummary, copy_f
 pub use object::{
     MAX_OBJECT, MemoryObjects, Object, ObjectError, ObjectId, ObjectKind, ObjectSource, ReadObjects,
 };
+pub use own::Own;
 pub use pack::{PackError, PackLimits, read_pack, write_pack};
 pub use quorum::approvers;
 pub use refusal::{Refusal, Shortage};

@@ -4,6 +4,7 @@
 //! and everything to *apply* the last one, but no variables of others: `selection` says which are.
 
 use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
 
 use volary_model::{CommitId, DeviceName};
 
@@ -75,16 +76,18 @@ impl Packer {
         have: Option<&CommitId>,
         device: &DeviceName,
     ) -> Result<Vec<ObjectId>, ObjectError> {
-        choose(objects, want, have, device, &self.inventories)
+        choose(objects, want, have, &|tree| {
+            Selection::of(objects, tree, device, &self.inventories).map(Arc::new)
+        })
     }
 }
 
-fn choose(
+/// As [`device_objects`], for the device that `selection` knows: it is given the root of a commit.
+pub(crate) fn choose(
     objects: &dyn ObjectSource,
     want: &CommitId,
     have: Option<&CommitId>,
-    device: &DeviceName,
-    inventories: &Inventories,
+    selection: &dyn Fn(&ObjectId) -> Result<Arc<Selection>, ObjectError>,
 ) -> Result<Vec<ObjectId>, ObjectError> {
     let wanted = objects.commit(want)?;
     let known = match have.map(|have| objects.find_commit(have)).transpose() {
@@ -107,7 +110,6 @@ fn choose(
         None => wanted.parents.iter().for_each(|parent| list.add(parent.into())),
     }
     add_approvals(objects, &mut list)?;
-    let selection = |tree: &ObjectId| Selection::of(objects, tree, device, inventories);
     let mut changes = Changes { objects, new: selection(&wanted.tree)?, old: None, list };
     let old = match &known {
         Some(known) => {
@@ -130,7 +132,16 @@ pub fn missing_for_device(
     want: &CommitId,
     device: &DeviceName,
 ) -> Result<Option<ObjectId>, ObjectError> {
-    let ids = match device_objects(objects, want, None, device) {
+    missing(objects, want, device_objects(objects, want, None, device))
+}
+
+/// The first of these objects of `want` that is missing.
+pub(crate) fn missing(
+    objects: &dyn ObjectSource,
+    want: &CommitId,
+    ids: Result<Vec<ObjectId>, ObjectError>,
+) -> Result<Option<ObjectId>, ObjectError> {
+    let ids = match ids {
         Ok(ids) => ids,
         Err(ObjectError::Missing { id }) => return Ok(Some(id)),
         Err(error) => return Err(error),
@@ -186,9 +197,9 @@ fn add_rules(objects: &dyn ObjectSource, root: &ObjectId, list: &mut List) -> Re
 /// What a device needs of a commit and does not have of another one.
 struct Changes<'a> {
     objects: &'a dyn ObjectSource,
-    new: Selection,
+    new: Arc<Selection>,
     /// Of the commit that the device has.
-    old: Option<Selection>,
+    old: Option<Arc<Selection>>,
     list: List,
 }
 

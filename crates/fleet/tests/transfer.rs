@@ -2,11 +2,14 @@
 
 mod support;
 
+use std::cell::Cell;
+
 use support::{Fleet, device, stage};
 use volary_fleet::inventory::Inventory;
 use volary_fleet::{
-    AllowedSigners, LooseStore, ObjectId, ObjectSource, PackLimits, ReadObjects, Start, checkout,
-    device_objects, entry_at, missing_for_device, pack_for_device, read_pack, verify_advance,
+    AllowedSigners, LooseStore, Object, ObjectError, ObjectId, ObjectSource, Own, PackLimits, ReadObjects,
+    Start, checkout, device_objects, entry_at, loose_path, missing_for_device, pack_for_device, read_pack,
+    verify_advance,
 };
 use volary_host::Cmd;
 use volary_model::CommitId;
@@ -85,6 +88,52 @@ fn a_first_fetch_has_everything_but_other_hosts() {
     let signers = AllowedSigners::parse(&fleet.signer_line("alice", "")).unwrap();
     verify_advance(&device.store, &stage("development"), Start::First { signers: &signers, quorum: 1 }, &tip)
         .unwrap();
+}
+
+/// Counts how often one object is asked for.
+struct Counting<'a> {
+    store: &'a LooseStore,
+    of: ObjectId,
+    times: Cell<u32>,
+}
+
+impl ObjectSource for Counting<'_> {
+    fn load(&self, id: &ObjectId) -> Result<Option<Object>, ObjectError> {
+        self.times.set(self.times.get() + u32::from(*id == self.of));
+        self.store.load(id)
+    }
+}
+
+#[test]
+fn a_device_reads_the_inventory_of_a_commit_once() {
+    let fleet = fleet();
+    let tip = fleet.tip("master");
+    let device = Device::new();
+    device.fetch(&fleet, &tip, None);
+    let tree = device.store.commit(&tip).unwrap().tree;
+    let inventory = entry_at(&device.store, &tree, "inventory.yml").unwrap().unwrap().id;
+    let objects = Counting { store: &device.store, of: inventory, times: Cell::new(0) };
+    let own = Own::new(support::device("dev-1"));
+    let first = own.objects(&objects, &tip, None).unwrap();
+    assert_eq!(first, device_objects(&device.store, &tip, None, &support::device("dev-1")).unwrap());
+    let once = objects.times.take();
+    assert!(once > 0);
+    assert_eq!(own.objects(&objects, &tip, None).unwrap(), first);
+    assert_eq!(objects.times.take(), 0);
+    // Whether it is there, and its file, are looked up anew each time.
+    let work = device.dir.path().join("work");
+    assert!(own.checkout(&objects, &tree, &work).unwrap().written > 5);
+    assert_eq!(objects.times.take(), 1);
+    assert_eq!(own.missing(&objects, &tip).unwrap(), None);
+    assert_eq!(objects.times.take(), 1);
+    std::fs::remove_file(device.dir.path().join("objects").join(loose_path(&inventory))).unwrap();
+    assert_eq!(own.missing(&objects, &tip).unwrap(), Some(inventory));
+    // Another commit is another inventory.
+    fleet.write("inventory.yml", &INVENTORY.replace("dev-1: , ", ""));
+    let without = fleet.commit("alice", "Remove dev-1");
+    device.fetch(&fleet, &without, Some(&tip));
+    let later = own.objects(&device.store, &without, None).unwrap();
+    assert_eq!(later, device_objects(&device.store, &without, None, &support::device("dev-1")).unwrap());
 }
 
 #[test]

@@ -29,6 +29,7 @@ use store::{Store, StoreError, boot_seconds};
 use volary_device::Target;
 use volary_model::CommitId;
 
+use crate::answers::Answers;
 use crate::log;
 use crate::paths::Paths;
 use volary_device::{Armed, Mode};
@@ -88,7 +89,7 @@ pub enum CheckpointError {
 ///
 /// # Errors
 /// [`CheckpointError`].
-pub fn take(paths: &Paths, wanted: &Wanted) -> Result<Manifest, CheckpointError> {
+pub fn take(paths: &Paths, wanted: &Wanted, answers: &Answers) -> Result<Manifest, CheckpointError> {
     let store = Store::open(paths)?;
     if let Some(undoing) = store.undoing()? {
         return Err(CheckpointError::Undoing(undoing.armed.target.commit));
@@ -109,7 +110,7 @@ pub fn take(paths: &Paths, wanted: &Wanted) -> Result<Manifest, CheckpointError>
     let blobs = store.dir().join("blobs");
     create_dir(&blobs)?;
     let files = files::keep(paths, &mut found, &known, &blobs)?;
-    let packages = packages::look(paths)?;
+    let packages = packages::of(paths, &answers.listed(paths.dpkg())?);
     let id = store.next_id();
     let manifest = Manifest {
         version: VERSION,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use volary_host::{Cmd, CmdError};
 
+use crate::apt;
 use crate::paths::Paths;
 
 /// What dpkg and apt say of all packages.
@@ -24,20 +25,18 @@ pub struct Packages {
 /// # Errors
 /// [`CmdError`] if dpkg-query does not answer.
 pub fn look(paths: &Paths) -> Result<Packages, CmdError> {
-    let format = "${db:Status-Abbrev}\\t${Package}\\t${Architecture}\\t${Version}\\n";
-    let listed = Cmd::new("dpkg-query")
-        .arg("--admindir")
-        .arg(paths.dpkg())
-        .args(["--show", "--showformat", format])
-        .run()?;
-    // Without any package dpkg-query ends with 1, which is no error of a device.
-    let mut packages = parse(&listed.text());
+    Ok(of(paths, &apt::listed(paths.dpkg())?))
+}
+
+/// What dpkg listed, with apt's marks.
+pub fn of(paths: &Paths, listed: &str) -> Packages {
+    let mut packages = parse(listed);
     if paths.is_device() {
         // apt's marks are a help for a person. Without apt there are none.
         let manual = Cmd::new("apt-mark").arg("showmanual").run().map(|output| output.text());
         packages.manual = manual.unwrap_or_default().lines().map(str::to_owned).collect();
     }
-    Ok(packages)
+    packages
 }
 
 fn parse(listed: &str) -> Packages {

@@ -11,6 +11,7 @@ use volary_device::Target;
 use volary_host::{Cmd, create_dir, read_to_string, write_atomic};
 
 use super::{Ended, How, Undone};
+use crate::answers::Answers;
 use crate::checkpoint::manifest::{Manifest, PathWas};
 use crate::checkpoint::store::{By, Reason, Store};
 use crate::checkpoint::{self, Wanted, files, keep};
@@ -76,7 +77,7 @@ impl Root {
         };
         let path = PathWas { server: String::new(), ca: String::new(), worked: false };
         let wanted = Wanted { target, trees: trees.iter().map(PathBuf::from).collect(), path };
-        checkpoint::take(&self.paths, &wanted).unwrap()
+        checkpoint::take(&self.paths, &wanted, &Answers::default()).unwrap()
     }
 
     fn arm(&self) -> Manifest {
