@@ -170,6 +170,7 @@ pub fn watch(
     let begun = Instant::now();
     let pause = pause(within);
     let over = within.saturating_sub(left);
+    let mut units = Units { unwatched, short: String::new(), last: BTreeMap::new() };
     let (mut checked_half, mut last_probe) = (over * 2 >= within, None::<Instant>);
     loop {
         let elapsed = begun.elapsed();
@@ -188,7 +189,7 @@ pub fn watch(
         let seen = Seen {
             after: over + elapsed,
             path: probe.then(|| path::probe(&before.path.server, &before.path.ca)),
-            units: units_now(unwatched),
+            units: units.now(half || ended),
             checks: if half || ended { checks() } else { Vec::new() },
             memory_is_short: !state::memory_is_free(),
             clock_off: clock_off(before),
@@ -232,10 +233,25 @@ fn pause(within: Duration) -> Duration {
     (within / 30).clamp(Duration::from_secs(1), Duration::from_secs(10))
 }
 
-fn units_now(unwatched: &BTreeSet<String>) -> BTreeMap<String, UnitWas> {
-    let mut units = state::units().unwrap_or_default();
-    units.retain(|name, _| !unwatched.contains(name));
-    units
+/// The units of a device that is looked at again and again. To ask systemd for all that it knows of
+/// them is the dearest part of a look, so that is done only if it may be something new.
+struct Units<'a> {
+    unwatched: &'a BTreeSet<String>,
+    short: String,
+    last: BTreeMap<String, UnitWas>,
+}
+
+impl Units<'_> {
+    /// As they are now. What died and was started again between two looks shows in a `whole` one.
+    fn now(&mut self, whole: bool) -> BTreeMap<String, UnitWas> {
+        let short = state::units_in_short().unwrap_or_default();
+        if whole || short.is_empty() || short != self.short {
+            self.last = state::units().unwrap_or_default();
+            self.last.retain(|name, _| !self.unwatched.contains(name));
+            self.short = short;
+        }
+        self.last.clone()
+    }
 }
 
 /// Seconds between the wall clock and where it would be if nobody had moved it. A time server that

@@ -14,8 +14,13 @@ use std::time::{Duration, Instant};
 /// blocks nor fills the memory.
 const OUTPUT_LIMIT: usize = 16 << 20;
 
-/// How often a running program is looked at. It bounds how late its end is noticed.
+/// How often a program is looked at once its pipes are closed, which is when nearly all end. It bounds
+/// how late the end is noticed.
 const POLL: Duration = Duration::from_millis(5);
+
+/// How often one is looked at whose pipes are open. It bounds how late the end of its time is noticed,
+/// and costs little for a program that runs for an hour.
+const LISTEN: Duration = Duration::from_millis(100);
 
 /// How long pipes that stay open are listened to after the program ended: when nothing comes, and
 /// when something does.
@@ -334,7 +339,7 @@ impl Cmd {
         let mut exited: Option<(ExitStatus, Instant)> = None;
         loop {
             let mut quiet = true;
-            match receiver.recv_timeout(POLL) {
+            match receiver.recv_timeout(if exited.is_none() { LISTEN } else { POLL }) {
                 Ok((index, bytes)) => {
                     on_bytes(&bytes);
                     let room = OUTPUT_LIMIT.saturating_sub(streams[index].len());

@@ -46,6 +46,29 @@ pub fn units() -> Result<BTreeMap<String, UnitWas>, CmdError> {
     Ok(parse(&shown.text()))
 }
 
+/// The same units with their states in one question, for a tenth of the work: enough to see whether
+/// [`units`] would say something new, but for a service that died and runs again.
+///
+/// # Errors
+/// [`CmdError`].
+pub fn units_in_short() -> Result<String, CmdError> {
+    if !units::is_booted() {
+        return Ok(String::new());
+    }
+    let kind = format!("--type={KINDS}");
+    let listed = Cmd::new("systemctl")
+        .args(["list-units", &kind, "--plain", "--no-legend", "--no-pager", "--full"])
+        .env("LC_ALL", "C.UTF-8")
+        .check()?;
+    Ok(in_short(&listed.text()))
+}
+
+/// Without the descriptions, in which services write what they are doing.
+fn in_short(listed: &str) -> String {
+    let states = listed.lines().map(|line| line.split_whitespace().take(4).collect::<Vec<_>>().join(" "));
+    states.collect::<Vec<_>>().join("\n")
+}
+
 fn parse(shown: &str) -> BTreeMap<String, UnitWas> {
     let mut found = BTreeMap::new();
     for block in shown.split("\n\n") {
@@ -70,6 +93,12 @@ fn parse(shown: &str) -> BTreeMap<String, UnitWas> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_description_is_no_state() {
+        let listed = "a.service loaded active running does this\nb.timer   loaded active waiting B\n";
+        assert_eq!(in_short(listed), "a.service loaded active running\nb.timer loaded active waiting");
+    }
 
     #[test]
     fn units_that_do_not_run_are_not_remembered() {
