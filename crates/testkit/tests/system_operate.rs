@@ -231,6 +231,22 @@ fn newer_agent(chain: &Chain, version: &str) -> String {
     deb.display().to_string()
 }
 
+/// The device does not have the suite yet; what apt would do is told all the same, and nothing stays.
+fn plans_the_new_agent(device: &Device) -> Result<(), LabError> {
+    let lists = || device.check(&["sh", "-c", "ls -lR --time-style=full-iso /var/lib/apt/lists /etc/apt"]);
+    let before = lists()?;
+    let old = installed(device, "volary-agent")?.expect("it was installed to join");
+    let planned = device.check(&["volary-agent", "plan"])?;
+    for part in
+        [&format!("package   volary-agent {old} to 9.0"), "changes   ", "waits     held on the device"]
+    {
+        assert!(planned.contains(part), "{part}: {planned}");
+    }
+    assert_eq!(lists()?, before, "the lists and sources of apt are as they were");
+    assert_eq!(installed(device, "volary-agent")?, Some(old));
+    Ok(())
+}
+
 #[test]
 fn a_good_new_agent_takes_over_and_confirms_its_own_change() {
     let (chain, _logs) = common::chain();
@@ -247,7 +263,11 @@ fn a_good_new_agent_takes_over_and_confirms_its_own_change() {
         )?;
         let site = "- hosts: all\n  become: true\n  roles: [volary.fleet.apt_source]\n";
         fleet.write("site.yml", site)?;
+        device.check(&["volary-agent", "hold", "to", "look", "first"])?;
         let commit = push(&fleet, "A new agent");
+        wait_for_reason(&chain, "dev-1", "to look first");
+        plans_the_new_agent(device)?;
+        device.check(&["volary-agent", "release"])?;
         chain.wait_for_package(device, "volary-agent", "9.0", CONVERGENCE)?;
         chain.wait_for_good("dev-1", &commit, CONVERGENCE)?;
         assert_eq!(process()?, before, "the service was not restarted: its apt would have died with it");
