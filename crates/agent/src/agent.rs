@@ -23,6 +23,7 @@ use crate::daemon;
 use crate::elsewhere::{Elsewhere, ElsewhereError, Place, host_of};
 use crate::facts::{self, FactsError};
 use crate::http::{Answer, HttpError, Identity, Patience, Server};
+use crate::key::{DeviceKey, KeyError};
 use crate::ledger::{Ledger, LoadError};
 use crate::log;
 use crate::news::{self, Signs};
@@ -97,9 +98,12 @@ pub enum AgentError {
     /// The machine.
     #[error(transparent)]
     Facts(#[from] FactsError),
-    /// A certificate or the key.
+    /// A certificate.
     #[error(transparent)]
     Identity(#[from] HttpError),
+    /// The private key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// Another agent works.
     #[error("another volary-agent is at work on this device: {0}")]
     Busy(#[from] LockError),
@@ -375,7 +379,7 @@ impl Agent {
     fn ask_elsewhere(&mut self, place: Place) -> Result<Event, ElsewhereError> {
         let web = match &place {
             Place::Web(url) => {
-                let (certificate, key) = (read(&self.paths.certificate())?, read(&self.paths.key())?);
+                let (certificate, key) = (read(&self.paths.certificate())?, DeviceKey::load(&self.paths)?);
                 let identity = Identity { certificate: &certificate, key: &key };
                 Some(Server::on_the_web(host_of(url), &read(&self.paths.ca())?, &identity)?)
             }
@@ -505,7 +509,7 @@ impl Agent {
 
 /// The server, with what this device shows to it.
 fn server(paths: &Paths, config: &Config, patience: Patience) -> Result<Server, AgentError> {
-    let (certificate, key) = (read(&paths.certificate())?, read(&paths.key())?);
+    let (certificate, key) = (read(&paths.certificate())?, DeviceKey::load(paths)?);
     let identity = Identity { certificate: &certificate, key: &key };
     Ok(Server::with_patience(&config.server, &read(&paths.ca())?, Some(&identity), patience)?)
 }

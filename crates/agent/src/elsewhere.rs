@@ -17,6 +17,7 @@ use volary_host::{Cmd, CmdError, FileError, read};
 use volary_model::{CommitId, DeviceName, StageName};
 
 use crate::http::{HttpError, Server};
+use crate::key::KeyError;
 
 /// The longest index: a line for each commit that was approved.
 const INDEX: u64 = 16 << 20;
@@ -82,6 +83,9 @@ pub enum ElsewhereError {
     /// A web server.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// The private key that is shown to it.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),

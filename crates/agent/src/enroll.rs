@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use volary_api::join::JoinToken;
 use volary_api::v1::device::{Enroll, Enrolled};
-use volary_host::{FileError, read, read_to_string, remove_if_exists, write_atomic};
+use volary_host::{FileError, read, remove_if_exists, write_atomic};
 use volary_model::{DeviceName, InvalidName, StageName};
 
 use crate::config::{Config, ConfigError};
 use crate::facts;
 use crate::http::{HttpError, Server};
+use crate::key::{DeviceKey, KeyError, KeyPlace};
 use crate::log;
 use crate::paths::Paths;
 
@@ -34,6 +35,9 @@ pub struct Wanted {
     pub secret: Option<String>,
     /// The device's name.
     pub name: DeviceName,
+    /// Where its key is made.
+    #[serde(default)]
+    pub key: KeyPlace,
 }
 
 /// How it ended.
@@ -55,8 +59,8 @@ pub enum EnrollError {
     #[error(transparent)]
     Http(#[from] HttpError),
     /// The key or the request.
-    #[error("cannot make a key and a certificate request: {0}")]
-    Key(#[from] rcgen::Error),
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The existing configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -104,6 +108,7 @@ impl Wanted {
             stage: token.stage,
             secret: Some(token.secret),
             name,
+            key: KeyPlace::default(),
         }
     }
 }
@@ -154,7 +159,7 @@ pub fn enroll(paths: &Paths, wanted: &Wanted, patience: Duration) -> Result<Endi
     write_atomic(&paths.enrolling(), &kept, 0o600)?;
     let request = Enroll {
         name: wanted.name.clone(),
-        csr: request(paths, &wanted.name)?,
+        csr: DeviceKey::load_or_make(paths, wanted.key)?.request(&wanted.name)?,
         secret: wanted.secret.clone(),
         architecture: facts::architecture()?,
         os: facts::os(),
@@ -190,24 +195,6 @@ pub fn enroll(paths: &Paths, wanted: &Wanted, patience: Duration) -> Result<Endi
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// The certificate request, with the key that is there or a new one.
-fn request(paths: &Paths, name: &DeviceName) -> Result<String, EnrollError> {
-    let path = paths.key();
-    let key = match read_to_string(&path) {
-        Ok(text) => rcgen::KeyPair::from_pem(&text)?,
-        Err(error) if error.is_not_found() => {
-            let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-            write_atomic(&path, key.serialize_pem().as_bytes(), 0o600)?;
-            key
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let mut parameters = rcgen::CertificateParams::new(vec![name.to_string()])?;
-    parameters.distinguished_name = rcgen::DistinguishedName::new();
-    parameters.distinguished_name.push(rcgen::DnType::CommonName, name.as_str());
-    Ok(parameters.serialize_request(&key)?.pem()?)
 }
 
 /// The configuration is written last: with it the device is enrolled.

@@ -14,6 +14,9 @@ use volary_api::v1::Problem;
 use volary_api::v1::device::{AskTurn, Desired, Enroll, Enrolled, ReceivedBatch, Turn, WantObjects};
 use volary_host::{now, read};
 
+use crate::key::DeviceKey;
+use crate::tpm;
+
 /// How long a server may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -48,6 +51,9 @@ const LONGEST_QUIET: Duration = Duration::from_secs(3600);
 
 /// Idle connections are kept for two of the usual polls.
 const KEEP: Duration = Duration::from_secs(150);
+
+/// PEM of the kind that most private keys are, with nothing in it.
+const ANY_KEY: &[u8] = b"-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n";
 
 /// The server, as one device sees it.
 pub struct Server {
@@ -125,8 +131,8 @@ pub enum HttpError {
 pub struct Identity<'a> {
     /// Its certificate, PEM.
     pub certificate: &'a [u8],
-    /// Its private key, PEM.
-    pub key: &'a [u8],
+    /// Its private key.
+    pub key: &'a DeviceKey,
 }
 
 /// The answer to the question what is desired.
@@ -183,23 +189,26 @@ impl Server {
         identity: Option<&Identity<'_>>,
         patience: Patience,
     ) -> Result<Self, HttpError> {
-        let client = match identity {
-            None => None,
-            Some(identity) => {
-                let certificate = Certificate::from_pem(identity.certificate)
-                    .map_err(|_| HttpError::BadPem("the device's certificate"))?;
-                let key = PrivateKey::from_pem(identity.key)
-                    .map_err(|_| HttpError::BadPem("the device's private key"))?;
-                Some(ClientCert::new_with_certs(&[certificate], key))
-            }
-        };
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .root_certs(RootCerts::new_with_certs(&roots))
-            .client_cert(client)
-            .build();
+        let mut tls =
+            TlsConfig::builder().provider(TlsProvider::Rustls).root_certs(RootCerts::new_with_certs(&roots));
+        if let Some(identity) = identity {
+            let certificate = Certificate::from_pem(identity.certificate)
+                .map_err(|_| HttpError::BadPem("the device's certificate"))?;
+            let key = match identity.key {
+                DeviceKey::File(pem) => PrivateKey::from_pem(pem.as_bytes())
+                    .map_err(|_| HttpError::BadPem("the device's private key"))?,
+                DeviceKey::Tpm(key) => {
+                    tls = tls.unversioned_rustls_crypto_provider(tpm::tls::provider());
+                    // Only our provider reads it, so that the kind means nothing. ureq has no public
+                    // name for a kind, but lends that of any key.
+                    let kind = PrivateKey::from_pem(ANY_KEY).expect("it is PEM").kind();
+                    PrivateKey::from_der(kind, &key.reference()).to_owned()
+                }
+            };
+            tls = tls.client_cert(Some(ClientCert::new_with_certs(&[certificate], key)));
+        }
         let agent = ureq::Agent::config_builder()
-            .tls_config(tls)
+            .tls_config(tls.build())
             .https_only(true)
             .http_status_as_error(false)
             .max_redirects(0)

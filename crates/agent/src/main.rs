@@ -13,6 +13,7 @@ use volary_agent::config::{Config, ConfigError};
 use volary_agent::elsewhere::Place;
 use volary_agent::enroll::{self, Ending, EnrollError, Wanted};
 use volary_agent::http::HttpError;
+use volary_agent::key::KeyPlace;
 use volary_agent::ledger::Ledger;
 use volary_agent::paths::Paths;
 use volary_agent::preview::{self, PreviewError};
@@ -28,9 +29,9 @@ use volary_model::DeviceName;
 const HELP: &str = "\
 volary-agent: follows a branch of a fleet repository
 
-  volary-agent enroll --token TOKEN [--name NAME]
+  volary-agent enroll --token TOKEN [--name NAME] [--key file|tpm]
   volary-agent enroll --server URL --ca FILE --signers FILE --stage STAGE [--name NAME]
-                      [--wait SECONDS | --no-wait]
+                      [--key file|tpm] [--wait SECONDS | --no-wait]
       gets an identity; without a token it waits for: volary device accept NAME
       run again, it goes on where it was cut off
   volary-agent daemon           asks, converges and reports until it is told to end
@@ -234,6 +235,7 @@ struct Options {
     ca: Option<PathBuf>,
     signers: Option<PathBuf>,
     stage: Option<String>,
+    key: Option<KeyPlace>,
     patience: Option<Duration>,
 }
 
@@ -250,6 +252,7 @@ fn enroll(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> 
             Long("ca") => options.ca = Some(parser.value()?.into()),
             Long("signers") => options.signers = Some(parser.value()?.into()),
             Long("stage") => options.stage = Some(text(&mut parser)?),
+            Long("key") => options.key = Some(text(&mut parser)?.parse().map_err(wrong)?),
             Long("wait") => {
                 let seconds = text(&mut parser)?;
                 let seconds = seconds
@@ -296,10 +299,13 @@ fn wanted(paths: &Paths, options: Options) -> Result<Wanted, MainError> {
         (None, Some(before)) => Ok(before.name.clone()),
         (None, None) => enroll::host_name().map_err(EnrollError::Name),
     };
+    // An enrolment that goes on has its key already.
+    let key = options.key.or(before.as_ref().map(|before| before.key)).unwrap_or_default();
     match (options.token, options.server) {
         (Some(token), None) => {
             let token = JoinToken::decode(&token).map_err(|error| MainError::Wrong(error.to_string()))?;
-            Ok(Wanted::from_token(token, name(options.name)?))
+            let wanted = Wanted::from_token(token, name(options.name)?);
+            Ok(Wanted { key, ..wanted })
         }
         (None, Some(server)) => {
             let needs = |what: &str| MainError::Wrong(format!("--server needs {what} too"));
@@ -312,9 +318,10 @@ fn wanted(paths: &Paths, options: Options) -> Result<Wanted, MainError> {
                 stage: stage.parse().map_err(|error| MainError::Wrong(format!("{error}")))?,
                 secret: None,
                 name: name(options.name)?,
+                key,
             })
         }
-        (None, None) => before.clone().ok_or_else(|| {
+        (None, None) => before.clone().map(|before| Wanted { key, ..before }).ok_or_else(|| {
             MainError::Wrong("give --token TOKEN, or --server, --ca, --signers and --stage".to_owned())
         }),
         (Some(_), Some(_)) => Err(MainError::Wrong("give --token or --server, not both".to_owned())),

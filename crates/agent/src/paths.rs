@@ -14,6 +14,7 @@ pub struct Paths {
     backups: PathBuf,
     run: PathBuf,
     dpkg: PathBuf,
+    tpm: PathBuf,
 }
 
 impl Paths {
@@ -26,6 +27,7 @@ impl Paths {
             backups: root.join("var/backups/volary-agent"),
             run: root.join("run/volary"),
             dpkg: root.join("var/lib/dpkg"),
+            tpm: root.join("dev/tpmrm0"),
         }
     }
 
@@ -68,9 +70,14 @@ impl Paths {
         self.etc.join("enrolling.json")
     }
 
-    /// The private key, for root alone.
+    /// The private key, or what the TPM makes it of; for root alone.
     pub fn key(&self) -> PathBuf {
         self.etc.join("device.key")
+    }
+
+    /// The TPM, with the kernel's manager of what is loaded in it.
+    pub fn tpm(&self) -> PathBuf {
+        self.tpm.clone()
     }
 
     /// The client certificate.

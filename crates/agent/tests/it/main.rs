@@ -13,3 +13,4 @@ mod inventory;
 mod offline;
 mod operate;
 mod stub;
+mod tpm;
