@@ -1,9 +1,12 @@
 //! What a person at the device does with a change: undo the last one, or end the confirmation
 //! early. Not here: the command line.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use volary_host::write_atomic;
+use volary_model::CommitId;
 
 use crate::checkpoint::store::{self, By, Reason, Store, StoreError};
 use crate::paths::Paths;
@@ -31,18 +34,37 @@ pub enum ByHandError {
     Nothing,
 }
 
-/// What [`revert`] would undo: the armed change, or the last one that was confirmed.
+/// What [`revert`] would undo.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The commit that it went for.
+    pub commit: CommitId,
+    /// When it began; `None` if it waits to be confirmed.
+    pub after: Option<Timestamp>,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let commit = self.commit.short();
+        match self.after {
+            Some(after) => write!(f, "commit {commit}, applied after {after}"),
+            None => write!(f, "commit {commit}, which waits to be confirmed"),
+        }
+    }
+}
+
+/// The armed change, or the last one that was confirmed.
 ///
 /// # Errors
 /// [`ByHandError`].
-pub fn last_change(paths: &Paths) -> Result<String, ByHandError> {
+pub fn last_change(paths: &Paths) -> Result<Change, ByHandError> {
     if let Some(armed) = store::peek_armed(paths) {
-        return Ok(format!("commit {}, which waits to be confirmed", armed.target.commit.short()));
+        return Ok(Change { commit: armed.target.commit, after: None });
     }
     let store = Store::open(paths)?;
     let id = store.ids().pop().ok_or(ByHandError::None)?;
     let manifest = store.manifest(&id)?;
-    Ok(format!("commit {}, applied after {}", manifest.target.commit.short(), manifest.clock.wall))
+    Ok(Change { commit: manifest.target.commit, after: Some(manifest.clock.wall) })
 }
 
 /// Undoes the last change.
@@ -77,11 +99,11 @@ pub fn revert(paths: &Paths) -> Result<Option<Undone>, ByHandError> {
     }
 }
 
-/// Ends the confirmation early, with a good end.
+/// Ends the confirmation early, with a good end, and says of which commit.
 ///
 /// # Errors
 /// [`ByHandError`].
-pub fn confirm(paths: &Paths) -> Result<(), ByHandError> {
+pub fn confirm(paths: &Paths) -> Result<CommitId, ByHandError> {
     let armed = store::peek_armed(paths).ok_or(ByHandError::Nothing)?;
     if armed.mode == Mode::Applying {
         return Err(ByHandError::Applying(armed.target.commit.short().to_owned()));
@@ -92,12 +114,12 @@ pub fn confirm(paths: &Paths) -> Result<(), ByHandError> {
     while rescue::agent_is_alive() && begun.elapsed() < NOTICE {
         match store::peek_armed(paths) {
             Some(now) if now.checkpoint == armed.checkpoint => std::thread::sleep(Duration::from_millis(200)),
-            Some(_) | None => return Ok(()),
+            Some(_) | None => return Ok(armed.target.commit),
         }
     }
     // Nobody watches; the person's word counts all the same.
     match crate::checkpoint::disarm(paths, true)? {
-        true => Ok(()),
+        true => Ok(armed.target.commit),
         false => Err(ByHandError::Nothing),
     }
 }

@@ -37,6 +37,7 @@ pub mod preview;
 pub mod repo;
 pub mod report;
 pub mod rescue;
+pub mod said;
 pub mod simulate;
 pub mod spool;
 pub mod status;

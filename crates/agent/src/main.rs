@@ -18,6 +18,7 @@ use volary_agent::ledger::Ledger;
 use volary_agent::paths::Paths;
 use volary_agent::preview::{self, PreviewError};
 use volary_agent::repo::Blame;
+use volary_agent::said::{Confirmed, Enrolment, Revert, Version};
 use volary_agent::spool::Spool;
 use volary_agent::status::Status;
 use volary_agent::{daemon, history, log, rescue, undo, units, work};
@@ -29,9 +30,9 @@ use volary_model::DeviceName;
 const HELP: &str = "\
 volary-agent: follows a branch of a fleet repository
 
-  volary-agent enroll --token TOKEN [--name NAME] [--key file|tpm]
+  volary-agent enroll --token TOKEN [--name NAME] [--key file|tpm] [--json]
   volary-agent enroll --server URL --ca FILE --signers FILE --stage STAGE [--name NAME]
-                      [--key file|tpm] [--wait SECONDS | --no-wait]
+                      [--key file|tpm] [--wait SECONDS | --no-wait] [--json]
       gets an identity; without a token it waits for: volary device accept NAME
       run again, it goes on where it was cut off
   volary-agent daemon           asks, converges and reports until it is told to end
@@ -46,9 +47,10 @@ volary-agent: follows a branch of a fleet repository
   volary-agent status [--json]  what this device is, what it waits for, how its last convergence ended
   volary-agent log [-n 20] [--json]
                                 how the last convergences ended and why, newest first
-  volary-agent confirm          ends the confirmation of a change early: it stays
-  volary-agent revert [--yes]   undoes the last change, confirmed or not
-  volary-agent version
+  volary-agent confirm [--json] ends the confirmation of a change early: it stays
+  volary-agent revert [--yes] [--json]
+                                undoes the last change, confirmed or not
+  volary-agent version [--json]
 
 For systemd and apt: volary-agent rescue [--boot], volary-agent keep-packages
 
@@ -185,20 +187,8 @@ fn run() -> Result<Exit, MainError> {
         "rescue" => rescue_from_outside(&paths, parser),
         "keep-packages" => keep_packages(&paths, parser),
         "revert" => revert(&paths, parser),
-        "confirm" => {
-            nothing_more(parser)?;
-            by_hand::confirm(&paths)?;
-            log::say("the change is confirmed");
-            Ok(Exit::Good)
-        }
-        "version" => {
-            nothing_more(parser)?;
-            log::print(format!("volary-agent {}", env!("CARGO_PKG_VERSION")));
-            if let Some(ansible) = work::ansible_version() {
-                log::print(ansible);
-            }
-            Ok(Exit::Good)
-        }
+        "confirm" => confirm(&paths, parser),
+        "version" => version(parser),
         "help" => {
             log::print(HELP);
             Ok(Exit::Good)
@@ -237,6 +227,7 @@ struct Options {
     stage: Option<String>,
     key: Option<KeyPlace>,
     patience: Option<Duration>,
+    json: bool,
 }
 
 fn enroll(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
@@ -261,13 +252,19 @@ fn enroll(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> 
                 options.patience = Some(Duration::from_secs(seconds));
             }
             Long("no-wait") => options.patience = Some(Duration::ZERO),
+            Long("json") => options.json = true,
             other => return Err(other.unexpected().into()),
         }
     }
     // Without a limit it waits for a person for as long as that takes: a year stands for "always".
     let patience = options.patience.unwrap_or(Duration::from_secs(366 * 24 * 3600));
+    let json = options.json;
     let wanted = wanted(paths, options)?;
-    match enroll::enroll(paths, &wanted, patience)? {
+    let ending = enroll::enroll(paths, &wanted, patience)?;
+    if json {
+        print_json(&Enrolment::new(&ending, &wanted));
+    }
+    match ending {
         Ending::Enrolled(config) => {
             log::say(format!(
                 "{} belongs to the fleet of {} and begins in {}",
@@ -504,25 +501,49 @@ fn keep_packages(paths: &Paths, parser: lexopt::Parser) -> Result<Exit, MainErro
     Ok(Exit::Good)
 }
 
-fn revert(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
-    let yes = match parser.next()? {
-        None => false,
-        Some(Long("yes")) => {
-            nothing_more(parser)?;
-            true
-        }
-        Some(other) => return Err(other.unexpected().into()),
-    };
+fn confirm(paths: &Paths, parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let [json] = flags(parser, ["json"])?;
+    let commit = by_hand::confirm(paths)?;
+    log::say("the change is confirmed");
+    if json {
+        print_json(&Confirmed::new(commit));
+    }
+    Ok(Exit::Good)
+}
+
+fn revert(paths: &Paths, parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let [yes, json] = flags(parser, ["yes", "json"])?;
     let change = by_hand::last_change(paths)?;
     if !yes {
         log::say(format!("this undoes {change}"));
         log::say("help: volary-agent revert --yes");
+        if json {
+            print_json(&Revert::asked(change));
+        }
         return Ok(Exit::Usage);
     }
-    match by_hand::revert(paths)? {
+    let undone = by_hand::revert(paths)?;
+    if json {
+        print_json(&Revert::done(change, undone.as_ref()));
+    }
+    match undone {
         Some(undone) if undone.could_not.is_empty() => Ok(Exit::Good),
         Some(_) => Ok(Exit::Failed),
         // The rest follows with the boot.
         None => Ok(Exit::Good),
     }
+}
+
+fn version(parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let [json] = flags(parser, ["json"])?;
+    let ansible = work::ansible_version();
+    if json {
+        print_json(&Version::new(ansible));
+        return Ok(Exit::Good);
+    }
+    log::print(format!("volary-agent {}", env!("CARGO_PKG_VERSION")));
+    if let Some(ansible) = ansible {
+        log::print(ansible);
+    }
+    Ok(Exit::Good)
 }

@@ -122,7 +122,8 @@ pub struct LastUndo {
 }
 
 impl LastUndo {
-    fn of(undone: &undo::Undone) -> Self {
+    /// What is told of it.
+    pub fn of(undone: &undo::Undone) -> Self {
         Self {
             commit: undone.target.commit.clone(),
             at: undone.at,

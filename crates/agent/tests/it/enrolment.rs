@@ -6,7 +6,7 @@ use std::time::Duration;
 use volary_agent::enroll::{Ending, Wanted, enroll};
 use volary_agent::paths::Paths;
 use volary_api::join::JoinToken;
-use volary_host::read_to_string;
+use volary_host::{Cmd, read_to_string};
 
 use crate::fleet::Fleet;
 use crate::stub::Stub;
@@ -59,4 +59,32 @@ fn what_is_wrong_is_said() {
     check(Wanted { server: other.url, ..good.clone() }, "cannot reach");
     stub.world().trouble = Some(403);
     check(good, "the stub is in trouble");
+}
+
+#[test]
+fn how_it_ended_is_told_as_json_too() {
+    let fleet = Fleet::new();
+    let stub = Stub::start(&fleet.work());
+    let root = tempfile::tempdir().unwrap();
+    let token = stub.token("development", &fleet.signers(&["alice"]));
+    let check = |status: i32, outcome: &str| {
+        let args = ["enroll", "--token", &token, "--name", "dev-1", "--no-wait", "--json"];
+        let agent = Cmd::new(env!("CARGO_BIN_EXE_volary-agent")).env("VOLARY_AGENT_ROOT", root.path());
+        let output = agent.args(args).run().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{said}");
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let expected = serde_json::json!({
+            "version": 1,
+            "outcome": outcome,
+            "name": "dev-1",
+            "server": stub.url,
+            "stage": "development",
+        });
+        assert_eq!(told, expected, "{said}");
+    };
+    stub.world().accepts = false;
+    check(4, "waiting");
+    stub.world().accepts = true;
+    check(0, "enrolled");
 }

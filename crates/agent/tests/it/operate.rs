@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use volary_agent::checkpoint::store::Store;
+use volary_agent::paths::Paths;
 use volary_api::v1::device::Turn;
-use volary_device::{Event, Phase, Rest};
+use volary_device::{Armed, Event, Mode, Phase, Rest, Target};
 use volary_host::{Cmd, read_to_string, write_atomic};
 
 use crate::convergence::Device;
@@ -180,4 +182,48 @@ fn drift_is_told_with_its_difference_and_repaired_if_the_fleet_says_so() {
     device.look_for_drift();
     assert_eq!(read_to_string(&device.fleet.written()).unwrap(), "one");
     assert_eq!(device.stub.last_failure(), "good");
+}
+
+#[test]
+fn what_a_person_does_with_a_change_is_told_as_json_too() {
+    let mut device = Device::new();
+    let root = device.root.path().to_owned();
+    assert_eq!(device.converge(), "good");
+    let commit = device.fleet.head();
+
+    let version = json(&root, &["version", "--json"]);
+    assert_eq!((&version["version"], &version["agent"]), (&1.into(), &env!("CARGO_PKG_VERSION").into()));
+    assert!(version["ansible"].as_str().unwrap().starts_with("ansible-playbook"), "{version}");
+    assert_eq!(agent(&root, &["version", "--text"]).0, Some(2));
+
+    let paths = Paths::below(&root);
+    assert_eq!(agent(&root, &["confirm", "--json"]).0, Some(1), "nothing waits");
+    let store = Store::open(&paths).unwrap();
+    let target =
+        Target { stage: "development".parse().unwrap(), commit: commit.clone(), rolling: String::new() };
+    let armed = Armed {
+        version: 1,
+        checkpoint: store.ids().pop().unwrap(),
+        target,
+        mode: Mode::Confirming,
+        grace: 90,
+        deadline: u64::MAX,
+        latest: u64::MAX,
+        boot: volary_host::boot_id(),
+        boots: 0,
+        path_worked: false,
+    };
+    store.arm(&armed).unwrap();
+    drop(store);
+    let asked = json(&root, &["revert", "--json"]);
+    assert_eq!((&asked["outcome"], &asked["applied_after"]), (&"asked".into(), &serde_json::Value::Null));
+    let confirmed = json(&root, &["confirm", "--json"]);
+    assert_eq!(confirmed, serde_json::json!({ "version": 1, "confirmed": commit.as_str() }));
+    assert!(!device.state_folder().join("checkpoint/armed.json").exists());
+
+    let asked = json(&root, &["revert", "--json"]);
+    assert_eq!((&asked["outcome"], &asked["commit"]), (&"asked".into(), &commit.as_str().into()));
+    assert!(asked["applied_after"].is_string() && asked["undo"].is_null(), "{asked}");
+    let undone = json(&root, &["revert", "--yes", "--json"]);
+    assert_eq!((&undone["outcome"], &undone["undo"]["by"]), (&"undone".into(), &"person".into()), "{undone}");
 }
