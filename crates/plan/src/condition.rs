@@ -216,8 +216,8 @@ fn behind(wanted: &Wanted, observed: &Observed) -> Option<String> {
 pub struct Tally {
     /// Good ones.
     pub good: Vec<DeviceName>,
-    /// Those that failed or refused.
-    pub bad: Vec<DeviceName>,
+    /// Those that failed or refused, each with the reason.
+    pub bad: Vec<(DeviceName, String)>,
     /// Those on their way.
     pub converging: Vec<DeviceName>,
     /// Those not heard of, new ones included.
@@ -225,13 +225,17 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts devices; those that wait or were rejected do not belong to the fleet.
-    pub fn of<'a>(devices: impl IntoIterator<Item = (&'a DeviceName, Condition)>) -> Self {
+    /// Counts devices, each with its condition and the reason of that; those that wait or were
+    /// rejected do not belong to the fleet.
+    pub fn of<'a>(devices: impl IntoIterator<Item = (&'a DeviceName, Condition, &'a str)>) -> Self {
         let mut tally = Self::default();
-        for (name, condition) in devices {
+        for (name, condition, reason) in devices {
             let list = match condition {
                 Condition::Good => &mut tally.good,
-                Condition::Failed | Condition::Refused => &mut tally.bad,
+                Condition::Failed | Condition::Refused => {
+                    tally.bad.push((name.clone(), reason.to_owned()));
+                    continue;
+                }
                 Condition::Converging => &mut tally.converging,
                 Condition::Silent | Condition::New => &mut tally.silent,
                 Condition::Waiting | Condition::Rejected => continue,
@@ -362,7 +366,7 @@ mod tests {
             &format!("reverted to bbbbbbb: {why}; not put back: package pulse; it tries again"),
         );
         let name: DeviceName = "d".parse().unwrap();
-        assert_eq!(Tally::of([(&name, Condition::Failed)]).bad, [name]);
+        assert_eq!(Tally::of([(&name, Condition::Failed, "no path")]).bad, [(name, "no path".to_owned())]);
     }
 
     #[test]
@@ -404,8 +408,9 @@ mod tests {
     #[test]
     fn those_outside_the_fleet_are_not_counted() {
         let name: DeviceName = "d".parse().unwrap();
-        let tally =
-            Tally::of([(&name, Condition::Good), (&name, Condition::Waiting), (&name, Condition::New)]);
+        let tally = Tally::of(
+            [Condition::Good, Condition::Waiting, Condition::New].map(|condition| (&name, condition, "")),
+        );
         assert_eq!((tally.all(), tally.good.len(), tally.silent.len()), (2, 1, 1));
     }
 }

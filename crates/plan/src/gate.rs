@@ -134,7 +134,9 @@ fn judge_health(policy: &Healthy, devices: &Tally) -> (Say, String) {
     let figures = format!("{} of {} good", devices.good.len(), text::count(heard, "device"));
     if heard > 0 && at_best < policy.at_least {
         let asked = percent(policy.at_least);
-        return (Say::Stop, format!("{figures}, {asked} are asked; failing: {}", names(&devices.bad)));
+        let bad: Vec<String> =
+            devices.bad.iter().map(|(name, reason)| format!("{name} ({reason})")).collect();
+        return (Say::Stop, format!("{figures}, {asked} are asked; failing: {}", text::some(&bad, 3)));
     }
     if heard < policy.devices_at_least as usize {
         let asked = text::count(policy.devices_at_least as usize, "device");
@@ -174,7 +176,7 @@ mod tests {
     fn tally(good: usize, bad: usize, converging: usize, silent: usize) -> Tally {
         Tally {
             good: devices(good),
-            bad: devices(bad),
+            bad: devices(bad).into_iter().map(|name| (name, "no path".to_owned())).collect(),
             converging: devices(converging),
             silent: devices(silent),
         }
@@ -189,12 +191,20 @@ mod tests {
     #[test]
     fn health_needs_enough_good_devices_and_enough_data() {
         check_health(&tally(3, 0, 0, 0), Say::Go, "3 of 3 devices good");
-        check_health(&tally(2, 1, 0, 0), Say::Stop, "2 of 3 devices good, 98 % are asked; failing: d0");
+        check_health(
+            &tally(2, 1, 0, 0),
+            Say::Stop,
+            "2 of 3 devices good, 98 % are asked; failing: d0 (no path)",
+        );
         check_health(&tally(2, 0, 1, 0), Say::Ask, "2 of 3 devices good; still on their way: d0");
         check_health(&tally(4, 0, 0, 1), Say::Ask, "silent: d0; at most 10 % may be");
         check_health(&tally(0, 0, 0, 0), Say::Ask, "only 0 of the asked 2 devices were heard of");
         check_health(&tally(0, 0, 0, 5), Say::Ask, "only 0 of the asked 2 devices were heard of");
-        check_health(&tally(0, 1, 0, 0), Say::Stop, "0 of 1 device good, 98 % are asked; failing: d0");
+        check_health(
+            &tally(0, 1, 0, 0),
+            Say::Stop,
+            "0 of 1 device good, 98 % are asked; failing: d0 (no path)",
+        );
     }
 
     #[test]

@@ -179,7 +179,7 @@ pub(crate) fn tally(devices: &[Judged], stage: &StageName) -> Tally {
         devices
             .iter()
             .filter(|device| device.record.stage.as_ref() == Some(stage))
-            .map(|device| (&device.record.name, device.condition)),
+            .map(|device| (&device.record.name, device.condition, device.reason.as_str())),
     )
 }
 

@@ -139,7 +139,7 @@ gates:
         (gates[0].say != Say::Ask).then_some(gates)
     });
     assert_eq!(gates[0].say, Say::Stop);
-    assert_eq!(gates[0].reason, "1 of 2 devices good, 51 % are asked; failing: dev-1");
+    assert_eq!(gates[0].reason, format!("1 of 2 devices good, 51 % are asked; failing: dev-1 ({why})"));
     let said = fleet.push(&format!("{}:canary", fleet.merge(&bad, "canary", "Go on"))).unwrap_err();
     assert!(said.contains("the gate \"healthy\" says stop"), "{said}");
 }
