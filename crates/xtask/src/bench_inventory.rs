@@ -40,7 +40,7 @@ const SERVER_MIB: f64 = 16.0;
 /// How long a person may wait for a push.
 const PUSH_SECONDS: f64 = 5.0;
 
-/// How often the line is changed and pushed; the device then looks at the last one.
+/// How often the line is changed and pushed; once more then for the device to look at.
 const PUSHES: usize = 5;
 
 /// How the benchmark of inventories runs.
@@ -69,9 +69,13 @@ pub fn run(args: &BenchInventoryArgs) -> anyhow::Result<()> {
     let fleets = [open(args.small)?, open(args.hosts)?];
     let mut costs = [Vec::new(), Vec::new()];
     let mut pushes = Vec::new();
-    for level in 0..PUSHES {
-        fleets[0].change(level)?;
-        pushes.push(fleets[1].change(level)?);
+    for turn in 0..PUSHES {
+        fleets[0].change(turn)?;
+        pushes.push(fleets[1].change(turn)?);
+    }
+    for fleet in &fleets {
+        fleet.follow()?;
+        fleet.change(PUSHES)?;
     }
     // In turn, so that what else the machine does concerns both.
     for _ in 0..args.rounds {
@@ -185,9 +189,16 @@ impl Fleet {
         println!("{hosts} hosts: first push in {:.1} s", started.elapsed().as_secs_f64());
         chain.join(&device, "development")?;
         chain.wait_for_good(DEVICE, &tip, Duration::from_secs(300))?;
-        device.check(&["systemctl", "stop", "volary-agent.service"])?;
-        device.check(&["mv", "/usr/bin/ansible-playbook", "/usr/bin/ansible-playbook.away"])?;
         Ok(Self { device, chain, clone })
+    }
+
+    /// Lets the device come to the newest commit, and makes it ready to be measured.
+    fn follow(&self) -> anyhow::Result<()> {
+        self.device.check(&["systemctl", "restart", "volary-agent.service"])?;
+        self.chain.wait_for_good(DEVICE, &self.clone.head()?, Duration::from_secs(300))?;
+        self.device.check(&["systemctl", "stop", "volary-agent.service"])?;
+        self.device.check(&["mv", "/usr/bin/ansible-playbook", "/usr/bin/ansible-playbook.away"])?;
+        Ok(())
     }
 
     /// Changes one line of the device's group.
