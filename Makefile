@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test test-slow demo bench bench-archive bench-inventory campaign-archive campaign-builds fuzz simulate clean
+.PHONY: help setup build agent-deb check test test-slow test-foreign demo bench bench-archive bench-inventory campaign-archive campaign-builds fuzz simulate clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -55,6 +55,10 @@ test-slow: build agent-deb ## What takes too long for make test: real clients, e
 	VOLARY_INVENTORY_CAMPAIGN=600 cargo test --quiet --package volary-fleet --test inventory_oracle --test inventory_split
 	$(RUN_AS_ROOT) $(RUN_TESTS) --package volary-testkit --features system --test 'slow_*'
 	$(RUN_AS_ROOT) cargo test --quiet $(BUILDER) --test builds -- --ignored
+
+test-foreign: setup ## The agent for arm64 and armhf: built, packed, started by qemu-user
+	@scripts/setup foreign
+	@cargo xtask test-foreign
 
 demo: build agent-deb ## The whole chain on six devices; KEEP=0 ends instead of keeping the page up
 	@$(SUDO) $(TARGET)/debug/volary-xtask demo $(if $(filter 0,$(KEEP)),--no-keep)

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use volary_host::{Cmd, create_dir, write_atomic};
 
+use crate::target::Target;
 use crate::workspace::Workspace;
 
 /// How the agent's package is built.
@@ -17,21 +18,17 @@ pub struct AgentDebArgs {
     /// Use the quick build profile, for trying things out
     #[arg(long)]
     pub dev: bool,
-}
-
-/// The compiler's and Debian's name of what is built for.
-struct Target {
-    triple: String,
-    debian: String,
-    musl: bool,
+    /// The architecture of the device, as Debian names it; this machine's if none is given
+    #[arg(long, value_parser = Target::ARCHITECTURES)]
+    pub architecture: Option<String>,
 }
 
 /// Builds the package and says where it is. The same commit gives the same bytes.
 pub fn build(workspace: &Workspace, args: &AgentDebArgs) -> anyhow::Result<PathBuf> {
-    let target = target()?;
+    let target = Target::of(args.architecture.as_deref())?;
     let binary = compile(workspace, args, &target)?;
     let folder = workspace.target.join("debian");
-    let tree = folder.join("agent");
+    let tree = folder.join(format!("agent-{}", target.debian));
     if tree.exists() {
         fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))?;
     }
@@ -70,25 +67,6 @@ pub fn build(workspace: &Workspace, args: &AgentDebArgs) -> anyhow::Result<PathB
     Ok(deb)
 }
 
-fn target() -> anyhow::Result<Target> {
-    let debian = Cmd::new("dpkg").arg("--print-architecture").check()?.text().trim().to_owned();
-    let (machine, gnu, musl) = match debian.as_str() {
-        "amd64" => ("x86_64", "gnu", "musl"),
-        "arm64" => ("aarch64", "gnu", "musl"),
-        "armhf" => ("armv7", "gnueabihf", "musleabihf"),
-        other => bail!("the agent is not built for {other}, only for amd64, arm64 and armhf"),
-    };
-    let sysroot = Cmd::new("rustc").args(["--print", "sysroot"]).check()?;
-    let triple = format!("{machine}-unknown-linux-{musl}");
-    // Both are needed: Rust's library for musl, and a C compiler for ring.
-    let has_std = Path::new(sysroot.text().trim()).join("lib/rustlib").join(&triple).is_dir();
-    let has_compiler = Cmd::new("musl-gcc").arg("--version").run().is_ok();
-    if has_std && has_compiler {
-        return Ok(Target { triple, debian, musl: true });
-    }
-    Ok(Target { triple: format!("{machine}-unknown-linux-{gnu}"), debian, musl: false })
-}
-
 fn compile(workspace: &Workspace, args: &AgentDebArgs, target: &Target) -> anyhow::Result<PathBuf> {
     let (profile, folder) = if args.dev { ("dev", "debug") } else { ("agent", "agent") };
     // Paths of this machine have no place in the binary: the same commit gives the same bytes.
@@ -99,16 +77,14 @@ fn compile(workspace: &Workspace, args: &AgentDebArgs, target: &Target) -> anyho
     if let Some(home) = cargo_home {
         flags = format!("{flags}\u{1f}--remap-path-prefix={}=cargo", home.display());
     }
-    if !target.musl {
-        flags.push_str("\u{1f}-Ctarget-feature=+crt-static");
+    for flag in target.flags() {
+        flags = format!("{flags}\u{1f}{flag}");
     }
-    Cmd::new("cargo")
+    let cargo = Cmd::new("cargo")
         .args(["build", "--quiet", "--package", "volary-agent", "--bin", "volary-agent"])
         .args(["--profile", profile, "--target", &target.triple])
-        .env("CARGO_ENCODED_RUSTFLAGS", flags)
-        .cwd(&workspace.root)
-        .timeout(Duration::from_secs(30 * 60))
-        .check()?;
+        .env("CARGO_ENCODED_RUSTFLAGS", flags);
+    target.tools(cargo).cwd(&workspace.root).timeout(Duration::from_secs(30 * 60)).check()?;
     Ok(workspace.target.join(&target.triple).join(folder).join("volary-agent"))
 }
 

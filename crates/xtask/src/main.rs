@@ -1,5 +1,5 @@
 //! The project's own tools: `cargo xtask tidy|agent-deb|demo|bench|bench-archive|bench-inventory|
-//! campaign-archive|figures|clean`.
+//! campaign-archive|test-foreign|figures|clean`.
 //!
 //! What a person types stands in the Makefile; this is what it calls. Not here: installing
 //! packages (`scripts/setup`, which runs before there is a cargo).
@@ -14,8 +14,10 @@ mod campaign_archive;
 mod deb;
 mod demo;
 mod figures;
+mod foreign;
 mod fuzz;
 mod simulate;
+mod target;
 mod tidy;
 mod workspace;
 
@@ -50,6 +52,8 @@ enum Command {
     BenchInventory(bench_inventory::BenchInventoryArgs),
     /// Kill, race and crowd the archive, within a time budget; prints figures
     CampaignArchive(campaign_archive::CampaignArchiveArgs),
+    /// Build the agent for other architectures, pack it, and start it by qemu-user
+    TestForeign(foreign::TestForeignArgs),
     /// Make docs/figures.md from what was measured
     Figures,
     /// Fuzz every parser that reads what others wrote; prints figures
@@ -94,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::CampaignArchive(args) => campaign_archive::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Simulate(args) => simulate::run(&args, &Workspace::find()?),
+        Command::TestForeign(args) => foreign::run(&args),
         Command::Figures => figures::write_page(&Workspace::find()?),
         Command::Clean => Ok(volary_testkit::Cache::open()?.clear()?),
     }

@@ -58,6 +58,12 @@ fn target_folder() -> Option<PathBuf> {
 
 fn newest_deb(folder: &Path) -> Option<PathBuf> {
     let files = folder.read_dir().ok()?.flatten().map(|entry| entry.path());
-    let debs = files.filter(|path| path.extension().is_some_and(|extension| extension == "deb"));
+    // There may be some for other devices too.
+    let here = match std::env::consts::ARCH {
+        "x86_64" => "_amd64.deb",
+        "aarch64" => "_arm64.deb",
+        _ => "_armhf.deb",
+    };
+    let debs = files.filter(|path| path.to_string_lossy().ends_with(here));
     debs.max_by_key(|path| path.metadata().and_then(|data| data.modified()).ok())
 }

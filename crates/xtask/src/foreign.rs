@@ -1,0 +1,47 @@
+//! `make test-foreign`: the agent for the other architectures of devices, built, packed, and started
+//! by qemu-user.
+//!
+//! Not here: tests that start a container; those are of this machine's architecture.
+
+use anyhow::ensure;
+use clap::Args;
+use volary_host::Cmd;
+
+use crate::deb::{self, AgentDebArgs};
+use crate::target::Target;
+use crate::workspace::Workspace;
+
+/// Which architectures are tested.
+#[derive(Args)]
+pub struct TestForeignArgs {
+    /// The architectures, as Debian names them
+    #[arg(value_parser = Target::ARCHITECTURES, default_values = ["arm64", "armhf"])]
+    architectures: Vec<String>,
+}
+
+/// Builds, packs, starts.
+pub fn run(args: &TestForeignArgs) -> anyhow::Result<()> {
+    let workspace = Workspace::find()?;
+    for architecture in &args.architectures {
+        let target = Target::of(Some(architecture))?;
+        let wanted = AgentDebArgs { dev: false, architecture: Some(architecture.clone()) };
+        let package = deb::build(&workspace, &wanted)?;
+        let named = Cmd::new("dpkg-deb").arg("--field").args([&package]).arg("Architecture").check()?.text();
+        ensure!(named.trim() == architecture, "{} says it is for {named}", package.display());
+        let program = workspace.target.join(&target.triple).join("agent/volary-agent");
+        let kind = Cmd::new("file").arg("--brief").arg(&program).check()?.text();
+        ensure!(
+            kind.contains("statically linked") || kind.contains("static-pie"),
+            "it is not static: {kind}"
+        );
+        let version = target.run(&program, "version")?;
+        ensure!(version.starts_with("volary-agent "), "it says {version}");
+        let size = std::fs::metadata(&program)?.len();
+        println!(
+            "{architecture}: {} of {}, {size} bytes, it runs",
+            version.lines().next().unwrap_or(""),
+            target.triple
+        );
+    }
+    Ok(())
+}
