@@ -1,6 +1,6 @@
 //! A device with a kernel of its own, as a virtual machine: what a container cannot show. It comes
-//! back from a firewall that closes everything, from a power cut behind it, and from a network card
-//! that only a reboot brings back. Many minutes: QEMU emulates the processor.
+//! back from a firewall that closes everything, from a power cut behind it, from a network card that
+//! only a reboot brings back, and from a wrong clock. Many minutes: QEMU emulates the processor.
 
 #![allow(clippy::print_stdout, reason = "how long each took is worth reading")]
 
@@ -49,6 +49,8 @@ const CLOSE: &str = r#"
 /// No checkpoint knows the drivers; a boot loads this one again.
 const UNPLUG: &str =
     "    - name: take the network card away\n      ansible.builtin.command: modprobe --remove virtio_net\n";
+
+const LATE: &str = "    - name: set the clock\n      ansible.builtin.command: date --set \"+2 years\"\n";
 
 /// A fleet of one device without packages, so that a playbook is all that a convergence is. Its
 /// next stage asks how the device is.
@@ -205,6 +207,20 @@ fn a_machine_comes_back_from_what_cuts_it_off() {
     println!("figure undo-machine.reboot ours {took} s peer - goal -");
     assert_eq!(undone["rebooted"], true, "{undone:#}");
     assert_ne!(machine.check(&["cat", "/proc/sys/kernel/random/boot_id"]).unwrap(), boot);
+
+    // No certificate is valid any more by such a clock. The machine's own time passes more slowly.
+    let lag = |machine: &Machine<'_>| volary_host::now().as_second() - seconds(machine, &["date", "+%s"]);
+    let before = lag(&machine);
+    let bad = commit(&fleet, "late", LATE);
+    let (took, undone) = check_back(&chain, &fleet, &machine, &bad, "path \"clock\"");
+    println!("figure undo-machine.clock ours {took} s peer - goal <= {BACK}");
+    assert!(took <= BACK, "it took {took} s");
+    assert!(undone["units"].to_string().contains("the clock, which was"), "{undone:#}");
+    let after = lag(&machine);
+    assert!(
+        (before - 30..before + 3600).contains(&after),
+        "the clock is {after} s behind, it was {before} s"
+    );
 
     // After all of this the next commit is taken.
     let next = commit(&fleet, "next", "");
