@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test test-slow test-foreign demo bench bench-archive bench-inventory campaign-archive campaign-builds fuzz simulate clean
+.PHONY: help setup build agent-deb check test test-slow test-foreign demo bench-agent bench-archive bench-inventory campaign-archive campaign-builds fuzz simulate clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -66,8 +66,11 @@ demo: build agent-deb ## The whole chain on six devices; KEEP=0 ends instead of 
 campaign-builds: build ## Two packages of Debian for amd64 and arm64: built, installed, traced
 	@$(SUDO) scripts/campaign-builds $(TARGET)/debug/volary
 
-bench: build agent-deb ## Measure; prints figures and makes docs/figures.md
-	@$(SUDO) $(TARGET)/debug/volary-xtask bench
+# Which parts of a benchmark or campaign; all if none is named. Of bench-agent: weight, idle, change.
+PARTS ?=
+
+bench-agent: build agent-deb ## Measure the agent beside ansible-pull and ansible-playbook (root; some 12 minutes)
+	@$(SUDO) $(TARGET)/debug/volary-xtask bench-agent $(PARTS)
 	@cargo xtask figures
 
 bench-archive: setup ## Measure the archive beside aptly and reprepro (root; some 20 minutes)
@@ -83,8 +86,7 @@ bench-inventory: build agent-deb ## Measure what a change costs a device among 1
 
 # How long a campaign may take, in minutes. What does not fit is told, not left out silently.
 MINUTES ?= 40
-# Which parts of it: race, clients, writers, kills, with commas between; all if none is named.
-PARTS ?=
+# Its PARTS: race, clients, writers, kills, with commas between.
 
 campaign-archive: setup ## Kill, race and crowd the archive for at most MINUTES=40; PARTS=kills (root)
 	@cargo build --quiet --package volary-xtask

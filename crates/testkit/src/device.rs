@@ -281,6 +281,59 @@ impl Device {
         wait_until(&format!("{what} on {}", self.name), timeout, || look(self))
     }
 
+    /// As [`Device::measure`], with what the device's own services did meanwhile.
+    ///
+    /// # Errors
+    /// As [`Device::check`].
+    pub fn measure_whole(&self, args: &[&str]) -> Result<(Output, Duration), LabError> {
+        let before = self.cpu()?;
+        let (output, cost) = self.measure(args)?;
+        Ok((output, cost.cpu + self.cpu()? - before))
+    }
+
+    /// The processor time of all that systemd runs on the device, without what [`Device::exec`] does.
+    ///
+    /// # Errors
+    /// That it does not run.
+    pub fn cpu(&self) -> Result<Duration, LabError> {
+        cost::cpu(&self.cgroup().join("payload"))
+    }
+
+    /// The processor time of a unit that runs, such as `system.slice/x.service`, with all it started.
+    ///
+    /// # Errors
+    /// That it does not run.
+    pub fn unit_cpu(&self, unit: &str) -> Result<Duration, LabError> {
+        cost::cpu(&self.cgroup().join("payload").join(unit))
+    }
+
+    /// Bytes of all frames that the device's network card sent and received, with every header.
+    ///
+    /// # Errors
+    /// That it does not run.
+    pub fn wire_bytes(&self) -> Result<u64, LabError> {
+        // The other end of its cable, as systemd-nspawn names it: reading it costs the device nothing.
+        let cable = format!("/sys/class/net/vb-{}/statistics", self.machine);
+        let count = |counter: &str| -> Result<u64, LabError> {
+            let path = Path::new(&cable).join(counter);
+            let text = volary_host::read_to_string(&path)?;
+            let strange = |_| FileError::at("understand", &path)(std::io::Error::other("it is no number"));
+            Ok(text.trim().parse().map_err(strange)?)
+        };
+        Ok(count("rx_bytes")? + count("tx_bytes")?)
+    }
+
+    /// A process of the device as this machine numbers it.
+    ///
+    /// # Errors
+    /// That it does not run.
+    pub fn pid_outside(&self, unit: &str) -> Result<u32, LabError> {
+        let group = self.cgroup().join("payload").join(unit);
+        let first = cgroup::processes(&group).into_iter().next();
+        let first = first.ok_or_else(|| LabError::NotRunning(format!("{unit} of {}", self.name)))?;
+        Ok(first.as_raw_nonzero().get().unsigned_abs())
+    }
+
     /// The log of its console.
     pub fn console(&self) -> PathBuf {
         self.folder().join("console.log")

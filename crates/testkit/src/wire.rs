@@ -1,12 +1,13 @@
 //! What goes over the wire, counted at the socket: a TCP proxy in front of a server, and a plain
 //! web server for the folders of archives. Both end with their owner.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use volary_host::FileError;
@@ -27,12 +28,42 @@ pub struct Traffic {
     pub up: u64,
     /// From the server to the client.
     pub down: u64,
+    /// How often the client spoke after the server, or first: the round trips, which are the
+    /// requests on a connection that stands already.
+    pub turns: u64,
+    /// Connections that were made.
+    pub connections: u64,
+}
+
+impl std::ops::Add for Traffic {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            up: self.up + other.up,
+            down: self.down + other.down,
+            turns: self.turns + other.turns,
+            connections: self.connections + other.connections,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Counters {
     up: AtomicU64,
     down: AtomicU64,
+    turns: AtomicU64,
+    connections: AtomicU64,
+    /// Of the next connection; unlike the count it is never taken back.
+    serial: AtomicU64,
+    /// Both sides of the connections that stand.
+    open: Mutex<BTreeMap<u64, [TcpStream; 2]>>,
+}
+
+impl Counters {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<u64, [TcpStream; 2]>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Hands connections on to a server and counts what goes through.
@@ -52,7 +83,13 @@ impl Proxy {
         let seen = Arc::clone(&counters);
         let listening = Listening::start(address, move |client| {
             let Ok(server) = TcpStream::connect(to) else { return };
+            seen.connections.fetch_add(1, Ordering::SeqCst);
+            let serial = seen.serial.fetch_add(1, Ordering::SeqCst);
+            if let (Ok(client), Ok(server)) = (client.try_clone(), server.try_clone()) {
+                seen.open().insert(serial, [client, server]);
+            }
             let _ = hand_on(&client, &server, &seen);
+            seen.open().remove(&serial);
         })?;
         Ok(Self { listening, counters })
     }
@@ -65,7 +102,19 @@ impl Proxy {
     /// What went through since the last call.
     pub fn take(&self) -> Traffic {
         let take = |counter: &AtomicU64| counter.swap(0, Ordering::SeqCst);
-        Traffic { up: take(&self.counters.up), down: take(&self.counters.down) }
+        Traffic {
+            up: take(&self.counters.up),
+            down: take(&self.counters.down),
+            turns: take(&self.counters.turns),
+            connections: take(&self.counters.connections),
+        }
+    }
+
+    /// Ends all connections that stand, as a router that forgot them does.
+    pub fn cut(&self) {
+        for stream in std::mem::take(&mut *self.counters.open()).into_values().flatten() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -74,21 +123,32 @@ fn hand_on(client: &TcpStream, server: &TcpStream, seen: &Counters) -> io::Resul
     for stream in [client, server] {
         stream.set_nodelay(true)?;
     }
+    let server_spoke = AtomicBool::new(true);
     std::thread::scope(|scope| {
-        scope.spawn(|| copy(client, server, &seen.up));
-        copy(server, client, &seen.down);
+        scope.spawn(|| {
+            copy(client, server, |length| {
+                seen.up.fetch_add(length, Ordering::SeqCst);
+                if server_spoke.swap(false, Ordering::SeqCst) {
+                    seen.turns.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        });
+        copy(server, client, |length| {
+            seen.down.fetch_add(length, Ordering::SeqCst);
+            server_spoke.store(true, Ordering::SeqCst);
+        });
     });
     Ok(())
 }
 
-fn copy(mut from: &TcpStream, mut to: &TcpStream, count: &AtomicU64) {
+fn copy(mut from: &TcpStream, mut to: &TcpStream, count: impl Fn(u64)) {
     let mut buffer = vec![0; 64 << 10];
     loop {
         match from.read(&mut buffer) {
             Ok(0) | Err(_) => break,
             Ok(length) => {
                 // Before it is handed on: whoever saw the answer finds it counted.
-                count.fetch_add(length as u64, Ordering::SeqCst);
+                count(length as u64);
                 if to.write_all(&buffer[..length]).is_err() {
                     break;
                 }
@@ -259,7 +319,8 @@ mod tests {
         let request = "GET /file HTTP/1.1\r\nHost: x\r\n\r\n";
         let text = ask(proxy.port(), request);
         assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("\r\n\r\n0123456789"), "{text}");
-        assert_eq!(proxy.take(), Traffic { up: request.len() as u64, down: text.len() as u64 });
+        let (up, down) = (request.len() as u64, text.len() as u64);
+        assert_eq!(proxy.take(), Traffic { up, down, turns: 1, connections: 1 });
         assert_eq!(proxy.take(), Traffic::default());
 
         let date = text.lines().find_map(|line| line.strip_prefix("Last-Modified: ")).unwrap();
@@ -268,5 +329,23 @@ mod tests {
         for path in ["/../file", "/none", "/"] {
             assert!(ask(proxy.port(), &format!("GET {path} HTTP/1.1\r\n\r\n")).starts_with("HTTP/1.1 404"));
         }
+    }
+
+    #[test]
+    fn turns_are_counted_and_connections_can_be_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let web = WebFolder::start(Ipv4Addr::LOCALHOST, dir.path()).unwrap();
+        let proxy = Proxy::start(Ipv4Addr::LOCALHOST, web.address()).unwrap();
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        for _ in 0..3 {
+            stream.write_all(b"GET /none HTTP/1.1\r\n\r\n").unwrap();
+            let mut answer = [0; 45];
+            stream.read_exact(&mut answer).unwrap();
+        }
+        let seen = proxy.take();
+        assert_eq!((seen.turns, seen.connections), (3, 1));
+        proxy.cut();
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
     }
 }

@@ -88,7 +88,7 @@ impl Figure {
             machine: machine()?,
             date: Cmd::new("date").args(["--utc", "+%Y-%m-%d %H:%M"]).check()?.text().trim().to_owned(),
             commit: commit(workspace)?,
-            command: "make bench".to_owned(),
+            command: String::new(),
         })
     }
 
@@ -106,7 +106,7 @@ impl Figure {
         self
     }
 
-    /// Measured by another command than `make bench`.
+    /// Which command measured it.
     #[must_use]
     pub fn by(mut self, command: &str) -> Self {
         command.clone_into(&mut self.command);
@@ -163,15 +163,16 @@ impl Figure {
 pub fn write_page(workspace: &Workspace) -> anyhow::Result<()> {
     let folder = workspace.target.join("figures");
     let mut figures = Vec::new();
-    for entry in
-        folder.read_dir().with_context(|| format!("cannot read {}: run make bench", folder.display()))?
+    for entry in folder
+        .read_dir()
+        .with_context(|| format!("cannot read {}: run make bench-agent", folder.display()))?
     {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
             figures.push(read(&path)?);
         }
     }
-    ensure!(!figures.is_empty(), "{} has no figures: run make bench", folder.display());
+    ensure!(!figures.is_empty(), "{} has no figures: run make bench-agent", folder.display());
     let path = workspace.path("docs/figures.md");
     let before = volary_host::read_to_string(&path).unwrap_or_default();
     Ok(write_atomic(&path, page(&figures, &before).as_bytes(), 0o644)?)
@@ -186,7 +187,7 @@ fn lines<'a>(page: &'a str, start: &str) -> BTreeMap<&'a str, &'a str> {
 fn read(path: &Path) -> anyhow::Result<Figure> {
     let bytes = volary_host::read(path)?;
     serde_json::from_slice(&bytes)
-        .with_context(|| format!("{} is not a figure: run make bench again", path.display()))
+        .with_context(|| format!("{} is not a figure: measure it again", path.display()))
 }
 
 /// The page of these figures. Those of `before` that were not measured now stay as they are.

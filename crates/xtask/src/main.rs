@@ -1,4 +1,4 @@
-//! The project's own tools: `cargo xtask tidy|agent-deb|demo|bench|bench-archive|bench-inventory|
+//! The project's own tools: `cargo xtask tidy|agent-deb|demo|bench-agent|bench-archive|bench-inventory|
 //! campaign-archive|test-foreign|figures|clean`.
 //!
 //! What a person types stands in the Makefile; this is what it calls. Not here: installing
@@ -7,7 +7,7 @@
 // Together with the command line, the only program of ours that prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-mod bench;
+mod bench_agent;
 mod bench_archive;
 mod bench_inventory;
 mod campaign_archive;
@@ -44,8 +44,8 @@ enum Command {
     AgentDeb(deb::AgentDebArgs),
     /// Show the whole chain on six devices
     Demo(demo::DemoArgs),
-    /// Measure what the agent weighs; prints figures
-    Bench,
+    /// Measure the agent beside ansible-pull and ansible-playbook; prints figures
+    BenchAgent(bench_agent::BenchAgentArgs),
     /// Measure the archive beside aptly and reprepro; prints figures
     BenchArchive(bench_archive::BenchArchiveArgs),
     /// Measure what a change costs a device in a small and in a large fleet; prints figures
@@ -92,7 +92,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Demo(args) => demo::run(&args),
-        Command::Bench => bench::run(),
+        Command::BenchAgent(args) => bench_agent::run(&args),
         Command::BenchArchive(args) => bench_archive::run(&args),
         Command::BenchInventory(args) => bench_inventory::run(&args),
         Command::CampaignArchive(args) => campaign_archive::run(&args),

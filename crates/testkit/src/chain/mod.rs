@@ -23,7 +23,7 @@ pub use tools::Tools;
 use crate::{Device, Lab, LabError, Process, wait_until};
 
 /// The server's port in the lab. The address is the lab's own, so nobody else has it.
-const PORT: u16 = 8443;
+pub const PORT: u16 = 8443;
 
 /// How long the server may take to answer after its start.
 const SERVER_START: Duration = Duration::from_secs(60);
