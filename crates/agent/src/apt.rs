@@ -262,7 +262,8 @@ pub(crate) fn find_source(
 }
 
 /// Fetches the indexes of this one source. Others (a mirror of Debian that is away, say) have no
-/// say in whether our packages can be installed.
+/// say in whether our packages can be installed. apt's cache of all sources is left alone: made anew
+/// for this one alone, it would be made once more for all of them by whoever asks apt next.
 ///
 /// # Errors
 /// [`CmdError`] with apt's own words.
@@ -270,7 +271,7 @@ pub fn update(source: &Source) -> Result<(), CmdError> {
     let list = format!("Dir::Etc::sourcelist={}", source.entry.display());
     noninteractive(Cmd::new("apt-get").args(["update", "-q", "--error-on=any"]))
         .args(["-o", &list, "-o", "Dir::Etc::sourceparts=-", "-o", "APT::Get::List-Cleanup=0"])
-        .args(["-o", LOCK])
+        .args(["-o", "pkgCacheFile::Generate=0", "-o", LOCK])
         .timeout(UPDATE)
         .check()
         .map(drop)

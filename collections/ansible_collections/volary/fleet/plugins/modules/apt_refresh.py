@@ -181,6 +181,8 @@ def main():
         "-o", "Dir::Etc::sourceparts=/dev/null",
         # Without this the lists of all other sources would be removed.
         "-o", "APT::Get::List-Cleanup=0",
+        # The cache of all sources would be thrown away for one of this source, and made anew later.
+        "-o", "pkgCacheFile::Generate=0",
         "-o", "APT::Update::Error-Mode=any",
         "-o", "DPkg::Lock::Timeout=300",
         "-o", "Acquire::Retries=3",
