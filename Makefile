@@ -56,7 +56,7 @@ test-slow: build agent-deb ## What takes too long for make test: real clients, e
 	$(RUN_AS_ROOT) $(RUN_TESTS) --package volary-testkit --features system --test 'slow_*'
 	$(RUN_AS_ROOT) cargo test --quiet $(BUILDER) --test builds -- --ignored
 
-test-foreign: setup ## The agent for arm64 and armhf: built, packed, started by qemu-user
+test-foreign: setup ## The agent for arm64 and armhf: built, packed, started and tested by qemu-user
 	@scripts/setup foreign
 	@cargo xtask test-foreign
 

@@ -1,7 +1,9 @@
 //! `make test-foreign`: the agent for the other architectures of devices, built, packed, and started
-//! by qemu-user.
+//! by qemu-user, and the unit tests of what it is made of.
 //!
 //! Not here: tests that start a container; those are of this machine's architecture.
+
+use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Args;
@@ -11,6 +13,12 @@ use crate::deb::{self, AgentDebArgs};
 use crate::target::Target;
 use crate::workspace::Workspace;
 
+/// How long building and running the tests of one architecture may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// What the agent is made of.
+const CRATES: [&str; 4] = ["volary-model", "volary-debian", "volary-device", "volary-fleet"];
+
 /// Which architectures are tested.
 #[derive(Args)]
 pub struct TestForeignArgs {
@@ -19,7 +27,7 @@ pub struct TestForeignArgs {
     architectures: Vec<String>,
 }
 
-/// Builds, packs, starts.
+/// Builds, packs, starts, tests.
 pub fn run(args: &TestForeignArgs) -> anyhow::Result<()> {
     let workspace = Workspace::find()?;
     for architecture in &args.architectures {
@@ -42,6 +50,23 @@ pub fn run(args: &TestForeignArgs) -> anyhow::Result<()> {
             version.lines().next().unwrap_or(""),
             target.triple
         );
+        test(&workspace, &target)?;
     }
+    Ok(())
+}
+
+/// The unit tests of what the agent is made of.
+fn test(workspace: &Workspace, target: &Target) -> anyhow::Result<()> {
+    let packages = CRATES.iter().flat_map(|name| ["--package", *name]);
+    let cargo = Cmd::new("cargo")
+        .args(["test", "--lib", "--target", &target.triple])
+        .args(packages)
+        .env("CARGO_ENCODED_RUSTFLAGS", target.flags().join("\u{1f}"));
+    let cargo = target.tools(cargo).cwd(&workspace.root).timeout(PATIENCE);
+    cargo.check_lines(&mut |line| {
+        if line.starts_with("test result") || line.contains("FAILED") || line.contains("panicked") {
+            println!("{}: {line}", target.debian);
+        }
+    })?;
     Ok(())
 }

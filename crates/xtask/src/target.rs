@@ -67,14 +67,17 @@ impl Target {
         if self.musl { Vec::new() } else { vec!["-Ctarget-feature=+crt-static"] }
     }
 
-    /// Lets cargo find the C compiler and the linker.
+    /// Lets cargo find the C compiler, the linker and the emulator.
     pub fn tools(&self, cargo: Cmd) -> Cmd {
         let Some(foreign) = &self.foreign else { return cargo };
         let name = self.triple.replace('-', "_");
         let upper = name.to_uppercase();
         // Rust brings musl's start files; the C compiler's are glibc's.
         let linker = if self.musl { "rust-lld" } else { foreign.compiler };
-        cargo.env(format!("CC_{name}"), foreign.compiler).env(format!("CARGO_TARGET_{upper}_LINKER"), linker)
+        cargo
+            .env(format!("CC_{name}"), foreign.compiler)
+            .env(format!("CARGO_TARGET_{upper}_LINKER"), linker)
+            .env(format!("CARGO_TARGET_{upper}_RUNNER"), foreign.emulator)
     }
 
     /// Runs a program of this architecture, which must succeed.
