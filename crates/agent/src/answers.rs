@@ -205,7 +205,7 @@ mod tests {
         for expected in 1..=2 {
             assert_eq!(memo.get((), stamp(), || Ok::<_, ()>(expected), |_| true), Ok(expected));
         }
-        assert!(Stamp::of(&[Path::new("/proc/self/exe")]).is_settled);
+        assert!(Stamp::of(&[Path::new("/bin/sh")]).is_settled);
     }
 
     #[test]
