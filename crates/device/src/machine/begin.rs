@@ -209,14 +209,11 @@ fn change(mut state: State, work: Work) -> (State, Vec<Effect>) {
     (state, vec![Effect::Checkpoint(work)])
 }
 
-/// The server lets the device change now.
-pub(super) fn turn_granted(mut state: State, now: Timestamp) -> (State, Vec<Effect>) {
-    match state.phase.clone() {
-        Phase::Verify(work) => change(state, work),
-        Phase::Idle(Rest::Waiting(waiting)) => {
-            state.memory.turn = true;
-            verify_anew(state, waiting.work, now)
-        }
+/// The work whose turn the device asks for; `None` in a phase that asks for none.
+fn asks_for_turn(phase: &Phase) -> Option<&Work> {
+    match phase {
+        Phase::Verify(work) => Some(work),
+        Phase::Idle(Rest::Waiting(waiting)) => Some(&waiting.work),
         Phase::Idle(
             Rest::Content | Rest::Failed(_) | Rest::Reverted(_) | Rest::Refused(_) | Rest::Quarantined(_),
         )
@@ -227,8 +224,18 @@ pub(super) fn turn_granted(mut state: State, now: Timestamp) -> (State, Vec<Effe
         | Phase::Commit(_)
         | Phase::Revert(..)
         | Phase::Drift(_)
-        | Phase::Report { .. } => rest(state, now),
+        | Phase::Report { .. } => None,
     }
+}
+
+/// The server lets the device change now.
+pub(super) fn turn_granted(mut state: State, now: Timestamp) -> (State, Vec<Effect>) {
+    let Some(work) = asks_for_turn(&state.phase).cloned() else { return rest(state, now) };
+    if matches!(state.phase, Phase::Verify(_)) {
+        return change(state, work);
+    }
+    state.memory.turn = true;
+    verify_anew(state, work, now)
 }
 
 /// Others of the site change now, or the server that counts them cannot be asked.
@@ -238,21 +245,7 @@ pub(super) fn turn_refused(
     again_after: u32,
     now: Timestamp,
 ) -> (State, Vec<Effect>) {
-    let work = match &state.phase {
-        Phase::Verify(work) => work.clone(),
-        Phase::Idle(Rest::Waiting(waiting)) => waiting.work.clone(),
-        Phase::Idle(
-            Rest::Content | Rest::Failed(_) | Rest::Reverted(_) | Rest::Refused(_) | Rest::Quarantined(_),
-        )
-        | Phase::Fetch(_)
-        | Phase::Checkpoint(_)
-        | Phase::Apply(..)
-        | Phase::Confirm(_)
-        | Phase::Commit(_)
-        | Phase::Revert(..)
-        | Phase::Drift(_)
-        | Phase::Report { .. } => return rest(state, now),
-    };
+    let Some(work) = asks_for_turn(&state.phase).cloned() else { return rest(state, now) };
     state.memory.turn = false;
     let again = later(now, jittered(Duration::from_secs(u64::from(again_after.clamp(1, 3600))), state.seed));
     let permit = Permit { obstacles: vec![Obstacle::Budget(reason)], look_again: Some(again) };
