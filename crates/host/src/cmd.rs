@@ -389,12 +389,38 @@ fn pump(index: usize, mut pipe: impl Read + Send + 'static, sender: mpsc::SyncSe
     });
 }
 
+/// How long to wait until what was killed is gone. A process that hangs in the kernel outlives it.
+const DYING: Duration = Duration::from_secs(10);
+
+/// Kills the program with all processes of its group, and waits until they are gone: with the first
+/// process of a namespace goes all that is in it, and only then is it gone itself (pid_namespaces(7)).
 fn kill_group(child: &mut Child) {
+    let members = group_members(child.id());
     if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
         // It may have ended this instant; then there is nothing left to kill.
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
     let _ = child.wait();
+    let killed = Instant::now();
+    while killed.elapsed() < DYING && members.iter().any(|&member| group_of(member) == Some(child.id())) {
+        std::thread::sleep(POLL);
+    }
+}
+
+fn group_members(group: u32) -> Vec<u32> {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let numbers = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(|&process| group_of(process) == Some(group)).collect()
+}
+
+/// The process group of a process that lives, not of one that only waits to be asked for its status.
+fn group_of(process: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name before it is the program's own choice, spaces and parentheses included (proc(5)).
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let dead = matches!(fields.next()?, "Z" | "X");
+    let group = fields.nth(1)?.parse().ok()?;
+    (!dead).then_some(group)
 }
 
 #[cfg(test)]
@@ -414,6 +440,23 @@ mod tests {
     fn a_command_can_stand_within_another() {
         let output = Cmd::new("echo").arg("in").within(&["env", "-u", "HOME"]).run().unwrap();
         assert_eq!(output.text(), "in\n");
+    }
+
+    #[test]
+    fn what_was_stopped_is_gone_with_its_group_and_namespace() {
+        let stop = Stop::default();
+        let mark = format!("{}.31", 70_000 + std::process::id() % 10_000);
+        let script =
+            format!("for i in 1 2 3 4 5 6 7 8; do setsid sleep {mark} & done; echo up; sleep {mark}");
+        let ended = Cmd::new("unshare")
+            .args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child=KILL", "sh", "-c", &script])
+            .stop(&stop)
+            .check_lines(&mut |_| stop.ask());
+        assert!(matches!(ended, Err(CmdError::Stopped { .. })), "{ended:?}");
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let commands = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        let sleep = format!("sleep\0{mark}\0").into_bytes();
+        assert_eq!(commands.filter(|command| *command == sleep).count(), 0);
     }
 
     #[test]
