@@ -267,7 +267,7 @@ fn check_lock(
     let Some(text) = text_of(files, LOCK_FILE, findings)? else { return Ok(()) };
     match FleetLock::parse(&text) {
         Err(error) => findings.push(field_finding(LOCK_FILE, error)),
-        Ok(FleetLock { release: Some(_) })
+        Ok(FleetLock { release: Some(_), .. })
             if config.is_some_and(|config| !config.stages.iter().any(pinned)) =>
         {
             let remedy = "write `packages: lock` at the stages that shall install the release";

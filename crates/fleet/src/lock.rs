@@ -1,10 +1,10 @@
-//! `volary.lock`: the release revision that pinned stages install. `volary bump` writes it,
-//! people review it.
+//! `volary.lock`: the release revision that pinned stages install, and the image of each device
+//! type. `volary bump` writes it, people review it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use volary_model::{Digest, IndexName, ReleaseRef, Suite};
+use volary_model::{DeviceType, Digest, ImageName, IndexName, ReleaseRef, Suite};
 
 use crate::config::{Packages, Stage};
 use crate::fields::{FieldError, Fields, invalid};
@@ -14,6 +14,21 @@ use crate::fields::{FieldError, Fields, invalid};
 pub struct FleetLock {
     /// The release revision; a new fleet has none yet.
     pub release: Option<LockedRelease>,
+    /// The image that devices of each type run; a type that is not listed keeps what it has.
+    pub images: BTreeMap<DeviceType, LockedImage>,
+}
+
+/// An image with what proves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockedImage {
+    /// Its name: what a device that runs it says of itself.
+    pub name: ImageName,
+    /// The SHA-256 of the whole update artifact.
+    pub artifact: Digest,
+    /// The artifact's length in bytes.
+    pub size: u64,
+    /// The SHA-256 of the root file system in it, as it stands in the slot.
+    pub rootfs: Digest,
 }
 
 /// A release revision with what proves it.
@@ -34,11 +49,13 @@ impl FleetLock {
     /// [`FieldError`] with line, field and remedy.
     pub fn parse(text: &str) -> Result<Self, FieldError> {
         let root = crate::yaml::parse(text).map_err(FieldError::from)?;
-        let fields = Fields::new(&root, "", &["version", "release", "revision", "digest", "indexes"])?;
+        let known = ["version", "release", "revision", "digest", "indexes", "images"];
+        let fields = Fields::new(&root, "", &known)?;
         fields.version()?;
+        let images = images(&fields)?;
         let parts = ["release", "revision", "digest", "indexes"];
         if parts.iter().all(|part| fields.get(part).is_none()) {
-            return Ok(Self::default());
+            return Ok(Self { release: None, images });
         }
         let mut indexes = BTreeMap::new();
         for (name, line, node) in fields.entries("indexes")? {
@@ -54,7 +71,10 @@ impl FleetLock {
             return Err(fields.complain("indexes", "no index is listed", remedy));
         }
         let release = ReleaseRef { name: fields.parsed("release")?, revision: fields.parsed("revision")? };
-        Ok(Self { release: Some(LockedRelease { release, digest: fields.parsed("digest")?, indexes }) })
+        Ok(Self {
+            release: Some(LockedRelease { release, digest: fields.parsed("digest")?, indexes }),
+            images,
+        })
     }
 
     /// The file's text; equal content gives equal text.
@@ -70,6 +90,18 @@ impl FleetLock {
                 writeln!(text, "  {index}: {digest}").expect("a String takes any write");
             }
         }
+        if !self.images.is_empty() {
+            text.push_str("images:\n");
+        }
+        for (device_type, image) in &self.images {
+            let LockedImage { name, artifact, size, rootfs } = image;
+            write!(
+                text,
+                "  {device_type}:\n    name: \"{name}\"\n    artifact: {artifact}\n    size: {size}\n    \
+                 rootfs: {rootfs}\n"
+            )
+            .expect("a String takes any write");
+        }
         text
     }
 
@@ -82,6 +114,23 @@ impl FleetLock {
     }
 }
 
+fn images(fields: &Fields<'_>) -> Result<BTreeMap<DeviceType, LockedImage>, FieldError> {
+    let mut images = BTreeMap::new();
+    for (name, line, node) in fields.entries("images")? {
+        let field = format!("images.{name}");
+        let device_type: DeviceType = name.parse().map_err(|error| invalid(line, &field, error))?;
+        let of = Fields::new(node, &field, &["name", "artifact", "size", "rootfs"])?;
+        let image = LockedImage {
+            name: of.parsed("name")?,
+            artifact: of.parsed("artifact")?,
+            size: of.parsed("size")?,
+            rootfs: of.parsed("rootfs")?,
+        };
+        images.insert(device_type, image);
+    }
+    Ok(images)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,14 +138,19 @@ mod tests {
     #[test]
     fn text_survives_a_round_trip() {
         let digest = Digest::from_bytes([7; 32]);
+        let image =
+            LockedImage { name: "2026.1".parse().unwrap(), artifact: digest, size: 5 << 30, rootfs: digest };
         let lock = FleetLock {
             release: Some(LockedRelease {
                 release: "1.10/r2".parse().unwrap(),
                 digest,
                 indexes: ["main/amd64", "debian/arm64"].map(|name| (name.parse().unwrap(), digest)).into(),
             }),
+            images: ["qemu-amd64", "raspberrypi4"].map(|name| (name.parse().unwrap(), image.clone())).into(),
         };
         assert_eq!(FleetLock::parse(&lock.to_text()).unwrap(), lock);
+        let only_images = FleetLock { release: None, ..lock };
+        assert_eq!(FleetLock::parse(&only_images.to_text()).unwrap(), only_images);
         assert_eq!(FleetLock::parse("version: 1\n").unwrap(), FleetLock::default());
         assert_eq!(FleetLock::parse(&FleetLock::default().to_text()).unwrap(), FleetLock::default());
     }
@@ -119,6 +173,8 @@ mod tests {
             ),
             "revision",
         );
+        check("version: 1\nimages: {Pi: {}}\n".into(), "device type \"Pi\" is not valid");
+        check("version: 1\nimages: {pi: {name: a, artifact: x}}\n".into(), "images.pi.artifact");
         check("version: 1\nreleese: v1\n".into(), "did you mean \"release\"?");
         check("version: 2\n".into(), "version 2 is unknown");
         check("release: v1\n".into(), "\"version\" is missing");

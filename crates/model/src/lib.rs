@@ -14,6 +14,7 @@ mod release;
 pub use build::{BuildMethod, BuildScope};
 pub use digest::Digest;
 pub use name::{
-    Architecture, CommitId, Component, DeviceName, IndexName, InvalidName, PackageName, SourceName, StageName,
+    Architecture, CommitId, Component, DeviceName, DeviceType, ImageName, IndexName, InvalidName,
+    PackageName, SourceName, StageName,
 };
 pub use release::{ReleaseName, ReleaseRef, Revision, Suite};

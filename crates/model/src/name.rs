@@ -133,6 +133,23 @@ name!(
 );
 
 name!(
+    /// A kind of hardware that takes the same image: `qemu-amd64`, `raspberrypi4`.
+    DeviceType,
+    "device type",
+    "1 to 64 lower-case letters, digits, dashes, dots and underscores",
+    |text| is_label(text, 64, b"-._") && !text.contains("..")
+);
+
+name!(
+    /// The name of an image, unique among those of its device type: `2026-11-22.1`, `v1.3-r2`. Mender
+    /// calls it the artifact name.
+    ImageName,
+    "image name",
+    "1 to 128 lower-case letters, digits, dashes, dots, plus signs and underscores",
+    |text| is_label(text, 128, b"-.+_") && !text.contains("..")
+);
+
+name!(
     /// A Debian package name (Debian policy 5.6.1 and 5.6.7).
     PackageName,
     "package name",

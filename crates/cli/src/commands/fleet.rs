@@ -150,12 +150,13 @@ pub fn bump(args: &BumpArgs, connection: &Connection, out: &Out) -> Result<(), F
     let locked =
         LockedRelease { release: pin.release.clone(), digest: pin.digest, indexes: pin.indexes.clone() };
     let path = work.root().join("volary.lock");
-    let text = FleetLock { release: Some(locked) }.to_text();
-    if volary_host::read_to_string(&path).is_ok_and(|old| old == text) {
+    let old = read_lock(&path)?;
+    let new = FleetLock { release: Some(locked), ..old.clone() };
+    if old == new {
         out.show(&pin, |pin| out.line(format!("{branch} pins {} already", pin.release)));
         return Ok(());
     }
-    volary_host::write_atomic(&path, text.as_bytes(), 0o644)?;
+    volary_host::write_atomic(&path, new.to_text().as_bytes(), 0o644)?;
     let message =
         format!("bump version to {name}\n\nPins revision {} of the release.\n", pin.release.revision);
     let commit = work.commit_file(&config, "volary.lock", &message)?;
@@ -168,6 +169,15 @@ pub fn bump(args: &BumpArgs, connection: &Connection, out: &Out) -> Result<(), F
     });
     bump_keys::remind(&work, &client, out);
     Ok(())
+}
+
+/// What is pinned now; nothing if there is no file yet.
+fn read_lock(path: &Path) -> Result<FleetLock, Failure> {
+    if !path.exists() {
+        return Ok(FleetLock::default());
+    }
+    let text = volary_host::read_to_string(path)?;
+    FleetLock::parse(&text).map_err(|error| anyhow!("volary.lock:{error}").into())
 }
 
 pub(super) fn read_fleet(work: &WorkDir) -> Result<FleetConfig, Failure> {

@@ -32,7 +32,7 @@ fn cut(server: &TestServer, name: &str) -> Release {
 fn pin(server: &TestServer, release: &str) {
     let pin: Pin = server.admin().get(&format!("/api/v1/releases/{release}/pin")).json();
     let locked = LockedRelease { release: pin.release, digest: pin.digest, indexes: pin.indexes };
-    let text = FleetLock { release: Some(locked) }.to_text();
+    let text = FleetLock { release: Some(locked), ..FleetLock::default() }.to_text();
     let git = server.fleet_clone();
     git.commit(LOCK_FILE, &text, "Pin it");
     git.push("HEAD").unwrap();
