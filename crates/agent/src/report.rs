@@ -64,6 +64,7 @@ pub fn build(state: &State, look: Look, architecture: &Architecture, number: u64
         memory_available: memory.free,
         disk_total: disk.total,
         disk_free: disk.free,
+        image: None,
         facts: facts::facts(architecture),
         suite_age: look.source.as_ref().and_then(|source| apt::suite_age(source, now)),
     }

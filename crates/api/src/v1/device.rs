@@ -252,6 +252,22 @@ pub struct CheckResult {
     pub output: String,
 }
 
+/// The image that a device with two slots runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningImage {
+    /// The kind of hardware that the image is for. A text, since devices that come from elsewhere may
+    /// have names that no image of ours could have.
+    pub device_type: String,
+    /// Its name.
+    pub name: String,
+    /// The slot that it runs from, `a` or `b`, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
+    /// True until the device has committed itself to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_trial: bool,
+}
+
 /// What a device tells. Idempotent: the same `id` counts once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -309,6 +325,9 @@ pub struct Report {
     /// What is free of it for the superuser, bytes.
     #[serde(default)]
     pub disk_free: u64,
+    /// The image it runs; `None` for a device without slots, or with an agent that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<RunningImage>,
     /// Facts: `architecture`, `os`, `kernel`, …
     #[serde(default)]
     pub facts: BTreeMap<String, String>,

@@ -1,7 +1,7 @@
 //! What `volary device show` tells of one device: what it runs and why, what it waits for, how its
 //! last convergences ended.
 
-use volary_api::v1::device::{Convergence, Drift, Failure, Outcome, Report, Reverted};
+use volary_api::v1::device::{Convergence, Drift, Failure, Outcome, Report, Reverted, RunningImage};
 use volary_api::v1::status::Device;
 use volary_model::StageName;
 use volary_plan::text;
@@ -83,6 +83,9 @@ fn drifted(drift: &Drift, out: &Out) {
 fn health(report: &Report, out: &Out) {
     let row = |name: &str, value: &str| out.line(format!("{name:<13}{value}"));
     row("agent", &report.agent);
+    if let Some(image) = &report.image {
+        row("image", &running(image));
+    }
     row("memory", &of(report.memory_available, report.memory_total, "available"));
     row("disk", &of(report.disk_free, report.disk_total, "free"));
     for (unit, state) in &report.units {
@@ -95,6 +98,13 @@ fn health(report: &Report, out: &Out) {
     for (package, version) in &report.packages {
         row("package", &format!("{package} {version}"));
     }
+}
+
+/// An image with where it runs, in a line.
+fn running(image: &RunningImage) -> String {
+    let slot = image.slot.as_ref().map(|slot| format!(" in slot {slot}")).unwrap_or_default();
+    let trial = if image.on_trial { ", on trial" } else { "" };
+    format!("{} for {}{slot}{trial}", image.name, image.device_type)
 }
 
 fn of(part: u64, whole: u64, word: &str) -> String {
