@@ -116,6 +116,9 @@ impl FleetLock {
 
 fn images(fields: &Fields<'_>) -> Result<BTreeMap<DeviceType, LockedImage>, FieldError> {
     let mut images = BTreeMap::new();
+    if fields.get("images").is_none() {
+        return Ok(images);
+    }
     for (name, line, node) in fields.entries("images")? {
         let field = format!("images.{name}");
         let device_type: DeviceType = name.parse().map_err(|error| invalid(line, &field, error))?;
