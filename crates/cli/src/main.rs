@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    approve, archive, artifact, build, check, device, export_fleet, fleet, inventory, release, server,
+    approve, archive, artifact, build, check, device, export_fleet, fleet, image, inventory, release, server,
     simulate, source, status, token,
 };
 use crate::config::Connection;
@@ -74,6 +74,9 @@ enum Command {
     /// Read, check, sign and make update artifacts in Mender's format
     #[command(subcommand)]
     Artifact(artifact::ArtifactCommand),
+    /// Make images for device types, and bring them onto cards
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Enrol, accept and see devices
     #[command(subcommand)]
     Device(device::DeviceCommand),
@@ -127,6 +130,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Promote(args) => fleet::promote(&args, &connection, out),
         Command::ExportFleet(args) => export_fleet::run(&args, out),
         Command::Artifact(command) => artifact::run(command, out),
+        Command::Image(command) => image::run(command, out),
         Command::Credential(args) => fleet::credential(&args, &connection, out),
         Command::Device(command) => device::run(command, &connection, out),
         Command::Simulate(args) => simulate::simulate(&args, out),

@@ -16,6 +16,7 @@ pub mod device;
 mod device_show;
 pub mod export_fleet;
 pub mod fleet;
+pub mod image;
 pub mod inventory;
 pub mod release;
 pub mod server;
