@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test test-slow test-foreign demo bench-agent bench-archive bench-inventory campaign-archive campaign-builds fuzz simulate clean
+.PHONY: help setup build agent-deb check test test-slow test-foreign demo bench-agent bench-archive bench-inventory campaign-archive campaign-builds fuzz powercut simulate clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -93,6 +93,13 @@ campaign-archive: setup ## Kill, race and crowd the archive for at most MINUTES=
 	@cargo build --quiet --release --package volary-cli
 	@$(SUDO) $(TARGET)/debug/volary-xtask campaign-archive --minutes $(MINUTES) $(addprefix --only ,$(PARTS))
 	@cargo xtask figures
+
+# How many cut images for each boot loader, and from which seed.
+CUTS ?= 4000
+SEED ?= $(shell date +%s)
+
+powercut: setup ## Cut the power in CUTS=4000 writes of each boot state; real boot loaders judge
+	VOLARY_CUTS=$(CUTS) VOLARY_SEED=$(SEED) cargo test --quiet --package volary-boot powercut -- --nocapture
 
 # How many worlds.
 RUNS ?= 100000

@@ -10,6 +10,7 @@ mod build;
 mod digest;
 mod name;
 mod release;
+mod slot;
 
 pub use build::{BuildMethod, BuildScope};
 pub use digest::Digest;
@@ -18,3 +19,4 @@ pub use name::{
     PackageName, SourceName, StageName,
 };
 pub use release::{ReleaseName, ReleaseRef, Revision, Suite};
+pub use slot::Slot;
