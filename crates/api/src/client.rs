@@ -148,6 +148,22 @@ impl Client {
         self.body(path, answer, "").map(drop)
     }
 
+    /// `PUT path` with bytes that are made while they are sent, however long that takes; the answer as
+    /// JSON.
+    ///
+    /// # Errors
+    /// [`ClientError`], also if they cannot be read to their end.
+    pub fn put_for<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        bytes: &mut dyn std::io::Read,
+    ) -> Result<T, ClientError> {
+        let body = ureq::SendBody::from_reader(bytes);
+        let request = self.agent.put(self.url(path)).header("authorization", self.bearer());
+        let request = request.config().timeout_global(None).build();
+        self.json(path, request.send(body))
+    }
+
     /// `DELETE path`; the answer as JSON.
     ///
     /// # Errors

@@ -63,7 +63,7 @@ enum Command {
     /// Show what the inventory says of a host; give each host a file of its own
     #[command(subcommand)]
     Inventory(inventory::InventoryCommand),
-    /// Commit the pin of a release to the first stage's branch
+    /// Commit the pin of a release, or of images, to the first stage's branch
     Bump(fleet::BumpArgs),
     /// Sign for what a stage is to get, as one more person
     Approve(approve::ApproveArgs),
@@ -74,7 +74,7 @@ enum Command {
     /// Read, check, sign and make update artifacts in Mender's format
     #[command(subcommand)]
     Artifact(artifact::ArtifactCommand),
-    /// Make images for device types, and bring them onto cards
+    /// Make images for device types, bring them onto cards, and publish them
     #[command(subcommand)]
     Image(image::ImageCommand),
     /// Enrol, accept and see devices
@@ -123,14 +123,14 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Archive(command) => archive::run(command, &connection, out),
         Command::Release(command) => release::run(command, &connection, out),
         Command::Clone(args) => fleet::clone(&args, &connection, out),
-        Command::Check(args) => check::run(&args, out),
+        Command::Check(args) => check::run(&args, &connection, out),
         Command::Inventory(command) => inventory::run(&command, out),
         Command::Bump(args) => fleet::bump(&args, &connection, out),
         Command::Approve(args) => approve::run(&args, &connection, out),
         Command::Promote(args) => fleet::promote(&args, &connection, out),
         Command::ExportFleet(args) => export_fleet::run(&args, out),
         Command::Artifact(command) => artifact::run(command, out),
-        Command::Image(command) => image::run(command, out),
+        Command::Image(command) => image::run(command, &connection, out),
         Command::Credential(args) => fleet::credential(&args, &connection, out),
         Command::Device(command) => device::run(command, &connection, out),
         Command::Simulate(args) => simulate::simulate(&args, out),

@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use volary_fleet::{APPROVAL_REFS, GitRepository, ObjectId, ReadObjects, Refusal, Start};
+use volary_api::v1::image::ImageChange;
+use volary_fleet::{
+    APPROVAL_REFS, FleetLock, GitRepository, Images, LOCK_FILE, ObjectId, ReadObjects, Refusal, Start,
+    file_at, image_steps,
+};
 use volary_host::{Cmd, Output};
 use volary_model::{CommitId, StageName};
 
@@ -191,6 +195,8 @@ pub struct Brought {
     pub files: Vec<String>,
     /// Commits that come along: short id and subject, newest first.
     pub commits: Vec<String>,
+    /// Images that are pinned otherwise.
+    pub images: Vec<ImageChange>,
 }
 
 impl WorkDir {
@@ -228,13 +234,30 @@ impl WorkDir {
 
     /// What lies between two commits.
     pub fn brought(&self, base: &CommitId, commit: &CommitId) -> Result<Brought, Failure> {
+        let steps = image_steps(&self.images_at(base)?, &self.images_at(commit)?);
+        let images = steps.into_iter().map(|step| ImageChange {
+            device_type: step.device_type,
+            from: step.from.map(|image| image.name),
+            size: step.to.as_ref().map_or(0, |image| image.size),
+            to: step.to.map(|image| image.name),
+        });
         let lines = |command: Cmd| -> Result<Vec<String>, Failure> {
             Ok(command.check()?.text().lines().map(|line| line.replacen('\t', " ", 1)).collect())
         };
         let (base, commit) = (base.as_str(), commit.as_str());
         let diff = self.git().args(["diff", "--name-status", "--no-renames", base, commit]);
         let log = self.git().args(["log", "--format=%h %s", &format!("{base}..{commit}")]);
-        Ok(Brought { files: lines(diff)?, commits: lines(log)? })
+        Ok(Brought { files: lines(diff)?, commits: lines(log)?, images: images.collect() })
+    }
+
+    /// The images that a commit pins.
+    fn images_at(&self, commit: &CommitId) -> Result<Images, Failure> {
+        let objects = self.objects()?;
+        let tree = objects.commit(commit)?.tree;
+        let Some(bytes) = file_at(&objects, &tree, LOCK_FILE)? else { return Ok(Images::new()) };
+        let lock = FleetLock::parse(&String::from_utf8_lossy(&bytes))
+            .map_err(|error| anyhow!("{LOCK_FILE} of commit {}: {error}", commit.short()))?;
+        Ok(lock.images)
     }
 }
 

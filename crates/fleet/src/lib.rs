@@ -51,7 +51,7 @@ pub use diff::{Change, ChangeKind, changed_files, files};
 pub use fields::FieldError;
 pub use hook::{HookOptions, InvalidUpdate, RefUpdate, Rejection, pre_receive};
 pub use inventory::{INVENTORIES, PLAYBOOKS};
-pub use lock::{FleetLock, LockedImage, LockedRelease};
+pub use lock::{FleetLock, ImageStep, Images, LockedImage, LockedRelease, image_steps};
 pub use loose::{LooseStore, loose_path, read_loose};
 pub use mirror::{MIRROR_FILE, MIRROR_OBJECTS, MirrorIndex, MirrorSummary, copy_for_device, write_mirror};
 pub use object::{

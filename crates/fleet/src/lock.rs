@@ -1,7 +1,7 @@
 //! `volary.lock`: the release revision that pinned stages install, and the image of each device
 //! type. `volary bump` writes it, people review it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use volary_model::{DeviceType, Digest, ImageName, IndexName, ReleaseRef, Suite};
@@ -9,13 +9,16 @@ use volary_model::{DeviceType, Digest, ImageName, IndexName, ReleaseRef, Suite};
 use crate::config::{Packages, Stage};
 use crate::fields::{FieldError, Fields, invalid};
 
+/// Images by device type.
+pub type Images = BTreeMap<DeviceType, LockedImage>;
+
 /// The content of `volary.lock`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FleetLock {
     /// The release revision; a new fleet has none yet.
     pub release: Option<LockedRelease>,
     /// The image that devices of each type run; a type that is not listed keeps what it has.
-    pub images: BTreeMap<DeviceType, LockedImage>,
+    pub images: Images,
 }
 
 /// An image with what proves it.
@@ -29,6 +32,17 @@ pub struct LockedImage {
     pub size: u64,
     /// The SHA-256 of the root file system in it, as it stands in the slot.
     pub rootfs: Digest,
+}
+
+/// The image of a device type in two locks that do not agree on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageStep {
+    /// The device type.
+    pub device_type: DeviceType,
+    /// What the one pins.
+    pub from: Option<LockedImage>,
+    /// What the other pins.
+    pub to: Option<LockedImage>,
 }
 
 /// A release revision with what proves it.
@@ -114,8 +128,19 @@ impl FleetLock {
     }
 }
 
-fn images(fields: &Fields<'_>) -> Result<BTreeMap<DeviceType, LockedImage>, FieldError> {
-    let mut images = BTreeMap::new();
+/// What is pinned otherwise after a change, by device type.
+pub fn image_steps(before: &Images, after: &Images) -> Vec<ImageStep> {
+    let types: BTreeSet<&DeviceType> = before.keys().chain(after.keys()).collect();
+    let step = |device_type: &DeviceType| ImageStep {
+        device_type: device_type.clone(),
+        from: before.get(device_type).cloned(),
+        to: after.get(device_type).cloned(),
+    };
+    types.into_iter().map(step).filter(|step| step.from != step.to).collect()
+}
+
+fn images(fields: &Fields<'_>) -> Result<Images, FieldError> {
+    let mut images = Images::new();
     if fields.get("images").is_none() {
         return Ok(images);
     }
@@ -152,6 +177,11 @@ mod tests {
             images: ["qemu-amd64", "raspberrypi4"].map(|name| (name.parse().unwrap(), image.clone())).into(),
         };
         assert_eq!(FleetLock::parse(&lock.to_text()).unwrap(), lock);
+        let fewer = FleetLock { images: lock.images.clone().into_iter().take(1).collect(), ..lock.clone() };
+        let steps = image_steps(&fewer.images, &lock.images);
+        assert_eq!(steps.len(), 1);
+        assert_eq!((&steps[0].from, &steps[0].to), (&None, &lock.images.values().last().cloned()));
+        assert_eq!(image_steps(&lock.images, &lock.images), []);
         let only_images = FleetLock { release: None, ..lock };
         assert_eq!(FleetLock::parse(&only_images.to_text()).unwrap(), only_images);
         assert_eq!(FleetLock::parse("version: 1\n").unwrap(), FleetLock::default());

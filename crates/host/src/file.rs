@@ -123,6 +123,16 @@ impl NewFile {
         sync_dir(folder_of(&self.path))
     }
 
+    /// As [`NewFile::keep`], under another name in the same file system: for files that are called
+    /// after what is in them.
+    ///
+    /// # Errors
+    /// [`FileError`] with the path; what was there is then untouched.
+    pub fn keep_as(mut self, path: &Path) -> Result<(), FileError> {
+        path.clone_into(&mut self.path);
+        self.keep()
+    }
+
     /// Gives it its name without a flush, for callers that write many files and flush the file
     /// system once: until then a power cut may leave it empty under its name.
     ///

@@ -58,6 +58,8 @@ pub struct Wanted {
     pub suite: Option<String>,
     /// What the suite offers: name → version.
     pub packages: BTreeMap<String, String>,
+    /// The images that it pins: device type → name.
+    pub images: BTreeMap<String, String>,
 }
 
 /// The end of a device's last convergence.
@@ -108,6 +110,8 @@ pub struct Observed {
     pub ending: Option<Ending>,
     /// What is installed of what the archive offers: name → version.
     pub packages: BTreeMap<String, String>,
+    /// The image it runs, if it tells: device type and name.
+    pub image: Option<(String, String)>,
     /// Failed units.
     pub failed_units: Vec<String>,
     /// Required checks that do not pass: name and output.
@@ -200,6 +204,12 @@ fn behind(wanted: &Wanted, observed: &Observed) -> Option<String> {
         let at = observed.suite.as_deref().unwrap_or("none");
         return Some(format!("suite {at}, its stage takes {}", wanted.suite.as_deref().unwrap_or("none")));
     }
+    if let Some((device_type, name)) = &observed.image
+        && let Some(pinned) = wanted.images.get(device_type)
+        && pinned != name
+    {
+        return Some(format!("image {name}, its stage pins {pinned}"));
+    }
     let old: Vec<String> = observed
         .packages
         .iter()
@@ -266,6 +276,7 @@ mod tests {
             commit: Some(commit('a')),
             suite: Some("v1.0/r1".into()),
             packages: BTreeMap::from([("pulse".into(), "1.1".into())]),
+            images: BTreeMap::from([("pi".into(), "2026.2".into())]),
         }
     }
 
@@ -277,6 +288,7 @@ mod tests {
             suite: Some("v1.0/r1".into()),
             ending: Some(Ending::Good),
             packages: BTreeMap::from([("pulse".into(), "1.1".into()), ("other".into(), "9".into())]),
+            image: None,
             failed_units: vec![],
             failed_checks: vec![],
             waiting: vec![],
@@ -317,6 +329,13 @@ mod tests {
             Condition::Converging,
             "pulse 1.0, the suite has 1.1",
         );
+        let runs = |device_type: &str| Some((device_type.to_owned(), "2026.1".to_owned()));
+        check(
+            &Observed { image: runs("pi"), ..good() },
+            Condition::Converging,
+            "image 2026.1, its stage pins 2026.2",
+        );
+        check(&Observed { image: runs("other"), ..good() }, Condition::Good, "");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use volary_model::{DeviceName, ReleaseRef};
+use volary_model::{DeviceName, DeviceType, ImageName, ReleaseRef};
 
 use crate::condition::Tally;
 use crate::text;
@@ -68,9 +68,23 @@ pub struct Evidence {
     pub unchanged_since: Option<Timestamp>,
     /// The devices of the stage before.
     pub devices: Tally,
+    /// The images that the commit pins.
+    pub images: Vec<PinnedImage>,
 }
 
-/// Asks every gate. An empty answer means that no gate is set.
+/// An image that a commit pins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinnedImage {
+    /// Its name.
+    pub name: ImageName,
+    /// For which devices.
+    pub device_type: DeviceType,
+    /// True if the server has it.
+    pub known: bool,
+}
+
+/// Asks every gate. An empty answer means that no gate is set. The gate `images` is always there if
+/// images are pinned: devices could not even fetch one that the server does not have.
 pub fn verdicts(gates: &Gates, evidence: &Evidence, now: Timestamp) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     if gates.frozen {
@@ -81,6 +95,9 @@ pub fn verdicts(gates: &Gates, evidence: &Evidence, now: Timestamp) -> Vec<Verdi
     }
     if let Some(policy) = &gates.healthy {
         verdicts.push(healthy(policy, &evidence.devices));
+    }
+    if !evidence.images.is_empty() {
+        verdicts.push(images(&evidence.images));
     }
     verdicts
 }
@@ -117,6 +134,21 @@ fn soaked(soak: Duration, evidence: &Evidence, now: Timestamp) -> Verdict {
         }
     };
     Verdict { gate: "soak", say, reason }
+}
+
+fn images(pinned: &[PinnedImage]) -> Verdict {
+    let missing: Vec<String> = pinned
+        .iter()
+        .filter(|image| !image.known)
+        .map(|image| format!("{} for {}", image.name, image.device_type))
+        .collect();
+    let (say, reason) = if missing.is_empty() {
+        (Say::Go, format!("the server has {}", text::count(pinned.len(), "pinned image")))
+    } else {
+        let remedy = "publish it with: volary image publish FILE";
+        (Say::Stop, format!("the server does not have {}; {remedy}", text::some(&missing, 3)))
+    };
+    Verdict { gate: "images", say, reason }
 }
 
 fn healthy(policy: &Healthy, devices: &Tally) -> Verdict {
@@ -260,6 +292,24 @@ mod tests {
         evidence.frozen_at = Some(now);
         evidence.unchanged_since = Some("2026-11-20T12:00:00Z".parse().unwrap());
         assert_eq!(overall(&verdicts(&gates, &evidence, now)), Say::Go);
+    }
+
+    #[test]
+    fn an_image_that_the_server_does_not_have_stops() {
+        let image = |name: &str, known| PinnedImage {
+            name: name.parse().unwrap(),
+            device_type: "pi".parse().unwrap(),
+            known,
+        };
+        let mut evidence = Evidence { images: vec![image("a", true)], ..Evidence::default() };
+        let ask = |evidence: &Evidence| {
+            let verdicts = verdicts(&Gates::default(), evidence, Timestamp::UNIX_EPOCH);
+            verdicts.into_iter().map(|verdict| (verdict.say, verdict.reason)).collect::<Vec<_>>()
+        };
+        assert_eq!(ask(&evidence), [(Say::Go, "the server has 1 pinned image".into())]);
+        evidence.images.push(image("b", false));
+        let why = "the server does not have b for pi; publish it with: volary image publish FILE";
+        assert_eq!(ask(&evidence), [(Say::Stop, why.into())]);
     }
 
     #[test]

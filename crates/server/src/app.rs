@@ -14,6 +14,7 @@ use crate::export::Keeper;
 use crate::facts::{Judge, Judged};
 use crate::fleet_view::FleetView;
 use crate::http::auth::Tokens;
+use crate::images::Images;
 use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
 use crate::registry::Registry;
@@ -36,6 +37,10 @@ pub(crate) struct App {
     pub(crate) archive: Arc<Depot>,
     /// Uploads to it that are on their way.
     pub(crate) uploads: Uploads,
+    /// The artifacts of images.
+    pub(crate) images: Arc<Images>,
+    /// One change of images at a time, from the file to the record.
+    pub(crate) changing_images: tokio::sync::Mutex<()>,
     /// The mirrors of foreign archives.
     pub(crate) mirrors: Mirrors,
     /// The certificate authority.

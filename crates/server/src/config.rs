@@ -44,6 +44,7 @@ const KEYS: &[&str] = &[
     "archive_valid_days",
     "connections",
     "gc",
+    "images",
     "signers",
     "export",
 ];
@@ -134,6 +135,9 @@ pub struct Config {
     /// Commands that sign the archive with keys that lie elsewhere, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub signers: BTreeMap<String, SignerConfig>,
+    /// Which images are taken, and which are kept.
+    #[serde(default, skip_serializing_if = "ImageConfig::is_default")]
+    pub images: ImageConfig,
     /// Who is told of builds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub status_hook: Vec<StatusHook>,
@@ -164,6 +168,45 @@ impl Default for Gc {
 impl Gc {
     fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// Which images are taken, and which are kept. A pinned one always is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageConfig {
+    /// Files with public keys (PEM: RSA, ECDSA P-256). If there are any, one of them must have signed
+    /// each artifact that is published.
+    pub keys: Vec<PathBuf>,
+    /// How many of the newest images of each device type stay.
+    pub keep: u32,
+    /// Days that an image stays after it was published, or pinned last.
+    pub days: u32,
+}
+
+impl Default for ImageConfig {
+    /// Any sound artifact; five images of each device type, thirty days.
+    fn default() -> Self {
+        Self { keys: Vec::new(), keep: 5, days: 30 }
+    }
+}
+
+impl ImageConfig {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The keys themselves.
+    pub(crate) fn read_keys(&self, root: &Path) -> Result<Vec<volary_artifact::PublicKey>, ServerError> {
+        let read = |path: &PathBuf| {
+            let path = root.join(path);
+            let text = volary_host::read_to_string(&path)?;
+            volary_artifact::PublicKey::from_pem(&text).map_err(|error| ServerError::Config {
+                path: root.join("server.toml"),
+                problem: format!("images.keys: {}: {error}", path.display()),
+            })
+        };
+        self.keys.iter().map(read).collect()
     }
 }
 
@@ -247,6 +290,7 @@ impl Config {
             archive_valid_days: None,
             connections: default_connections(),
             gc: Gc::default(),
+            images: ImageConfig::default(),
             signers: BTreeMap::new(),
             status_hook: Vec::new(),
             exports: Vec::new(),

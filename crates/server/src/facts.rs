@@ -59,6 +59,9 @@ impl<'a> Judge<'a> {
                 if let Some(stage) = stage {
                     wanted.commit = stage.tip.as_ref().map(|tip| tip.commit.clone());
                     wanted.suite = stage.suite.as_ref().map(ToString::to_string);
+                    let images = stage.images.iter();
+                    wanted.images =
+                        images.map(|(of, image)| (of.to_string(), image.name.to_string())).collect();
                     if let Some(suite) = &stage.suite {
                         wanted.packages = self.offers(suite, &record.architecture).clone();
                     }
@@ -102,6 +105,9 @@ fn observed(record: &Device, report: Option<&Report>, seen_at: Option<Timestamp>
         suite,
         ending,
         packages: report.map(|report| report.packages.clone()).unwrap_or_default(),
+        image: report
+            .and_then(|report| report.image.as_ref())
+            .map(|image| (image.device_type.clone(), image.name.clone())),
         failed_units: report.map(|report| report.failed_units.clone()).unwrap_or_default(),
         failed_checks: report
             .map(|report| {

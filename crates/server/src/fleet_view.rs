@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::Offset;
 
 use volary_fleet::{
-    CONFIG_FILE, FleetConfig, FleetLock, Freeze, Gates, GitRepository, LOCK_FILE, Moment, ObjectId,
+    CONFIG_FILE, FleetConfig, FleetLock, Freeze, Gates, GitRepository, Images, LOCK_FILE, Moment, ObjectId,
     ObjectSource, ReadObjects, Rules, file_at,
 };
 use volary_model::{CommitId, StageName, Suite};
@@ -26,6 +26,8 @@ pub(crate) struct StageView {
     pub(crate) tip: Option<Tip>,
     /// The suite it takes packages from.
     pub(crate) suite: Option<Suite>,
+    /// The images it pins.
+    pub(crate) images: Images,
     /// How its devices ask.
     pub(crate) rhythm: Rhythm,
     /// How its devices may change.
@@ -140,6 +142,8 @@ pub(crate) struct FleetView {
     pub(crate) problems: Vec<String>,
     /// True once it was read: before that, "no stages" means nothing.
     pub(crate) read: bool,
+    /// True if nothing of it could not be read. What is missing need not be read.
+    pub(crate) complete: bool,
 }
 
 impl FleetView {
@@ -151,8 +155,9 @@ impl FleetView {
     /// Reads the repository. What cannot be read becomes a problem, never an error, and stays as it
     /// was `before`: devices go on with the commits that they have.
     pub(crate) fn read(layout: &Layout, before: &Self) -> Self {
-        let mut view = Self { read: true, ..Self::default() };
+        let mut view = Self { read: true, complete: true, ..Self::default() };
         if let Err(problem) = view.fill(layout, before) {
+            view.complete = false;
             view.problems.push(problem);
             view.stages.clone_from(&before.stages);
         }
@@ -170,6 +175,7 @@ impl FleetView {
                 from: stage.from.clone(),
                 tip: None,
                 suite: None,
+                images: Images::new(),
                 rhythm: Rhythm::of(&config),
                 pace: Pace::of(&config, &stage.name),
                 when: When::default(),
@@ -183,11 +189,13 @@ impl FleetView {
                     Ok((tip, rules)) => {
                         view.tip = Some(tip);
                         view.suite = rules.suite;
+                        view.images = rules.images;
                         view.rhythm = rules.rhythm;
                         view.pace = rules.pace;
                         view.when = rules.when;
                     }
                     Err(problem) => {
+                        self.complete = false;
                         self.problems.push(format!("stage {}: {problem}", stage.name));
                         let known = before.stage(&stage.name).filter(|known| known.branch == stage.branch);
                         view = known.cloned().unwrap_or(view);
@@ -229,6 +237,8 @@ pub(crate) fn head_config(repository: &GitRepository) -> Result<FleetConfig, Str
 pub(crate) struct StageRules {
     /// The suite they take packages from.
     pub(crate) suite: Option<Suite>,
+    /// The images that are pinned for them.
+    pub(crate) images: Images,
     /// How they ask.
     pub(crate) rhythm: Rhythm,
     /// How they may change.
@@ -264,6 +274,7 @@ pub(crate) fn rules_at(
     };
     Ok(StageRules {
         suite: config.stage(stage).and_then(|stage| lock.suite_for(stage)),
+        images: lock.images,
         rhythm: Rhythm::of(config),
         pace: Pace::of(config, stage),
         when: When::of(config, stage, volary_host::now()),

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use volary_api::v1::fleet::{Say, Verdict};
-use volary_fleet::{FleetConfig, GitRepository};
+use volary_fleet::{FleetConfig, GitRepository, LockedImage};
 use volary_model::{CommitId, StageName, Suite};
 use volary_plan::gate::{self, Evidence};
 use volary_store::{Branch, Store};
@@ -13,7 +13,7 @@ use crate::Layout;
 use crate::config::Config;
 use crate::depot::Depot;
 use crate::facts::{Judge, Judged, tally};
-use crate::fleet_view::{self, FleetView};
+use crate::fleet_view::{self, FleetView, StageRules};
 
 /// Why gates could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +61,9 @@ pub(crate) fn of_merge(
     let stage = config.stage(to).ok_or_else(|| GateError::NoStage(to.clone()))?;
     let base = repository.branch(&stage.branch)?;
     let asked = fleet_view::gates_into(repository, to, base.as_ref(), commit, config);
+    let rules = fleet_view::rules_at(repository, commit, to, config).map_err(GateError::Fleet)?;
     // Most stages of most fleets have no gates; then nothing needs to be opened.
-    if asked == volary_fleet::Gates::default() {
+    if asked == volary_fleet::Gates::default() && pinned(layout, &rules).is_empty() {
         return Ok(Vec::new());
     }
     let view = FleetView::read(layout, &FleetView::default());
@@ -76,11 +77,14 @@ pub(crate) fn of_merge(
     })?;
     let mut judge = Judge::new(&view, &depot, volary_host::now());
     let devices: Vec<Judged> = records.into_iter().map(|record| judge.judge(record, None)).collect();
-    Question { repository, config, depot: &depot, devices: &devices, branches: &branches }.ask(to, commit)
+    Question { layout, repository, config, depot: &depot, devices: &devices, branches: &branches }
+        .ask(to, commit)
 }
 
 /// What is known when gates are asked.
 pub(crate) struct Question<'a> {
+    /// Where the server's files are.
+    pub(crate) layout: &'a Layout,
     /// The fleet repository.
     pub(crate) repository: &'a GitRepository,
     /// Its configuration at the tip of the default branch.
@@ -103,6 +107,7 @@ impl Question<'_> {
         let asked = fleet_view::gates_into(self.repository, to, base.as_ref(), commit, self.config);
         let rules =
             fleet_view::rules_at(self.repository, commit, to, self.config).map_err(GateError::Fleet)?;
+        let images = pinned(self.layout, &rules);
         let release = match rules.suite {
             Some(Suite::Release(release)) => Some(release),
             Some(Suite::Rolling) | None => None,
@@ -118,6 +123,7 @@ impl Question<'_> {
             release,
             unchanged_since: sent.map(|branch| branch.moved_at),
             devices: sent.map(|_| tally(self.devices, &from.name)).unwrap_or_default(),
+            images,
         };
         let verdicts = gate::verdicts(&plan_gates(&asked), &evidence, volary_host::now());
         let known = sent.is_some();
@@ -127,6 +133,20 @@ impl Question<'_> {
             .map(api_verdict)
             .collect())
     }
+}
+
+/// The images that a commit pins; none if it stops the stage, since that must not wait.
+fn pinned(layout: &Layout, rules: &StageRules) -> Vec<gate::PinnedImage> {
+    if rules.when.stop.is_some() {
+        return Vec::new();
+    }
+    let known = |image: &LockedImage| layout.image(&image.artifact).is_file();
+    let pinned = rules.images.iter().map(|(device_type, image)| gate::PinnedImage {
+        name: image.name.clone(),
+        device_type: device_type.clone(),
+        known: known(image),
+    });
+    pinned.collect()
 }
 
 /// No devices at all could still satisfy a policy that asks for none; and the reason is another.

@@ -6,8 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use volary_api::v1::fleet::{Say, Verdict};
-use volary_fleet::{FleetConfig, GitRepository, ReadObjects, Rules, RulesError};
-use volary_fleet::{HookOptions, RefUpdate, pre_receive as fleet_pre_receive};
+use volary_fleet::{
+    FleetConfig, FleetLock, GitRepository, HookOptions, Images, LOCK_FILE, ReadObjects, RefUpdate, Rules,
+    RulesError, file_at, image_steps, pre_receive as fleet_pre_receive,
+};
 use volary_model::CommitId;
 
 use crate::{GateError, Layout, fleet_view, gates};
@@ -49,9 +51,13 @@ fn judge(layout: &Layout, repository: &Path, input: &str) -> Result<(), PushRefu
         .map_err(|error| PushRefused(vec![format!("{error}")]))?;
     fleet_pre_receive(repository, &updates, &HookOptions::default())
         .map_err(|rejections| PushRefused(rejections.iter().map(ToString::to_string).collect()))?;
-    let closed = closed_gates(layout, repository, &updates).map_err(|error| {
+    let mut closed = closed_gates(layout, repository, &updates).map_err(|error| {
         PushRefused(vec![format!("the gates cannot be asked: {error}; nothing was changed, try again")])
     })?;
+    closed.extend(
+        missing_images(layout, repository, &updates)
+            .map_err(|error| PushRefused(vec![format!("the pinned images cannot be read: {error}")]))?,
+    );
     if closed.is_empty() { Ok(()) } else { Err(PushRefused(closed)) }
 }
 
@@ -79,6 +85,43 @@ fn closed_gates(layout: &Layout, repository: &Path, updates: &[RefUpdate]) -> Re
         }
     }
     Ok(closed)
+}
+
+/// A sentence for each image that a push pins first and that the server does not have. A merge
+/// brings what the stage before has pinned already; there the gate `images` asks.
+fn missing_images(
+    layout: &Layout,
+    repository: &Path,
+    updates: &[RefUpdate],
+) -> Result<Vec<String>, GateError> {
+    let objects = GitRepository::open(repository)?;
+    let mut missing = Vec::new();
+    for update in updates {
+        let (Some(branch), Some(new)) = (update.branch(), &update.new) else { continue };
+        if objects.commit(new)?.parents.len() > 1 {
+            continue;
+        }
+        let before = update.old.as_ref().map(|old| images_at(&objects, old)).transpose()?.unwrap_or_default();
+        for step in image_steps(&before, &images_at(&objects, new)?) {
+            let Some(image) = step.to.filter(|image| !layout.image(&image.artifact).is_file()) else {
+                continue;
+            };
+            missing.push(format!(
+                "{branch}: {LOCK_FILE} pins the image {} for {}, which this server does not have\n  \
+                 publish it first: volary image publish FILE",
+                image.name, step.device_type
+            ));
+        }
+    }
+    Ok(missing)
+}
+
+/// What the lock of a commit pins. One that cannot be read pins nothing here: that it cannot be read is
+/// for the rules to say.
+fn images_at(objects: &GitRepository, commit: &CommitId) -> Result<Images, GateError> {
+    let tree = objects.commit(commit)?.tree;
+    let text = file_at(objects, &tree, LOCK_FILE)?.and_then(|bytes| String::from_utf8(bytes).ok());
+    Ok(text.and_then(|text| FleetLock::parse(&text).ok()).map(|lock| lock.images).unwrap_or_default())
 }
 
 /// The configuration that says which stage a branch is: the branch's own before the push, so that

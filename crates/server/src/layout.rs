@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use volary_model::SourceName;
+use volary_model::{Digest, SourceName};
 
 /// The folder of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +109,16 @@ impl Layout {
     /// Files on their way into the archive.
     pub fn uploads(&self) -> PathBuf {
         self.root.join("uploads")
+    }
+
+    /// The artifacts of images, each called by its SHA-256.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// An image's artifact.
+    pub fn image(&self, artifact: &Digest) -> PathBuf {
+        self.images().join(artifact.hex())
     }
 
     /// The OpenPGP keys (`*.asc`) that may sign uploads.

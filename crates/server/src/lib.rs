@@ -1,4 +1,4 @@
-//! A Volary server: composition of archive, builds, fleet repository, records, API and page.
+//! A Volary server: composition of archive, builds, images, fleet repository, records, API and page.
 //!
 //! [`init()`] makes a server's folder, [`serve()`] runs it, [`pre_receive`] is what its git asks
 //! before it takes a push. Handlers answer, reconcilers converge; decisions are in `volary-plan`,
@@ -20,6 +20,8 @@ mod gates;
 mod hook;
 mod housekeeping;
 mod http;
+mod image_use;
+mod images;
 mod init;
 mod key_holders;
 mod layout;
@@ -35,7 +37,7 @@ mod status_hook;
 mod tls;
 mod uploads;
 
-pub use config::{Config, Gc, SignerConfig};
+pub use config::{Config, Gc, ImageConfig, SignerConfig};
 pub use error::ServerError;
 pub use export::{ExportConfig, ExportEvent, ExportFailure, ExportRun, export, verify_export};
 pub use gates::{GateError, gates};

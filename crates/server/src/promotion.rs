@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use volary_api::v1::fleet::{Promotion, Verdict};
-use volary_fleet::{ChangeKind, FleetConfig, GitRepository, ReadObjects, changed_files, is_ancestor};
+use volary_api::v1::image::ImageChange;
+use volary_fleet::{
+    ChangeKind, FleetConfig, GitRepository, ImageStep, ReadObjects, changed_files, image_steps, is_ancestor,
+};
 use volary_model::{CommitId, StageName};
 use volary_store::{Branch, StoreError};
 
@@ -57,6 +60,7 @@ fn ask(
     commit: &CommitId,
 ) -> Result<Vec<Verdict>, GateError> {
     let question = Question {
+        layout: &facts.layout,
         repository,
         config,
         depot: &facts.depot,
@@ -84,13 +88,14 @@ pub(crate) fn preview(facts: &Facts, from: &StageName, to: &StageName) -> Result
         Some(base) => is_ancestor(&repository, &commit, base)?,
         None => false,
     };
-    let suite = |commit: &CommitId| {
-        fleet_view::rules_at(&repository, commit, to, &config)
-            .map(|rules| rules.suite)
-            .map_err(GateError::Fleet)
-    };
-    let before = base.as_ref().map(suite).transpose()?.flatten();
-    let after = suite(&commit)?;
+    let rules =
+        |commit: &CommitId| fleet_view::rules_at(&repository, commit, to, &config).map_err(GateError::Fleet);
+    let rules_before = base.as_ref().map(rules).transpose()?;
+    let rules_after = rules(&commit)?;
+    let images_before = rules_before.as_ref().map(|rules| rules.images.clone()).unwrap_or_default();
+    let images = image_steps(&images_before, &rules_after.images).into_iter().map(image_change).collect();
+    let before = rules_before.and_then(|rules| rules.suite);
+    let after = rules_after.suite;
     let packages = match &after {
         Some(after) => facts.depot.diff(before.as_ref(), after)?,
         None => Vec::new(),
@@ -102,6 +107,7 @@ pub(crate) fn preview(facts: &Facts, from: &StageName, to: &StageName) -> Result
         devices: members(&facts.devices, to),
         from: from.clone(),
         to: to.clone(),
+        images,
         suite_before: before.map(|suite| suite.to_string()),
         suite_after: after.map(|suite| suite.to_string()),
         packages,
@@ -110,6 +116,15 @@ pub(crate) fn preview(facts: &Facts, from: &StageName, to: &StageName) -> Result
         commit,
         base,
     })
+}
+
+fn image_change(step: ImageStep) -> ImageChange {
+    ImageChange {
+        device_type: step.device_type,
+        from: step.from.map(|image| image.name),
+        size: step.to.as_ref().map_or(0, |image| image.size),
+        to: step.to.map(|image| image.name),
+    }
 }
 
 fn changed(

@@ -19,6 +19,7 @@ use crate::depot::Depot;
 use crate::export::Keeper;
 use crate::fleet_view::FleetView;
 use crate::http::auth::Tokens;
+use crate::images::Images;
 use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
 use crate::registry::Registry;
@@ -115,6 +116,7 @@ async fn start(
     let tls = listener::tls_config(authority.certificate(), certificate.clone()).map_err(unusable)?;
     let archive = Arc::new(Depot::open(&layout.archive(), config.signers())?);
     archive.configure(&url, &config)?;
+    let images = Images::open(&layout.images(), config.images.read_keys(layout.root())?)?;
     let store = Store::open(&layout.database()).await?;
     // The program may be at another place than when the server was made.
     init::install_hook(&layout.fleet())?;
@@ -137,6 +139,8 @@ async fn start(
         exports: Keeper::default(),
         packs: Semaphore::new(PACKS),
         uploads: Uploads::default(),
+        images: Arc::new(images),
+        changing_images: tokio::sync::Mutex::default(),
         packer: volary_fleet::Packer::default(),
         mirrors: Mirrors::new(layout.archive_mirrors()),
         store: store.clone(),

@@ -1,4 +1,4 @@
-//! The server's records: sources, builds, devices, reports, tokens, events.
+//! The server's records: sources, builds, images, devices, reports, tokens, events.
 //!
 //! One SQLite file in write-ahead mode, one writer and a few readers. No SQL leaves this crate;
 //! what comes out are typed records. The statements use `$1` and no dialect, so that PostgreSQL
@@ -12,6 +12,7 @@ mod build;
 mod db;
 mod device;
 mod event;
+mod image;
 mod rebuild;
 mod report;
 mod reproduction;
@@ -26,6 +27,7 @@ pub use build::{Build, BuildState, NewBuild};
 pub use db::{Store, StoreError};
 pub use device::{Device, DeviceState, Enrolling, Enrolment, JoinRefusal};
 pub use event::Event;
+pub use image::{Added, Image};
 pub use rebuild::{BuildFacts, NewRebuild};
 pub use report::{NewReport, Sighting, StoredReport};
 pub use reproduction::{Reproduction, ReproductionState};

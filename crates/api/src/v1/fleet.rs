@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use volary_model::{CommitId, Component, DeviceName, StageName};
 
 use super::archive::PackageChange;
+use super::image::ImageChange;
 
 /// Accepts a waiting device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -127,7 +128,7 @@ pub enum Say {
 /// A gate's word with its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// The gate: `frozen`, `soak`, `healthy`.
+    /// The gate: `frozen`, `soak`, `healthy`, `images`.
     pub gate: String,
     /// What it says.
     pub say: Say,
@@ -154,6 +155,9 @@ pub struct Promotion {
     pub suite_after: Option<String>,
     /// Packages that change for the devices of `to`.
     pub packages: Vec<PackageChange>,
+    /// Images that change for them.
+    #[serde(default)]
+    pub images: Vec<ImageChange>,
     /// Files of the fleet repository that change: `M site.yml`, `A …`, `D …`.
     pub files: Vec<String>,
     /// Commits that come along: short id and subject, newest first.

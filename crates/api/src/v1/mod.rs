@@ -8,6 +8,7 @@ pub mod build;
 pub mod device;
 pub mod export;
 pub mod fleet;
+pub mod image;
 pub mod keys;
 pub mod mirror;
 pub mod status;

@@ -13,6 +13,7 @@ use volary_model::{Architecture, CommitId, DeviceName, StageName};
 use super::archive::{Package, Release};
 use super::build::{Build, Source};
 use super::device::Report;
+use super::image::PinnedImage;
 
 /// The chain from left to right.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +51,9 @@ pub struct Stage {
     pub committed_at: Option<Timestamp>,
     /// The suite it takes packages from.
     pub suite: Option<String>,
+    /// The images it pins.
+    #[serde(default)]
+    pub images: Vec<PinnedImage>,
     /// Why nothing changes in it, if its newest commit stops it.
     #[serde(default)]
     pub stop: Option<String>,

@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
+use serde::Serialize;
+use volary_api::client::Client;
 use volary_api::v1::archive::Pin;
 use volary_api::v1::fleet::{Promotion, Say, Verdict};
-use volary_fleet::{FleetConfig, FleetLock, LockedRelease, STAGE_TRAILER};
+use volary_api::v1::image::{Image, ImageChange, PinnedImage};
+use volary_fleet::{FleetConfig, FleetLock, LockedImage, LockedRelease, STAGE_TRAILER};
 use volary_host::Cmd;
-use volary_model::{ReleaseName, Revision, StageName};
+use volary_model::{DeviceType, ImageName, ReleaseName, Revision, StageName};
 use volary_plan::text;
 
-use super::{bump_keys, encode, release};
+use super::{bump_keys, encode, image_publish, release};
 use crate::config::{Config, Connection};
 use crate::failure::Failure;
-use crate::out::{Out, Tone};
+use crate::out::{Out, Tone, bytes};
 use crate::workdir::{FOREIGN_AUTHORITY, WorkDir};
 
 /// How many files and commits `promote` lists before it only counts.
@@ -35,13 +38,16 @@ pub struct CloneArgs {
 #[derive(Args)]
 pub struct BumpArgs {
     /// The release to pin
-    #[arg(required_unless_present = "keys")]
+    #[arg(required_unless_present_any = ["keys", "images"])]
     release: Option<ReleaseName>,
     /// The revision, such as r1; the newest if absent
-    #[arg(long)]
+    #[arg(long, requires = "release")]
     revision: Option<Revision>,
+    /// Pin this image for the devices of a type; may be given several times
+    #[arg(long = "image", value_name = "TYPE=NAME")]
+    images: Vec<String>,
     /// Put the archive's keys into the repository: after `volary archive keys rotate` and `retire`
-    #[arg(long, conflicts_with = "release")]
+    #[arg(long, conflicts_with_all = ["release", "images"])]
     keys: bool,
     /// Commit, but do not push
     #[arg(long)]
@@ -144,31 +150,93 @@ pub fn bump(args: &BumpArgs, connection: &Connection, out: &Out) -> Result<(), F
     if args.keys {
         return bump_keys::run(&work, &config, &client, &branch, args.no_push, out);
     }
-    let Some(name) = &args.release else { return Ok(()) };
-    let revision = args.revision.map_or(String::new(), |revision| format!("?revision={revision}"));
-    let pin: Pin = client.get(&format!("/api/v1/releases/{}/pin{revision}", encode(name.as_str())))?;
-    let locked =
-        LockedRelease { release: pin.release.clone(), digest: pin.digest, indexes: pin.indexes.clone() };
     let path = work.root().join("volary.lock");
     let old = read_lock(&path)?;
-    let new = FleetLock { release: Some(locked), ..old.clone() };
+    let mut new = old.clone();
+    let mut bumped = Bumped { pin: None, images: Vec::new() };
+    if let Some(name) = &args.release {
+        let revision = args.revision.map_or(String::new(), |revision| format!("?revision={revision}"));
+        let pin: Pin = client.get(&format!("/api/v1/releases/{}/pin{revision}", encode(name.as_str())))?;
+        let (release, indexes) = (pin.release.clone(), pin.indexes.clone());
+        new.release = Some(LockedRelease { release, digest: pin.digest, indexes });
+        bumped.pin = Some(pin);
+    }
+    for text in &args.images {
+        let (device_type, image) = image_to_pin(&client, text)?;
+        new.images.insert(device_type.clone(), image.clone());
+        bumped.images.push(PinnedImage {
+            device_type,
+            name: image.name,
+            artifact: image.artifact,
+            size: image.size,
+            known: true,
+        });
+    }
+    let what = bumped.words();
     if old == new {
-        out.show(&pin, |pin| out.line(format!("{branch} pins {} already", pin.release)));
+        out.show(&bumped, |_| out.line(format!("{branch} pins {what} already")));
         return Ok(());
     }
     volary_host::write_atomic(&path, new.to_text().as_bytes(), 0o644)?;
-    let message =
-        format!("bump version to {name}\n\nPins revision {} of the release.\n", pin.release.revision);
-    let commit = work.commit_file(&config, "volary.lock", &message)?;
+    let commit = work.commit_file(&config, "volary.lock", &bumped.message())?;
     if !args.no_push {
         work.push(commit.as_str(), &branch)?;
     }
-    out.show(&pin, |pin| {
+    out.show(&bumped, |_| {
         let pushed = if args.no_push { "not pushed yet" } else { "pushed" };
-        out.line(format!("{branch} pins {} at {} ({pushed})", pin.release, commit.short()));
+        out.line(format!("{branch} pins {what} at {} ({pushed})", commit.short()));
     });
-    bump_keys::remind(&work, &client, out);
+    if bumped.pin.is_some() {
+        bump_keys::remind(&work, &client, out);
+    }
     Ok(())
+}
+
+/// What `volary bump` pins.
+#[derive(Serialize)]
+struct Bumped {
+    #[serde(flatten)]
+    pin: Option<Pin>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    images: Vec<PinnedImage>,
+}
+
+impl Bumped {
+    /// All of it, in a line.
+    fn words(&self) -> String {
+        let release = self.pin.iter().map(|pin| pin.release.to_string());
+        release.chain(self.images.iter().map(image_words)).collect::<Vec<_>>().join(" and ")
+    }
+
+    /// The message of the commit.
+    fn message(&self) -> String {
+        let images: String =
+            self.images.iter().map(|image| format!("Pins {}.\n", image_words(image))).collect();
+        match (&self.pin, &self.images[..]) {
+            (Some(pin), _) => {
+                let (name, revision) = (&pin.release.name, pin.release.revision);
+                format!("bump version to {name}\n\nPins revision {revision} of the release.\n{images}")
+            }
+            (None, [image]) => format!("bump {}\n\nPins artifact {}.\n", image_words(image), image.artifact),
+            (None, several) => format!("bump {} images\n\n{images}", several.len()),
+        }
+    }
+}
+
+fn image_words(image: &PinnedImage) -> String {
+    format!("image {} for {}", image.name, image.device_type)
+}
+
+/// The image that `TYPE=NAME` means, as the lock holds it.
+fn image_to_pin(client: &Client, text: &str) -> Result<(DeviceType, LockedImage), Failure> {
+    let (device_type, name) = text.split_once('=').ok_or_else(|| {
+        let help = "write it as in: --image raspberrypi4=2026-11-22.1; volary image list shows both";
+        Failure::with_help(anyhow!("{text:?} names no image"), help)
+    })?;
+    let device_type: DeviceType = device_type.parse()?;
+    let image = image_publish::to_pin(client, &device_type, name)?;
+    let Image { name, artifact, size, rootfs, .. } = image;
+    Ok((device_type, LockedImage { name, artifact, size, rootfs }))
 }
 
 /// What is pinned now; nothing if there is no file yet.
@@ -204,6 +272,7 @@ pub fn promote(args: &PromoteArgs, connection: &Connection, out: &Out) -> Result
         work.verify_promoted(&args.from, base, &promotion.commit)?;
         let brought = work.brought(base, &promotion.commit)?;
         (promotion.files, promotion.commits) = (brought.files, brought.commits);
+        promotion.images = brought.images;
     }
     out.show(&promotion, |promotion| show(promotion, out));
     if promotion.up_to_date {
@@ -325,6 +394,11 @@ fn show(promotion: &Promotion, out: &Out) {
     out.line(format!("devices   {}: {}", devices.len(), text::some(&devices, 10)));
     heading("packages");
     release::changes(&promotion.packages, out);
+    if !promotion.images.is_empty() {
+        heading("images");
+        let rows = promotion.images.iter().map(|change| image_row(change, out)).collect();
+        out.table(&["", "FOR", "FROM", "TO", "SIZE"], rows, "no image differs");
+    }
     heading("files");
     list(&promotion.files, "no file differs", out);
     heading("commits");
@@ -337,6 +411,22 @@ fn show(promotion: &Promotion, out: &Out) {
         .collect();
     out.table(&["GATE", "SAYS", "WHY"], rows, "none are set for this stage");
     out.line("");
+}
+
+fn image_row(change: &ImageChange, out: &Out) -> Vec<String> {
+    let (sign, tone) = match (&change.from, &change.to) {
+        (None, _) => ("+", Tone::Good),
+        (_, None) => ("-", Tone::Bad),
+        _ => ("~", Tone::Warn),
+    };
+    let name = |name: &Option<ImageName>| name.as_ref().map_or_else(|| "–".into(), ToString::to_string);
+    vec![
+        out.tone(tone, sign),
+        change.device_type.to_string(),
+        name(&change.from),
+        name(&change.to),
+        if change.size > 0 { bytes(change.size) } else { String::new() },
+    ]
 }
 
 pub(super) fn list(items: &[String], nothing: &str, out: &Out) {

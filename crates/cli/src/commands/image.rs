@@ -1,4 +1,4 @@
-//! `volary image`: disk images, on this machine.
+//! `volary image`: disk images, on this machine; what the server has of them is in `image_publish`.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -8,6 +8,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use volary_image::{Bmap, Disk, FlashError, Flashed, Progress, bmap_beside, flash, may_flash, open_image};
 
+use super::image_publish;
+use crate::config::Connection;
 use crate::failure::Failure;
 use crate::out::{Out, bytes};
 use crate::progress::Line;
@@ -17,6 +19,14 @@ use crate::progress::Line;
 pub enum ImageCommand {
     /// Write an image onto a card or stick, and read it back
     Flash(FlashArgs),
+    /// Give an update artifact to the server, for stages to pin and devices to fetch
+    Publish(image_publish::PublishArgs),
+    /// List the images that the server has
+    List,
+    /// Show an image that the server has, and why it is kept
+    Show(image_publish::OneArgs),
+    /// Take an image away from the server: refused while a stage pins it
+    Remove(image_publish::OneArgs),
 }
 
 /// Options of `volary image flash`.
@@ -35,9 +45,13 @@ pub struct FlashArgs {
 }
 
 /// Runs `volary image …`.
-pub fn run(command: ImageCommand, out: &Out) -> Result<(), Failure> {
+pub fn run(command: ImageCommand, connection: &Connection, out: &Out) -> Result<(), Failure> {
     match command {
         ImageCommand::Flash(args) => run_flash(&args, out),
+        ImageCommand::Publish(args) => image_publish::publish(&args, connection, out),
+        ImageCommand::List => image_publish::list(connection, out),
+        ImageCommand::Show(args) => image_publish::show(&args, connection, out),
+        ImageCommand::Remove(args) => image_publish::remove(&args, connection, out),
     }
 }
 

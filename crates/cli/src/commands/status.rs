@@ -101,6 +101,15 @@ fn stage_table(stage: &Stage, out: &Out) {
     if !stage.windows.is_empty() {
         out.line(format!("  {} {}", out.tone(Tone::Dim, "windows:"), stage.windows));
     }
+    for image in &stage.images {
+        let known = if image.known { "" } else { ", which the server does not have" };
+        let (name, artifact) = (&image.name, image.artifact.short());
+        out.line(format!(
+            "  {} {name} for {}, artifact {artifact}{known}",
+            out.tone(Tone::Dim, "image:"),
+            image.device_type
+        ));
+    }
     if let Some(at_most) = stage.per_site_at_most {
         let most = format!("at most {} of a site", text::count(at_most as usize, "device"));
         let now: Vec<String> = stage.turns.iter().map(turn).collect();

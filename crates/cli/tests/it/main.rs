@@ -1,6 +1,7 @@
 //! The commands as people type them, against a real server.
 
 mod fleet_export;
+mod images;
 mod inventory;
 mod keys;
 mod quorum;

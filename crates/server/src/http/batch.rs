@@ -1,5 +1,5 @@
-//! Files of uploads, written while they arrive: one that comes alone, or several as a tar archive.
-//! Not here: what they are.
+//! Uploads, read while they arrive: a file that comes alone, or several as a tar archive. Not here:
+//! what they are.
 
 use std::fmt::Display;
 use std::io::{self, Read};
@@ -50,10 +50,10 @@ pub(super) async fn save(body: Body, path: PathBuf, limit: u64, writing: Writing
 }
 
 /// Reads a request while `write`, which may block, does something with what has come.
-async fn receive(
+pub(super) async fn receive<T: Send + 'static>(
     mut body: Body,
-    write: impl FnOnce(Pieces) -> Result<(), Refusal> + Send + 'static,
-) -> Result<(), Refusal> {
+    write: impl FnOnce(Pieces) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
     let (send, receive) = mpsc::channel::<io::Result<Piece>>(PIECES);
     let written = tokio::spawn(blocking(move || write(Pieces::new(receive))));
     let mut trouble = None;
@@ -101,7 +101,7 @@ enum Piece {
 }
 
 /// What arrived, as something to read. Blocks.
-struct Pieces {
+pub(super) struct Pieces {
     receive: mpsc::Receiver<io::Result<Piece>>,
     now: Bytes,
     is_over: bool,

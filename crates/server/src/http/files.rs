@@ -1,4 +1,5 @@
-//! The archive's files as apt asks for them: conditional requests and single ranges, from disk.
+//! The archive's files as apt asks for them, and the artifacts of images: conditional requests and
+//! single ranges, from disk.
 //!
 //! Nothing is compressed on the way: apt compares lengths and hashes of exactly these bytes.
 
@@ -14,6 +15,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
+use volary_model::Digest;
 
 use crate::app::App;
 use crate::http::refusal::Refusal;
@@ -30,16 +32,70 @@ pub(crate) async fn archive(
 ) -> Result<Response, Refusal> {
     let missing = || Refusal::not_found(format!("the archive has no file {path:?}"));
     let file_path = below(app.archive.public_dir(), &path).ok_or_else(missing)?;
-    let file = match tokio::fs::File::open(&file_path).await {
+    let (file, metadata) = open(&file_path, missing).await?;
+    answer(file, &Facts::of(&metadata, &path), &method, &headers).await
+}
+
+/// `GET /images/{name}`: an artifact by its SHA-256, or the block index beside it.
+pub(crate) async fn image(
+    State(app): State<Arc<App>>,
+    UrlPath(name): UrlPath<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let hex = name.strip_suffix(".blocks").unwrap_or(&name);
+    let digest = Digest::from_hex(hex).ok().filter(|digest| digest.hex() == hex);
+    let digest = digest.ok_or_else(|| {
+        Refusal::not_found(format!("{name:?} names no image"))
+            .help("an image's address ends in the SHA-256 of its artifact, in 64 lower-case digits")
+    })?;
+    match hex == name {
+        true => artifact(&app, &digest, &method, &headers).await,
+        false => {
+            let path = app.images.blocks(&digest);
+            let missing = || Refusal::not_found(format!("there is no block index of {digest}"));
+            let (file, metadata) = open(&path, missing).await?;
+            let facts = Facts { immutable: true, ..Facts::of(&metadata, &name) };
+            answer(file, &facts, &method, &headers).await
+        }
+    }
+}
+
+/// An artifact's file. Its digest is its tag, here and on every server that has a copy.
+pub(crate) async fn artifact(
+    app: &App,
+    digest: &Digest,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response, Refusal> {
+    let missing = || {
+        Refusal::not_found(format!("the server has no image with the artifact {digest}"))
+            .help("see those that it has with: volary image list")
+    };
+    let (file, metadata) = open(&app.images.path(digest), missing).await?;
+    let facts = Facts {
+        etag: format!("\"{}\"", digest.hex()),
+        content_type: "application/vnd.mender-artifact",
+        immutable: true,
+        ..Facts::of(&metadata, "")
+    };
+    answer(file, &facts, method, headers).await
+}
+
+/// A plain file with what is known of it.
+async fn open(
+    path: &Path,
+    missing: impl Fn() -> Refusal,
+) -> Result<(tokio::fs::File, std::fs::Metadata), Refusal> {
+    let file = match tokio::fs::File::open(path).await {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
-        Err(error) => return Err(Refusal::broken(format!("cannot read {}: {error}", file_path.display()))),
+        Err(error) => return Err(Refusal::broken(format!("cannot read {}: {error}", path.display()))),
     };
-    let facts = match file.metadata().await {
-        Ok(metadata) if metadata.is_file() => Facts::of(&metadata, &path),
-        _ => return Err(missing()),
-    };
-    answer(file, &facts, &method, &headers).await
+    match file.metadata().await {
+        Ok(metadata) if metadata.is_file() => Ok((file, metadata)),
+        _ => Err(missing()),
+    }
 }
 
 /// The path below `root`, unless it leads out of it.

@@ -9,6 +9,7 @@ pub(crate) mod export;
 pub(crate) mod files;
 pub(crate) mod fleet;
 pub(crate) mod git;
+pub(crate) mod image;
 pub(crate) mod input;
 pub(crate) mod keys;
 pub(crate) mod lifecycle;
@@ -65,6 +66,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/archive/why", get(upkeep::why))
         .route("/api/v1/archive/keys", get(keys::keys).post(keys::add))
         .route("/api/v1/archive/keys/retire", post(keys::retire))
+        .route("/api/v1/images", get(image::images).put(image::publish).post(image::publish))
+        .route("/api/v1/images/{artifact}", get(image::image).delete(image::remove))
         .route("/api/v1/mirrors", get(mirror::mirrors).post(mirror::add))
         .route("/api/v1/mirrors/{name}", get(mirror::mirror).delete(mirror::remove))
         .route("/api/v1/mirrors/{name}/packages", get(mirror::packages))
@@ -97,6 +100,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/trace", get(status::trace))
         .route("/api/v1/events", get(status::events))
         .route("/archive/{*path}", get(files::archive))
+        .route("/images/{name}", get(files::image))
         .route("/git/{*path}", any(git::serve))
         .route("/", get(page::home))
         .route("/trace", get(page::trace))

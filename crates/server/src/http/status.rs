@@ -5,9 +5,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Query, State};
 use serde::Deserialize;
+use volary_api::v1::image::PinnedImage;
 use volary_api::v1::status::{Device, Event, HeldTurn, Stage, Status, Trace, TracedDevice, TracedStage};
 use volary_debian::Version;
-use volary_model::{Architecture, PackageName, StageName};
+use volary_fleet::LockedImage;
+use volary_model::{Architecture, DeviceType, PackageName, StageName};
 use volary_plan::condition::Condition;
 
 use crate::app::App;
@@ -48,6 +50,7 @@ pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
             subject: stage.tip.as_ref().map(|tip| tip.subject.clone()).unwrap_or_default(),
             committed_at: stage.tip.as_ref().map(|tip| tip.committed_at),
             suite: stage.suite.as_ref().map(ToString::to_string),
+            images: stage.images.iter().map(|(of, image)| pinned_image(app, of, image)).collect(),
             stop: stage.when.stop.clone(),
             freezes: stage.when.freezes.clone(),
             windows: stage.when.windows.clone(),
@@ -79,6 +82,16 @@ pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
             .collect(),
         problems,
     })
+}
+
+fn pinned_image(app: &App, device_type: &DeviceType, image: &LockedImage) -> PinnedImage {
+    PinnedImage {
+        device_type: device_type.clone(),
+        name: image.name.clone(),
+        artifact: image.artifact,
+        size: image.size,
+        known: app.images.has(&image.artifact),
+    }
 }
 
 fn held_turn(turn: &volary_store::Turn) -> HeldTurn {

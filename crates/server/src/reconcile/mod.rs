@@ -4,6 +4,7 @@
 mod builds;
 mod devices;
 mod gc;
+mod images;
 mod mirrors;
 mod rebuilds;
 mod reproductions;
@@ -50,7 +51,7 @@ const STATUSES: Duration = Duration::from_secs(5);
 /// How often builds without plan are looked for, besides when one ends.
 const REBUILDS: Duration = Duration::from_secs(60);
 
-/// How often old logs are looked for.
+/// How often old logs and images are looked for.
 const TIDY: Duration = Duration::from_secs(6 * 3600);
 
 /// How often the certificate's age is looked at.
@@ -97,6 +98,7 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
     let bell: Option<Bell> = Some(|nudges| &nudges.rebuilds);
     tasks.spawn(every(app.clone(), stop.clone(), "rebuilds", REBUILDS, bell, rebuilds::plan_all));
     tasks.spawn(every(app.clone(), stop.clone(), "old builds", TIDY, None, tidy::tidy));
+    tasks.spawn(every(app.clone(), stop.clone(), "images", TIDY, None, images::images));
     tasks.spawn(every(app.clone(), stop.clone(), "signs of life", FLUSH, None, flush));
     tasks.spawn(every(app.clone(), stop.clone(), "suites", SUITES, Some(|nudges| &nudges.suites), suites));
     tasks.spawn(every(app.clone(), stop.clone(), "certificate", CERTIFICATE, None, certificate));

@@ -5,6 +5,7 @@ mod archive;
 mod builds;
 mod devices;
 mod git;
+mod images;
 mod keys;
 mod mirrors;
 mod page;

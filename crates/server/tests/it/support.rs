@@ -12,6 +12,8 @@ use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsPr
 use volary_api::join::JoinToken;
 use volary_api::v1::device::{Enrolled, Report};
 use volary_api::v1::fleet::{DeviceToken, TokenSecret};
+use volary_api::v1::image::Image;
+use volary_artifact::{Depends, Draft, PayloadDraft, Source, WriteOptions};
 use volary_host::{Cmd, CmdError, Output};
 use volary_server::{InitOptions, Initialised, Layout, Running, ServeOptions, init, serve};
 
@@ -262,6 +264,11 @@ impl Client {
         Answer::of(request.send(body))
     }
 
+    /// The headers alone.
+    pub fn head(&self, path: &str) -> Answer {
+        Answer::of(self.agent.head(format!("{}{path}", self.url)).call())
+    }
+
     pub fn delete(&self, path: &str) -> Answer {
         let mut request = self.agent.delete(format!("{}{path}", self.url));
         if let Some((name, value)) = self.bearer() {
@@ -412,4 +419,50 @@ pub fn make_deb(dir: &Path, name: &str, version: &str) -> PathBuf {
     write(tree.join("DEBIAN/control"), control);
     Cmd::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&deb).check().unwrap();
     deb
+}
+
+/// An artifact with this root file system.
+pub fn make_artifact(
+    name: &str,
+    device_types: &[&str],
+    rootfs: &[u8],
+    key: Option<&volary_artifact::PrivateKey>,
+) -> Vec<u8> {
+    let image = Source::new("rootfs.ext4", rootfs.len() as u64, rootfs);
+    write_artifact(name, device_types, PayloadDraft::rootfs_image(name, image), key)
+}
+
+/// An artifact with any payload.
+pub fn write_artifact(
+    name: &str,
+    device_types: &[&str],
+    payload: PayloadDraft<'_>,
+    key: Option<&volary_artifact::PrivateKey>,
+) -> Vec<u8> {
+    let device_types = device_types.iter().map(|name| (*name).to_owned()).collect();
+    let draft = Draft {
+        name: name.into(),
+        depends: Depends { device_types, ..Depends::default() },
+        payloads: vec![payload],
+        ..Draft::default()
+    };
+    let mut file = std::io::Cursor::new(Vec::new());
+    let options = WriteOptions { key, ..WriteOptions::default() };
+    volary_artifact::write(&mut file, draft, &options).unwrap();
+    file.into_inner()
+}
+
+/// Publishes an artifact.
+#[track_caller]
+pub fn publish(client: &Client, artifact: &[u8]) -> Image {
+    client.put("/api/v1/images", artifact).json()
+}
+
+/// The text of a lock that pins an image for a device type.
+pub fn lock_text(device_type: &str, image: &Image) -> String {
+    let Image { name, artifact, size, rootfs, .. } = image;
+    format!(
+        "version: 1\nimages:\n  {device_type}:\n    name: \"{name}\"\n    artifact: {artifact}\n    \
+         size: {size}\n    rootfs: {rootfs}\n"
+    )
 }

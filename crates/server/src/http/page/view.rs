@@ -6,6 +6,8 @@ use askama::Template;
 use jiff::Timestamp;
 use volary_api::v1::archive::Release;
 use volary_api::v1::build::{Build, BuildState};
+use volary_api::v1::device::RunningImage;
+use volary_api::v1::image::PinnedImage;
 use volary_api::v1::status::{Condition, Device, Event, HeldTurn, Stage, Status, Trace};
 use volary_model::{BuildScope, CommitId, StageName};
 use volary_plan::text;
@@ -103,8 +105,17 @@ struct StageColumn {
     all_good: bool,
     meter: Vec<MeterPart>,
     step: Option<Step>,
+    images: Vec<ImageRow>,
     conduct: Vec<Conduct>,
     devices: Vec<DeviceRow>,
+}
+
+/// An image that a stage pins.
+struct ImageRow {
+    device_type: String,
+    name: String,
+    artifact: String,
+    known: bool,
 }
 
 /// When and how the devices of a stage change.
@@ -265,8 +276,18 @@ fn stage_column(stage: &Stage, view: &FleetView, now: Timestamp) -> StageColumn 
         all_good: all > 0 && good == all,
         meter: meter(&stage.devices),
         step: step(&stage.name, view),
+        images: stage.images.iter().map(image_row).collect(),
         conduct: conduct(stage, now),
         devices: stage.devices.iter().map(|device| device_row(device, now)).collect(),
+    }
+}
+
+fn image_row(image: &PinnedImage) -> ImageRow {
+    ImageRow {
+        device_type: image.device_type.to_string(),
+        name: image.name.to_string(),
+        artifact: image.artifact.hex(),
+        known: image.known,
     }
 }
 
@@ -345,6 +366,7 @@ fn device_row(device: &Device, now: Timestamp) -> DeviceRow {
     fact("system", Some(format!("{} ({})", device.os, device.architecture)));
     let report = device.report.as_ref();
     if let Some(report) = report {
+        fact("image", report.image.as_ref().map(running_image));
         fact("up", Some(text::duration(Duration::from_secs(report.uptime))));
         if report.memory_total > 0 {
             fact("memory", Some(of(report.memory_available, report.memory_total, "available")));
@@ -412,6 +434,12 @@ fn device_row(device: &Device, now: Timestamp) -> DeviceRow {
             })
             .unwrap_or_default(),
     }
+}
+
+fn running_image(image: &RunningImage) -> String {
+    let slot = image.slot.as_ref().map(|slot| format!(", slot {slot}")).unwrap_or_default();
+    let trial = if image.on_trial { ", on trial" } else { "" };
+    format!("{} ({}{slot}{trial})", image.name, image.device_type)
 }
 
 fn build_row(build: Build, now: Timestamp) -> BuildRow {
