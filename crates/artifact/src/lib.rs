@@ -15,6 +15,8 @@
 
 #![warn(missing_docs)]
 
+#[cfg(feature = "zstd")]
+pub mod blocks;
 mod codec;
 mod error;
 mod front;
