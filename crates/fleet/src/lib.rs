@@ -14,6 +14,7 @@ mod check_plays;
 mod checkout;
 mod commit;
 mod config;
+mod device_type;
 mod diff;
 mod fields;
 mod hook;
@@ -47,6 +48,7 @@ pub use config::{
     Drift, DriftAction, FleetConfig, Freeze, Gates, Healthy, Moment, Packages, Percent, Rollout,
     SITE_VARIABLE, Stage, Weekdays, Window, Windows, Zone,
 };
+pub use device_type::{DEVICE_TYPES, parse_device_type};
 pub use diff::{Change, ChangeKind, changed_files, files};
 pub use fields::FieldError;
 pub use hook::{HookOptions, InvalidUpdate, RefUpdate, Rejection, pre_receive};
