@@ -1,4 +1,4 @@
-//! `device-types/NAME.yml`: how the image of a device type is made. `docs/images.md` explains it to
+//! `device-types/NAME.yml`: how the image of a device type is made. `docs/device-types.md` explains it to
 //! people.
 
 use std::collections::BTreeMap;
@@ -321,7 +321,7 @@ fn bytes(text: &str) -> Option<u64> {
 /// The path of a file in the fleet repository.
 fn file_name(fields: &Fields<'_>, name: &str) -> Result<String, FieldError> {
     let text = fields.text(name)?;
-    if is_inside(text) {
+    if is_inside(text) && is_plain(text) {
         Ok(text.to_owned())
     } else {
         let remedy = "write a path in the fleet repository, as files/key.asc";

@@ -164,3 +164,9 @@ pub(crate) fn identifier(words: &[&str]) -> [u8; 16] {
     bytes[8] = bytes[8] & 0x3f | 0x80;
     bytes
 }
+
+/// The usual text of an identifier.
+pub(crate) fn uuid_text(bytes: &[u8; 16]) -> String {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}

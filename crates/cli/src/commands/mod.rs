@@ -17,6 +17,7 @@ mod device_show;
 pub mod export_fleet;
 pub mod fleet;
 pub mod image;
+mod image_build;
 mod image_publish;
 pub mod inventory;
 pub mod release;

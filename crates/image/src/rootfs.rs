@@ -1,0 +1,172 @@
+//! Makes the root file system: packages by mmdebstrap, the agent, and the fleet's playbook.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::geteuid;
+use volary_host::{Cmd, create_dir, write_atomic};
+use volary_model::{Mirror, Recipe};
+
+use crate::contents;
+use crate::error::BuildError;
+use crate::order::Order;
+
+/// Downloading and unpacking over a slow link, and a playbook.
+const PATIENCE: Duration = Duration::from_secs(2 * 3600);
+
+/// What a playbook is run by, inside. It sees no service manager and starts nothing.
+const PLAY: &str = "ANSIBLE_NOCOWS=1 ANSIBLE_LOCALHOST_WARNING=0 ANSIBLE_RETRY_FILES_ENABLED=0 PYTHONHASHSEED=0 \
+                    PYTHONDONTWRITEBYTECODE=1 ansible-playbook --connection local --inventory localhost, \
+                    --extra-vars @/run/volary-image/variables.json";
+
+/// Where the keys of sources are while the root is made.
+pub(crate) const KEYS: &str = "keys";
+
+/// The architecture that this machine's packages are made for.
+pub(crate) fn machine_architecture() -> Result<String, BuildError> {
+    Ok(Cmd::new("dpkg").arg("--print-architecture").check()?.text().trim().to_owned())
+}
+
+/// How mmdebstrap gets the rights that it needs: user namespaces where the kernel has them.
+pub(crate) fn mode() -> [&'static str; 1] {
+    let probe = Cmd::new("unshare").args(["--user", "--map-root-user", "--mount", "true"]).run();
+    match probe {
+        Ok(output) if output.status.success() => ["--mode=unshare"],
+        Ok(_) | Err(_) if geteuid().is_root() => ["--mode=root"],
+        // It says itself what is missing.
+        Ok(_) | Err(_) => ["--mode=auto"],
+    }
+}
+
+/// What came out.
+pub(crate) struct Root {
+    /// The tar.
+    pub tar: PathBuf,
+    /// The sums of the signed lists that packages were installed from, as `sha256sum` prints them.
+    pub lists: String,
+}
+
+/// Makes the root file system in `work`.
+pub(crate) fn make(
+    order: &Order<'_>,
+    work: &Path,
+    on_line: &mut dyn FnMut(&str),
+) -> Result<Root, BuildError> {
+    let recipe = order.recipe;
+    let tar = work.join("root.tar");
+    let lists = work.join("lists.sha256");
+    let mut command = Cmd::new("mmdebstrap")
+        .args(["--variant=minbase", "--format=tar"])
+        .args(mode())
+        .arg(format!("--architectures={}", recipe.architecture))
+        .arg(format!("--components={}", recipe.components.join(",")))
+        .arg(format!("--include={}", contents::packages(recipe).join(",")))
+        .args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\""])
+        .args([
+            "--aptopt=Acquire::Retries \"3\"",
+            "--aptopt=Dpkg::Use-Pty \"0\"",
+            "--dpkgopt=force-unsafe-io",
+        ]);
+    if let Some(agent) = order.agent {
+        let agent = agent.display();
+        command = command
+            .arg(format!("--customize-hook=upload '{agent}' /tmp/volary-agent.deb"))
+            .arg("--customize-hook=chroot \"$1\" apt-get install --yes --no-install-recommends /tmp/volary-agent.deb");
+    }
+    if let Some(playbook) = &recipe.playbook {
+        let inside = work.join("fleet.tar");
+        pack_fleet(order, work, &inside)?;
+        command = command
+            .arg("--customize-hook=mkdir -p \"$1/run/volary-image\"")
+            .arg(format!("--customize-hook=tar-in '{}' /run/volary-image", inside.display()))
+            .arg(format!(
+                "--customize-hook=chroot \"$1\" sh -c 'cd /run/volary-image/fleet && {PLAY} {}'",
+                shell_word(playbook)
+            ));
+    }
+    command = command
+        .arg("--customize-hook=(cd \"$1/var/lib/apt/lists\" && sha256sum *Release) >\"$1/tmp/lists.sha256\"")
+        .arg(format!("--customize-hook=download /tmp/lists.sha256 '{}'", lists.display()))
+        .arg(&recipe.suite)
+        .arg(&tar)
+        .args(sources(order, work)?)
+        .env("SOURCE_DATE_EPOCH", order.epoch.to_string())
+        .env("PYTHONHASHSEED", "0")
+        .env("LC_ALL", "C.UTF-8")
+        .env("TZ", "UTC")
+        .timeout(PATIENCE);
+    command.check_lines(on_line)?;
+    Ok(Root { tar, lists: volary_host::read_to_string(&lists)? })
+}
+
+/// In single quotes already: a quote would end them.
+fn shell_word(text: &str) -> String {
+    text.chars()
+        .map(
+            |c| {
+                if c.is_ascii_alphanumeric() || "-_./".contains(c) { c.to_string() } else { format!("\\{c}") }
+            },
+        )
+        .collect()
+}
+
+/// What mmdebstrap is given last, so that it installs from the right places.
+fn sources(order: &Order<'_>, work: &Path) -> Result<Vec<String>, BuildError> {
+    let Recipe { suite, components, mirror, sources, .. } = order.recipe;
+    let key = |name: &str, file: &str| -> Result<String, BuildError> {
+        let folder = work.join(KEYS);
+        create_dir(&folder)?;
+        let path = folder.join(name);
+        write_atomic(&path, &volary_host::read(&order.fleet.join(file))?, 0o644)?;
+        Ok(format!("[signed-by={}] ", path.display()))
+    };
+    let mut others = Vec::new();
+    if let Some((archive, suite)) = &order.archive {
+        let components = archive.components.join(" ");
+        others.push(format!("deb {}{} {suite} {components}", key("volary.asc", &archive.key)?, archive.url));
+    }
+    for (index, source) in sources.iter().enumerate() {
+        let key = match &source.key {
+            Some(file) => key(&format!("volary-{index}.asc"), file)?,
+            None => String::new(),
+        };
+        others.push(format!("deb {key}{} {} {}", source.url, source.suite, source.components.join(" ")));
+    }
+    match mirror {
+        Mirror::Default if others.is_empty() => Ok(Vec::new()),
+        // mmdebstrap takes this machine's mirror only if it is given no other source.
+        Mirror::Default => {
+            let list = work.join("volary.list");
+            write_atomic(&list, format!("{}\n", others.join("\n")).as_bytes(), 0o644)?;
+            Ok(vec![format!("--setup-hook=upload '{}' /etc/apt/sources.list.d/volary.list", list.display())])
+        }
+        Mirror::Url(url) => {
+            others.insert(0, format!("deb {url} {suite} {}", components.join(" ")));
+            Ok(others)
+        }
+        Mirror::None => Ok(others),
+    }
+}
+
+/// The fleet repository as the playbook sees it, with its variables.
+fn pack_fleet(order: &Order<'_>, work: &Path, tar: &Path) -> Result<(), BuildError> {
+    let variables = serde_json::json!({
+        "volary_stage": order.stage, "volary_device_type": order.device_type, "volary_image": order.name,
+    });
+    let path = work.join("variables.json");
+    write_atomic(&path, variables.to_string().as_bytes(), 0o644)?;
+    Cmd::new("tar")
+        .args(["--create", "--exclude-vcs", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
+        .args(["--transform=s,^\\./,fleet/,", "--transform=s,^\\.$,fleet,S"])
+        .arg("--file")
+        .arg(tar)
+        .arg("--directory")
+        .arg(work)
+        .arg("variables.json")
+        .arg("--directory")
+        .arg(order.fleet)
+        .arg(".")
+        .timeout(PATIENCE)
+        .check()?;
+    Ok(())
+}
