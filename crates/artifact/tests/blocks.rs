@@ -5,7 +5,8 @@ use std::io::{self, Cursor, Read};
 
 use ring::digest::{SHA256, digest};
 use volary_artifact::blocks::{
-    Assembled, BLOCK, BlocksError, Ranges, ReadAt, WriteAt, assemble, write_blocks,
+    Applied, Assembled, BLOCK, BlocksError, Ranges, ReadAt, WriteAt, apply_pair, assemble, write_blocks,
+    write_pair,
 };
 use volary_artifact::fuzz_one;
 use volary_model::Digest;
@@ -284,4 +285,105 @@ fn the_same_image_gives_the_same_file_whatever_the_threads() {
         file.into_inner()
     };
     assert!(file(1) == file(3));
+}
+
+fn pair(old: &[u8], image: &[u8]) -> Vec<u8> {
+    let mut pair = Vec::new();
+    let paired = write_pair(&Memory(old.to_vec()), &Memory(image.to_vec()), &mut pair, 12).unwrap();
+    assert_eq!(paired.size, pair.len() as u64);
+    pair
+}
+
+fn applied(pair: &[u8], old: &[u8], target: &mut Memory, image: &[u8]) -> Result<Applied, BlocksError> {
+    apply_pair(&mut Served(pair), &Memory(old.to_vec()), target, &sha(image), &mut |_| Ok(()))
+}
+
+/// An image and its successor: something moved, something new that resembles the old, something twice.
+fn two_images() -> (Vec<u8>, Vec<u8>) {
+    let mut old = text(20, IMAGE);
+    old[3 << 20..(3 << 20) + 40 * BLOCK].fill(0);
+    let mut image = text(21, 3 * BLOCK);
+    image.extend_from_slice(&old);
+    image.truncate(IMAGE);
+    for at in (1 << 20..2 << 20).step_by(700) {
+        image[at] ^= 0x20;
+    }
+    let again = text(22, 20 * BLOCK);
+    for block in [1000, 1400] {
+        image[block * BLOCK..(block + 20) * BLOCK].copy_from_slice(&again);
+    }
+    (old, image)
+}
+
+#[test]
+fn a_pair_is_much_smaller_than_the_blocks() {
+    let (old, image) = two_images();
+    let pair = pair(&old, &image);
+    let mut target = Memory(vec![0x55; IMAGE]);
+    let told = applied(&pair, &old, &mut target, &image).unwrap();
+    assert!(told.complete && target.0 == image, "{told:?}");
+    assert_eq!(told.fetched, pair.len() as u64);
+    let blocks = cost(&old, &image).fetched;
+    assert!(told.fetched * 3 < blocks, "{} and {blocks}", told.fetched);
+}
+
+#[test]
+fn where_the_device_differs_the_blocks_complete_the_pair() {
+    let (old, image) = two_images();
+    let (pair, file) = (pair(&old, &image), block_file(&image));
+    let mut used = old.clone();
+    for at in [5000, 1_200_000, 4_000_000] {
+        used[at] ^= 1;
+    }
+    let mut target = Memory(vec![0; IMAGE]);
+    let told = applied(&pair, &used, &mut target, &image).unwrap();
+    assert!(!told.complete && told.failed > 0, "{told:?}");
+    let rest = made(&file, &used, &mut target, &image).unwrap();
+    assert!(target.0 == image);
+    let alone = cost(&used, &image).fetched;
+    assert!(rest.fetched < alone * 2 / 3, "{} and {alone}", rest.fetched);
+    // Another slot, smaller or empty, breaks nothing.
+    for other in [&used[..IMAGE / 2], &[]] {
+        assert!(!applied(&pair, other, &mut Memory(vec![0; IMAGE]), &image).unwrap().complete);
+    }
+}
+
+#[test]
+fn a_pair_goes_on_after_every_cut() {
+    let (old, image) = two_images();
+    let pair = pair(&old, &image);
+    let expected = sha(&image);
+    let old = Memory(old);
+    for cut in (0..).step_by(3) {
+        let mut target = Failing { memory: Memory(vec![0; IMAGE]), left: cut };
+        if apply_pair(&mut Served(&pair), &old, &mut target, &expected, &mut |_| Ok(())).is_ok() {
+            break;
+        }
+        let told =
+            apply_pair(&mut Served(&pair), &old, &mut target.memory, &expected, &mut |_| Ok(())).unwrap();
+        assert!(told.complete && target.memory.0 == image);
+    }
+    // All is there: only what is hardly worth a look is fetched again.
+    let mut target = Memory(image.clone());
+    let told = applied(&pair, &old.0, &mut target, &image).unwrap();
+    assert!(told.complete && told.written == 0 && told.fetched < pair.len() as u64 / 4, "{told:?}");
+}
+
+#[test]
+fn a_damaged_pair_never_makes_another_image() {
+    let (old, image) = two_images();
+    let (old, image) = (&old[..1 << 20], &image[..1 << 20]);
+    let pair = pair(old, image);
+    for at in (0..pair.len()).step_by(101).chain(0..160) {
+        let mut damaged = pair.clone();
+        damaged[at] ^= 1 << (at % 8);
+        let mut target = Memory(vec![0; image.len()]);
+        if let Ok(told) = applied(&damaged, old, &mut target, image) {
+            assert!(!told.complete || target.0 == image, "byte {at}");
+        }
+    }
+    for end in (0..pair.len()).step_by(509) {
+        let error = applied(&pair[..end], old, &mut Memory(vec![0; image.len()]), image).unwrap_err();
+        assert!(matches!(error, BlocksError::Fetch { .. }), "{error}");
+    }
 }

@@ -10,6 +10,7 @@ use ring::digest::{Context, SHA256};
 use volary_model::Digest;
 use zstd::zstd_safe::{DCtx, DParameter, FrameFormat, get_error_name};
 
+use super::fetch::Fetch;
 use super::format::{Entry, HEAD, Head, Table, parse_list};
 use super::seen::Seen;
 use super::{BLOCK, BlocksError, CONTEXT, GROUP_BYTES, group_hash, hash, malformed};
@@ -89,9 +90,6 @@ pub struct Progress {
 /// Gaps between wanted parts that are fetched with them: a request costs as much.
 const GAP: u64 = 512;
 
-/// What can be read of a range at once.
-const BODY: usize = 16 << 10;
-
 /// Makes the image in `target`: out of `old`, out of what of it is in `target` already (an assembly that was cut off goes
 /// on so), and out of `blocks`. Nothing is flushed; `progress` is called after each 256 KiB and may do so.
 /// Memory: 12 bytes for each block of `old`, some 20 for each block of the image that `old` has not, 1 MiB.
@@ -105,7 +103,7 @@ pub fn assemble(
     expected: &Digest,
     progress: &mut dyn FnMut(Progress) -> io::Result<()>,
 ) -> Result<Assembled, BlocksError> {
-    let mut fetch = Fetch { from: blocks, told: Assembled::default() };
+    let mut fetch = Fetch::new(blocks);
     let mut head = [0; HEAD];
     head.copy_from_slice(&fetch.all(0, HEAD as u64)?);
     let head = Head::parse(&head)?;
@@ -125,6 +123,7 @@ pub fn assemble(
 
     let wanted = ranges(&table, &sources);
     let mut build = Build { head, table: &table, old, buffer: vec![0; CONTEXT + GROUP_BYTES], context: 0 };
+    let mut told = Assembled::default();
     let mut whole = Context::new(&SHA256);
     let mut wanted = wanted.into_iter().peekable();
     let mut held = Held(Vec::new());
@@ -141,24 +140,29 @@ pub fn assemble(
                 return Err(malformed(format!("group {group} does not come to its hash")));
             }
         }
-        fetch.told.new += source.missing() as u64 * BLOCK as u64;
+        told.new += source.missing() as u64 * BLOCK as u64;
         let content = &build.buffer[build.context..build.context + size];
         whole.update(content);
         let at = group as u64 * GROUP_BYTES as u64;
-        fetch.told.written += put(target, at, content, *source == Source::InPlace)?;
+        told.written += put(target, at, content, *source == Source::InPlace)?;
         build.forward(size);
-        let state = Progress { done: at + size as u64, of: head.length, fetched: fetch.told.fetched };
+        let state = Progress { done: at + size as u64, of: head.length, fetched: fetch.bytes };
         progress(state).map_err(|source| BlocksError::Write { what: "the slot", source })?;
     }
     let actual = Digest::from_bytes(whole.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"));
     if actual != *expected {
         return Err(BlocksError::AnotherImage { expected: *expected, actual });
     }
-    Ok(fetch.told)
+    Ok(Assembled { fetched: fetch.bytes, requests: fetch.requests, ..told })
 }
 
 /// Writes what is not there already, in runs of blocks that differ; the number of bytes written.
-fn put(target: &mut dyn WriteAt, at: u64, content: &[u8], is_there: bool) -> Result<u64, BlocksError> {
+pub(super) fn put(
+    target: &mut dyn WriteAt,
+    at: u64,
+    content: &[u8],
+    is_there: bool,
+) -> Result<u64, BlocksError> {
     if is_there {
         return Ok(0);
     }
@@ -369,27 +373,6 @@ impl Held {
             let at = usize::try_from(start.checked_sub(*from)?).ok()?;
             bytes.get(at..at + usize::from(length))
         })
-    }
-}
-
-/// Fetching, counted.
-struct Fetch<'a> {
-    from: &'a mut dyn Ranges,
-    told: Assembled,
-}
-
-impl Fetch<'_> {
-    fn all(&mut self, start: u64, length: u64) -> Result<Vec<u8>, BlocksError> {
-        let failed = |source| BlocksError::Fetch { start, end: start + length, source };
-        let mut bytes = Vec::new();
-        let body = self.from.range(start, length).map_err(failed)?;
-        io::BufReader::with_capacity(BODY, body).take(length).read_to_end(&mut bytes).map_err(failed)?;
-        if (bytes.len() as u64) < length {
-            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
-        }
-        self.told.requests += 1;
-        self.told.fetched += length;
-        Ok(bytes)
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) struct Head {
 }
 
 impl Head {
+    #[cfg(feature = "write")]
     pub(super) fn to_bytes(self) -> [u8; HEAD] {
         let mut bytes = [0; HEAD];
         bytes[..8].copy_from_slice(&MAGIC);
@@ -84,6 +85,7 @@ pub(super) struct Row {
 }
 
 impl Row {
+    #[cfg(feature = "write")]
     pub(super) fn to_bytes(self) -> [u8; ROW] {
         let mut bytes = [0; ROW];
         bytes[..8].copy_from_slice(&self.hash.to_le_bytes());

@@ -20,11 +20,19 @@
 //!   content which only moved is found by the table, and its list is never fetched. ext4 keeps files aligned to blocks, which
 //!   is why fixed blocks do better here than chunks cut by content.
 //! - The hash is XXH3: it finds, and proves nothing.
+//!
+//! For the few pairs of images that most of a fleet needs there is a *pair*: [`write_pair`] packs what is new against what
+//! resembles it in the old image, and [`apply_pair`] puts it in place. Where the device differs from the old
+//! image, its parts do not come out; [`assemble`] fetches those and finds the others there.
 
 mod assemble;
+mod fetch;
 mod format;
 #[cfg(feature = "write")]
 mod pack;
+mod pair;
+#[cfg(feature = "write")]
+mod pair_pack;
 mod seen;
 
 use std::io;
@@ -35,6 +43,9 @@ pub use assemble::{Assembled, Progress, Ranges, ReadAt, WriteAt, assemble};
 pub(crate) use format::fuzz;
 #[cfg(feature = "write")]
 pub use pack::{Packed, write_blocks};
+pub use pair::{Applied, apply_pair};
+#[cfg(feature = "write")]
+pub use pair_pack::{Paired, write_pair};
 
 /// Bytes of a block.
 pub const BLOCK: usize = 4096;
@@ -107,6 +118,7 @@ fn hash(block: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(block)
 }
 
+#[cfg(feature = "write")]
 fn is_zero(block: &[u8]) -> bool {
     block.iter().all(|&byte| byte == 0)
 }
