@@ -14,6 +14,9 @@ use volary_model::{DeviceType, Digest, ImageName};
 /// What Mender calls the SHA-256 of the root file system among what a device provides.
 pub(crate) const ROOTFS_CHECKSUM: &str = "rootfs-image.checksum";
 
+/// Between an artifact and the root file system from which a pair leads to it.
+pub(crate) const FROM: &str = ".from-";
+
 /// The largest artifact: Mender's own limit is 10 GiB.
 const LARGEST: u64 = 16 << 30;
 
@@ -94,6 +97,16 @@ impl Images {
         self.dir.join(format!("{}.blocks", artifact.hex()))
     }
 
+    /// Where the pair is that leads to it from a root file system, if it was made.
+    pub(crate) fn pair(&self, artifact: &Digest, from_rootfs: &Digest) -> PathBuf {
+        self.dir.join(format!("{}{FROM}{}", artifact.hex(), from_rootfs.hex()))
+    }
+
+    /// The folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// True if the server has the artifact.
     pub(crate) fn has(&self, artifact: &Digest) -> bool {
         self.path(artifact).is_file()
@@ -129,7 +142,11 @@ impl Images {
 
     /// Removes an artifact with what was made of it.
     pub(crate) fn remove(&self, artifact: &Digest) -> Result<(), FileError> {
-        volary_host::remove_if_exists(&self.blocks(artifact))?;
+        for path in self.files()? {
+            if digest_of(&path) == Some(*artifact) && path != self.path(artifact) {
+                volary_host::remove_if_exists(&path)?;
+            }
+        }
         volary_host::remove_if_exists(&self.path(artifact))
     }
 
@@ -151,7 +168,11 @@ impl Images {
 /// The artifact that a file of the folder belongs to.
 fn digest_of(path: &Path) -> Option<Digest> {
     let name = path.file_name()?.to_str()?;
-    Digest::from_hex(name.strip_suffix(".blocks").unwrap_or(name)).ok()
+    let (artifact, from) = name.split_once(FROM).map_or((name, None), |(to, from)| (to, Some(from)));
+    if from.is_some_and(|from| Digest::from_hex(from).is_err()) {
+        return None;
+    }
+    Digest::from_hex(artifact.strip_suffix(".blocks").unwrap_or(artifact)).ok()
 }
 
 /// What is read, copied to a file and hashed on the way.

@@ -20,6 +20,7 @@ mod gates;
 mod hook;
 mod housekeeping;
 mod http;
+mod image_deltas;
 mod image_use;
 mod images;
 mod init;

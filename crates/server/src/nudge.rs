@@ -25,6 +25,8 @@ pub(crate) struct Nudges {
     pub(crate) exports: Notify,
     /// A mirror may be due.
     pub(crate) mirrors: Notify,
+    /// An image may be without its block file.
+    pub(crate) deltas: Notify,
     /// Devices may have changed their condition.
     pub(crate) devices: Notify,
 }

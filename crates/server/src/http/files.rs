@@ -19,6 +19,7 @@ use volary_model::Digest;
 
 use crate::app::App;
 use crate::http::refusal::Refusal;
+use crate::images::FROM;
 
 /// How much is read from disk at once: few system calls, little memory a connection.
 const CHUNK: usize = 64 << 10;
@@ -36,29 +37,31 @@ pub(crate) async fn archive(
     answer(file, &Facts::of(&metadata, &path), &method, &headers).await
 }
 
-/// `GET /images/{name}`: an artifact by its SHA-256, or the block index beside it.
+/// `GET /images/{name}`: an artifact by its SHA-256, the block file beside it (`….blocks`), or the pair that leads to it
+/// (`….from-SHA256` of a root file system).
 pub(crate) async fn image(
     State(app): State<Arc<App>>,
     UrlPath(name): UrlPath<String>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let hex = name.strip_suffix(".blocks").unwrap_or(&name);
-    let digest = Digest::from_hex(hex).ok().filter(|digest| digest.hex() == hex);
-    let digest = digest.ok_or_else(|| {
-        Refusal::not_found(format!("{name:?} names no image"))
-            .help("an image's address ends in the SHA-256 of its artifact, in 64 lower-case digits")
-    })?;
-    match hex == name {
-        true => artifact(&app, &digest, &method, &headers).await,
-        false => {
-            let path = app.images.blocks(&digest);
-            let missing = || Refusal::not_found(format!("there is no block index of {digest}"));
-            let (file, metadata) = open(&path, missing).await?;
-            let facts = Facts { immutable: true, ..Facts::of(&metadata, &name) };
-            answer(file, &facts, &method, &headers).await
-        }
-    }
+    let parse = |hex: &str| {
+        Digest::from_hex(hex).ok().filter(|digest| digest.hex() == hex).ok_or_else(|| {
+            Refusal::not_found(format!("{name:?} names no image"))
+                .help("an image's address ends in the SHA-256 of its artifact, in 64 lower-case digits")
+        })
+    };
+    let path = if let Some(hex) = name.strip_suffix(".blocks") {
+        app.images.blocks(&parse(hex)?)
+    } else if let Some((to, from)) = name.split_once(FROM) {
+        app.images.pair(&parse(to)?, &parse(from)?)
+    } else {
+        return artifact(&app, &parse(&name)?, &method, &headers).await;
+    };
+    let missing = || Refusal::not_found(format!("there is no {name}; fetch the whole artifact"));
+    let (file, metadata) = open(&path, missing).await?;
+    let facts = Facts { immutable: true, ..Facts::of(&metadata, &name) };
+    answer(file, &facts, &method, &headers).await
 }
 
 /// An artifact's file. Its digest is its tag, here and on every server that has a copy.

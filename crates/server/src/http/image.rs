@@ -63,6 +63,7 @@ pub(crate) async fn publish(
             let text =
                 format!("image {} for {} was published by {}", new.name, types.join(", "), person.name);
             app.event("image-published", new.name.as_str(), &text).await;
+            app.nudges.deltas.notify_one();
             (StatusCode::CREATED, new)
         }
         Added::Known(known) => (StatusCode::OK, *known),

@@ -2,6 +2,7 @@
 //! that went. Normal work and recovery after a kill are the same path.
 
 mod builds;
+mod deltas;
 mod devices;
 mod gc;
 mod images;
@@ -54,6 +55,9 @@ const REBUILDS: Duration = Duration::from_secs(60);
 /// How often old logs and images are looked for.
 const TIDY: Duration = Duration::from_secs(6 * 3600);
 
+/// How often images without their block files and pairs are looked for, besides when one is published.
+const DELTAS: Duration = Duration::from_secs(60);
+
 /// How often the certificate's age is looked at.
 const CERTIFICATE: Duration = Duration::from_secs(86_400);
 
@@ -99,6 +103,8 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
     tasks.spawn(every(app.clone(), stop.clone(), "rebuilds", REBUILDS, bell, rebuilds::plan_all));
     tasks.spawn(every(app.clone(), stop.clone(), "old builds", TIDY, None, tidy::tidy));
     tasks.spawn(every(app.clone(), stop.clone(), "images", TIDY, None, images::images));
+    let bell: Option<Bell> = Some(|nudges| &nudges.deltas);
+    tasks.spawn(every(app.clone(), stop.clone(), "deltas", DELTAS, bell, deltas::deltas));
     tasks.spawn(every(app.clone(), stop.clone(), "signs of life", FLUSH, None, flush));
     tasks.spawn(every(app.clone(), stop.clone(), "suites", SUITES, Some(|nudges| &nudges.suites), suites));
     tasks.spawn(every(app.clone(), stop.clone(), "certificate", CERTIFICATE, None, certificate));

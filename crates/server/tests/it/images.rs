@@ -1,15 +1,20 @@
 //! Images: from the upload to the devices that fetch them, and what keeps them.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
 
 use serde_json::Value;
 use volary_api::v1::fleet::{Promotion, Say};
 use volary_api::v1::image::Image;
 use volary_api::v1::status::Status;
+use volary_artifact::blocks::{Ranges, apply_pair, assemble};
 use volary_artifact::{PayloadDraft, PrivateKey, Source};
 use volary_host::Cmd;
 
-use crate::support::{TestServer, lock_text, make_artifact, publish, wait_for, write, write_artifact};
+use crate::support::{
+    Client, TestServer, lock_text, make_artifact, publish, wait_for, write, write_artifact,
+};
 
 const TYPE: &str = "qemu-amd64";
 
@@ -55,7 +60,9 @@ fn what_is_published_is_served_for_ever() {
     assert_eq!((head.status.as_u16(), head.header("content-length")), (200, &*bytes.len().to_string()));
     anybody.get(&format!("/images/{}", "0".repeat(64))).refused(404, "volary image list");
     anybody.get(&format!("/images/{}", image.artifact.hex().to_uppercase())).refused(404, "names no image");
-    anybody.get(&format!("{path}.blocks")).refused(404, "block index");
+    anybody.get(&format!("{path}.blocks")).refused(404, "fetch the whole artifact");
+    anybody.get(&format!("{path}.from-{}", "0".repeat(64))).refused(404, "fetch the whole artifact");
+    anybody.get(&format!("{path}.from-../../ca.pem")).refused(404, "");
     write(server.layout().images().join(format!("{}.blocks", image.artifact.hex())), "index");
     assert_eq!(anybody.get(&format!("{path}.blocks")).text(), "index");
 
@@ -74,6 +81,61 @@ fn what_is_published_is_served_for_ever() {
     assert_eq!(files(&server), [""; 0]);
     server.admin().delete(&format!("/api/v1{path}")).refused(404, "has no image");
     assert_eq!((server.events("image-published").len(), server.events("image-removed").len()), (1, 1));
+}
+
+struct Fetched<'a>(&'a Client, String);
+
+impl Ranges for Fetched<'_> {
+    fn range(&mut self, start: u64, length: u64) -> io::Result<Box<dyn Read + '_>> {
+        let answer = self.0.get_with(&self.1, &[("range", &format!("bytes={start}-{}", start + length - 1))]);
+        assert_eq!(answer.status.as_u16(), 206);
+        Ok(Box::new(io::Cursor::new(answer.body)))
+    }
+}
+
+fn file(content: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(content).unwrap();
+    file
+}
+
+#[test]
+fn a_device_makes_an_image_out_of_the_one_before() {
+    let server = TestServer::start();
+    let admin = server.admin();
+    let old: Vec<u8> = (0..400u32 * 1024).flat_map(|at| (at.wrapping_mul(at) >> 4).to_le_bytes()).collect();
+    let mut new = old.clone();
+    new[500_000..500_100].fill(b'x');
+    let first = publish(&admin, &make_artifact("2026.1", &[TYPE], &old, None));
+    let second = publish(&admin, &make_artifact("2026.2", &[TYPE], &new, None));
+    let git = server.fleet_clone();
+    git.commit("volary.lock", &lock_text(TYPE, &second), "Pin the second image");
+    git.push("HEAD:master").unwrap();
+
+    let anybody = server.anonymous();
+    let blocks = format!("/images/{}.blocks", second.artifact.hex());
+    let pair = format!("/images/{}.from-{}", second.artifact.hex(), first.rootfs.hex());
+    for path in [&blocks, &pair] {
+        wait_for("the server to make what devices fetch", || {
+            (anybody.head(path).status.as_u16() == 200).then_some(())
+        });
+    }
+    let mut slot = file(&vec![0; new.len()]);
+    let told =
+        assemble(&mut Fetched(&anybody, blocks), &file(&old), &mut slot, &second.rootfs, &mut |_| Ok(()))
+            .unwrap();
+    assert_eq!(told.new, 4096);
+    let mut slot = file(&vec![0; new.len()]);
+    let told =
+        apply_pair(&mut Fetched(&anybody, pair), &file(&old), &mut slot, &second.rootfs, &mut |_| Ok(()))
+            .unwrap();
+    assert!(told.complete && told.fetched < 1000, "{told:?}");
+
+    let of_first = format!("{}.blocks", first.artifact.hex());
+    wait_for("the block file of the first", || files(&server).contains(&of_first).then_some(()));
+    admin.delete(&format!("/api/v1/images/{}", first.artifact.hex())).json::<Image>();
+    let left = files(&server);
+    assert!(left.len() == 3 && left.iter().all(|name| name.starts_with(&second.artifact.hex())), "{left:?}");
 }
 
 #[test]
