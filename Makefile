@@ -98,8 +98,9 @@ campaign-archive: setup ## Kill, race and crowd the archive for at most MINUTES=
 CUTS ?= 4000
 SEED ?= $(shell date +%s)
 
-powercut: setup ## Cut the power in CUTS=4000 writes of each boot state; real boot loaders judge
+powercut: setup ## Cut the power in CUTS=4000 writes of each boot state, and in every write of an installation
 	VOLARY_CUTS=$(CUTS) VOLARY_SEED=$(SEED) cargo test --quiet --package volary-boot powercut -- --nocapture
+	VOLARY_CUT_EVERY=1 cargo test --quiet --package volary-agent --lib slots::
 
 # How many worlds.
 RUNS ?= 100000

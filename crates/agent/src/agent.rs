@@ -30,6 +30,7 @@ use crate::news::{self, Signs};
 use crate::paths::Paths;
 use crate::repo::{Repo, Supply};
 use crate::report::{self, Look};
+use crate::slots::switch;
 use crate::spool::Spool;
 use crate::{drift, history, transaction, turn, undo, work, zone};
 
@@ -223,6 +224,8 @@ impl Agent {
                     Effect::Verify(work) => reply = Some(work::verify(self, &work)),
                     Effect::AskTurn(work) => reply = Some(turn::ask(self, &work)),
                     Effect::GiveTurnBack => turn::give_back(self),
+                    Effect::Install(work) => reply = Some(switch::install_image(self, &work)),
+                    Effect::Reboot(work) => reply = Some(switch::reboot(&self.paths, &work)),
                     Effect::Checkpoint(work) => {
                         reply = Some(self.uninterrupted(|agent| transaction::checkpoint(agent, &work)));
                     }
@@ -267,7 +270,8 @@ impl Agent {
 
     /// The event that the agent starts with.
     pub fn started(&self) -> Event {
-        Event::Started { undone: transaction::undone(&self.paths).map(Box::new) }
+        let running = switch::running(&self.paths);
+        Event::Started { undone: transaction::undone(&self.paths).map(Box::new), running }
     }
 
     /// A step that changes the device, or takes care that it can be changed back: a signal waits.
@@ -469,6 +473,7 @@ impl Agent {
             source: work::source(self),
             checks: std::mem::take(&mut self.checks),
             drift: drift::details(&self.paths),
+            image: switch::image(&self.paths),
             journal: self.journal_of_undo(),
         };
         let report = report::build(&self.state, look, &self.architecture, number, now());

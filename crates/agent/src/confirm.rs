@@ -300,6 +300,8 @@ mod tests {
                 boot_id: "b".into(),
                 synchronised: false,
             },
+            slot: None,
+            image: false,
             path: PathWas { server: "https://s".into(), ca: String::new(), worked: true },
             trees: Vec::new(),
             files: Vec::new(),

@@ -16,6 +16,7 @@ use volary_host::{Cmd, now};
 
 use crate::agent::{Agent, AgentError, Ending};
 use crate::paths::Paths;
+use crate::slots::switch;
 use crate::{listen, log};
 
 /// How often the device tells how it is when nothing happens.
@@ -51,6 +52,7 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
         agent.state().stage,
         agent.config.server
     ));
+    switch::mend(paths);
     let mut event = agent.started();
     let mut told = Instant::now();
     loop {

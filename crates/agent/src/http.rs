@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -406,6 +407,38 @@ impl Server {
             Err(HttpError::Refused { status: 404 | 410, .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Opens a range of a file, however long it takes; only silence ends it. `None` if the file is not
+    /// there.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn stream(&self, path: &str, range: Range<u64>) -> Result<Option<Box<dyn Read>>, HttpError> {
+        let from = range.start;
+        let last = range.end.saturating_sub(1);
+        let request = self.agent.get(self.at(path)).config().timeout_global(None).build();
+        let request = request.header(header::RANGE, format!("bytes={from}-{last}"));
+        let answer = match self.success(path, request.call()) {
+            Ok(answer) => answer,
+            Err(HttpError::Refused { status: 404 | 410, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let begins = answer.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+        let part = answer.status() == StatusCode::PARTIAL_CONTENT;
+        let skipped = match begins {
+            Some(range) if part && range.starts_with(&format!("bytes {from}-")) => 0,
+            // A server without ranges sends all of it.
+            None if !part => from,
+            other => {
+                let detail = format!("it was asked for bytes from {from} on and sent {other:?}");
+                return Err(HttpError::Strange { server: self.url.clone(), path: path.to_owned(), detail });
+            }
+        };
+        let mut body = answer.into_body().into_reader();
+        std::io::copy(&mut (&mut body).take(skipped), &mut std::io::sink())
+            .map_err(|error| self.unreachable(ureq::Error::Io(error)))?;
+        Ok(Some(Box::new(body)))
     }
 
     fn at(&self, path: &str) -> String {

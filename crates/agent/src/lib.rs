@@ -39,6 +39,7 @@ pub mod report;
 pub mod rescue;
 pub mod said;
 pub mod simulate;
+pub mod slots;
 pub mod spool;
 pub mod status;
 pub mod tpm;

@@ -20,7 +20,7 @@ use volary_agent::preview::{self, PreviewError};
 use volary_agent::repo::Blame;
 use volary_agent::said::{Confirmed, Enrolment, Revert, Version};
 use volary_agent::spool::Spool;
-use volary_agent::status::Status;
+use volary_agent::status::{SlotsStatus, Status};
 use volary_agent::{daemon, history, log, rescue, undo, units, work};
 use volary_api::join::JoinToken;
 use volary_device::{Event, Hold, Phase, Rest, State};
@@ -382,8 +382,10 @@ fn converge(paths: &Paths, again: bool, from: Option<Place>, json: bool) -> Resu
         Phase::Idle(Rest::Content | Rest::Failed(_) | Rest::Reverted(_))
         | Phase::Fetch(_)
         | Phase::Verify(_)
+        | Phase::Install(_)
         | Phase::Checkpoint(_)
         | Phase::Apply(..)
+        | Phase::Reboot(_)
         | Phase::Confirm(_)
         | Phase::Commit(_)
         | Phase::Revert(..)
@@ -427,7 +429,9 @@ fn tell_machine(paths: &Paths, event: Event, json: bool) -> Result<Exit, MainErr
 }
 
 fn print_status(paths: &Paths, config: &Config, state: &State, json: bool) {
-    let status = Status::new(config, state, undo::last(paths).as_ref(), Spool::new(paths.spool()).count());
+    let mut status =
+        Status::new(config, state, undo::last(paths).as_ref(), Spool::new(paths.spool()).count());
+    status.slots = SlotsStatus::of(paths);
     if json { print_json(&status) } else { log::print(status.text()) }
 }
 

@@ -47,6 +47,31 @@ impl Paths {
         self.state.join("checkpoint")
     }
 
+    /// How the agent finds the two slots; not there on a device that has none.
+    pub fn slots(&self) -> PathBuf {
+        self.etc.join("slots.json")
+    }
+
+    /// What the root file system that runs says of itself.
+    pub fn image(&self) -> PathBuf {
+        self.etc.join("image.json")
+    }
+
+    /// Public keys (PEM) of which one must have signed an artifact; without the folder none need have.
+    pub fn artifact_keys(&self) -> PathBuf {
+        self.etc.join("artifact-keys")
+    }
+
+    /// What is in the other slot, and the scripts of the artifact that it came from.
+    pub fn slots_state(&self) -> PathBuf {
+        self.state.join("slots")
+    }
+
+    /// Where the other slot is mounted for a moment.
+    pub fn other_slot(&self) -> PathBuf {
+        self.run.join("other-slot")
+    }
+
     /// Makes the folders. The state is for root alone: fleet variables may be secret.
     ///
     /// # Errors

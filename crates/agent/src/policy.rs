@@ -17,6 +17,7 @@ pub fn of(config: &FleetConfig, stage: &StageName, site: Option<String>) -> Poli
         freezes: config.freezes_of(stage).map(freeze).collect(),
         stop: config.stop_of(stage).map(str::to_owned),
         trees: config.checkpoint.clone(),
+        carry: config.carry.clone(),
         splay: config.splay_of(stage),
         drift: config.drift_of(stage).map(|drift| DriftPolicy {
             every: drift.every,

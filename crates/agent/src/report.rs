@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use volary_api::v1::device::{self as wire, CheckResult, Report};
+use volary_api::v1::device::{self as wire, CheckResult, Report, RunningImage};
 use volary_device::{Drift, Failure, Outcome, Phase, Rest, State, Undone, UndoneBy};
 use volary_model::Architecture;
 
@@ -26,6 +26,8 @@ pub struct Look {
     pub checks: Vec<CheckResult>,
     /// The details of the last look for drift.
     pub drift: Option<Details>,
+    /// The image that runs.
+    pub image: Option<RunningImage>,
     /// The end of the journal at the time of the last undo, if somebody else than the agent did it.
     pub journal: String,
 }
@@ -64,7 +66,7 @@ pub fn build(state: &State, look: Look, architecture: &Architecture, number: u64
         memory_available: memory.free,
         disk_total: disk.total,
         disk_free: disk.free,
-        image: None,
+        image: look.image,
         facts: facts::facts(architecture),
         suite_age: look.source.as_ref().and_then(|source| apt::suite_age(source, now)),
     }

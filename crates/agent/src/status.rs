@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 use volary_device::{Phase, Rest, State};
-use volary_model::{CommitId, DeviceName, StageName};
+use volary_model::{CommitId, DeviceName, DeviceType, ImageName, Slot, StageName};
 
 use crate::checkpoint::store::By;
 use crate::config::Config;
+use crate::paths::Paths;
+use crate::slots::Slots;
+use crate::slots::journal::{Journal, Progress};
 use crate::undo;
 
 /// Everything `status` says; the JSON form of it is stable.
@@ -44,6 +47,8 @@ pub struct Status {
     pub drift: Option<Drift>,
     /// The last undo, whoever did it.
     pub last_undo: Option<LastUndo>,
+    /// Its two slots; `None` on a device that has none.
+    pub slots: Option<SlotsStatus>,
     /// Reports that wait to be sent.
     pub waiting_reports: usize,
 }
@@ -142,6 +147,73 @@ impl LastUndo {
     }
 }
 
+/// The two slots.
+#[derive(Debug, Serialize)]
+pub struct SlotsStatus {
+    /// The kind of hardware, as the image says.
+    pub device_type: Option<DeviceType>,
+    /// The image that runs.
+    pub image: Option<ImageName>,
+    /// The slot that runs, `a` or `b`.
+    pub running: Option<Slot>,
+    /// The slot that boots next.
+    pub next: Option<Slot>,
+    /// True until the one that runs was confirmed.
+    pub on_trial: bool,
+    /// What is known of the other one.
+    pub other: &'static str,
+    /// What is wrong with them.
+    pub problems: Vec<String>,
+}
+
+impl SlotsStatus {
+    /// Looks; `None` on a device without slots.
+    pub fn of(paths: &Paths) -> Option<Self> {
+        let mut status = Self {
+            device_type: None,
+            image: None,
+            running: None,
+            next: None,
+            on_trial: false,
+            other: match Journal::load(paths).map(|journal| journal.progress) {
+                Some(Progress::Writing { .. }) => "an image, half written",
+                Some(Progress::Verified { .. }) => "an image, verified",
+                Some(Progress::Used) | None => "what ran before",
+            },
+            problems: Vec::new(),
+        };
+        match Slots::open(paths) {
+            Ok(None) => return None,
+            Ok(Some(slots)) => {
+                status.device_type = Some(slots.image.device_type.clone());
+                status.image = Some(slots.image.name.clone());
+                status.running = Some(slots.running);
+                match slots.boot_state() {
+                    Ok(found) => {
+                        status.next = Some(found.state.at_boot().slot);
+                        status.on_trial = found.state.slot == slots.running && found.state.trial.is_some();
+                        status.problems = found.damaged;
+                    }
+                    Err(error) => status.problems.push(error.to_string()),
+                }
+            }
+            Err(error) => status.problems.push(error.to_string()),
+        }
+        Some(status)
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let word = |slot: Option<Slot>| slot.map_or_else(|| "unknown".to_owned(), |slot| slot.to_string());
+        let image = self.image.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        let trial = if self.on_trial { ", on trial" } else { "" };
+        let (running, next) = (word(self.running), word(self.next));
+        let mut lines = vec![format!("image     {image} in slot {running}{trial}; slot {next} boots next")];
+        lines.push(format!("other     {}", self.other));
+        lines.extend(self.problems.iter().map(|problem| format!("problem   {problem}")));
+        lines
+    }
+}
+
 /// What differs from the commit that holds.
 #[derive(Debug, Serialize)]
 pub struct Drift {
@@ -179,8 +251,10 @@ impl Status {
             Phase::Idle(Rest::Refused(refused)) => ("idle", Some(trouble("refused", refused))),
             Phase::Fetch(_) => ("fetch", None),
             Phase::Verify(_) => ("verify", None),
+            Phase::Install(_) => ("image", None),
             Phase::Checkpoint(_) => ("checkpoint", None),
             Phase::Apply(_, step) => (step.name(), None),
+            Phase::Reboot(_) => ("reboot", None),
             Phase::Confirm(_) | Phase::Commit(_) => ("confirm", None),
             Phase::Revert(..) => ("undo", None),
             Phase::Drift(_) => ("drift", None),
@@ -210,6 +284,7 @@ impl Status {
                 failure: drift.failure.as_ref().map(ToString::to_string),
             }),
             last_undo: last_undo.map(LastUndo::of),
+            slots: None,
             waiting_reports,
         }
     }
@@ -228,6 +303,7 @@ impl Status {
             format!("accepted  {}", commit(&self.accepted_commit)),
             format!("doing     {}", self.doing),
         ];
+        lines.extend(self.slots.iter().flat_map(SlotsStatus::lines));
         if let Some(trouble) = &self.trouble {
             let what = if trouble.what.is_empty() { String::new() } else { format!(" {:?}", trouble.what) };
             lines.push(format!(

@@ -11,10 +11,11 @@ use volary_device::{Cause, Event, Failure, Step, Undone, UndoneBy, Work};
 use crate::agent::Agent;
 use crate::by_hand;
 use crate::checkpoint::manifest::{Manifest, PathWas};
-use crate::checkpoint::store::{By, Reason, Store, StoreError, Undoing};
+use crate::checkpoint::store::{self, By, Reason, Store, StoreError, Undoing};
 use crate::checkpoint::{self, CheckpointError, Lifeline, Times, Wanted};
 use crate::confirm::{self, Asked, Watched};
 use crate::paths::Paths;
+use crate::slots::switch;
 use crate::undo::{self, Ended, How};
 use crate::{health, log, path, units};
 
@@ -49,6 +50,8 @@ fn try_checkpoint(agent: &mut Agent, work: &Work) -> Result<Manifest, Checkpoint
     let path = PathWas { server, ca, worked: proof.works() };
     let wanted = Wanted {
         target: work.target.clone(),
+        slot: switch::running(&agent.paths).map(|running| running.slot),
+        image: work.image.is_some(),
         trees: work.policy.trees.iter().map(PathBuf::from).collect(),
         path,
     };
@@ -75,6 +78,11 @@ pub fn apply(agent: &mut Agent, work: &Work, step: Step) -> Event {
     // After a start in the middle of the change nobody proves the path.
     if let Some(manifest) = manifest.as_ref().filter(|_| agent.lifeline.is_none()) {
         hold_on(agent, manifest);
+    }
+    if step != Step::Image
+        && let Err(failure) = switch::arrived(&agent.paths, work)
+    {
+        return Event::Failed(failure);
     }
     match crate::work::apply(agent, work, step) {
         Event::Failed(failure) => Event::Failed(blame(failure, manifest.as_ref())),
@@ -107,7 +115,10 @@ fn armed(paths: &Paths) -> Result<Option<Manifest>, StoreError> {
 pub fn confirm(agent: &mut Agent, work: &Work) -> Event {
     agent.lifeline = None;
     match try_confirm(agent, work) {
-        Ok(Ok(Watched::Holds)) => Event::Confirmed,
+        Ok(Ok(Watched::Holds)) => match switch::before_commit(&agent.paths, work) {
+            Ok(()) => Event::Confirmed,
+            Err(failure) => Event::Failed(failure),
+        },
         // Whoever asked it to end lets it end before this is looked at.
         Ok(Ok(Watched::Stopped)) => Event::Due,
         Ok(Err(failure)) => Event::Failed(failure),
@@ -155,15 +166,28 @@ fn undone_by_others() -> Failure {
 /// Disarms the timer, or learns that it was first.
 pub fn disarm(agent: &mut Agent, work: &Work) -> Event {
     agent.lifeline = None;
-    match checkpoint::disarm(&agent.paths, !work.is_unchanged()) {
-        Ok(true) => Event::Disarmed,
+    match disarm_here(&agent.paths, work) {
+        Ok(true) => {
+            switch::after_commit(&agent.paths, work);
+            Event::Disarmed
+        }
         // An undo that went on had the lock, so it is over by now.
         Ok(false) => match undone_of(&agent.paths, work) {
             Some(undone) => Event::Undone(Box::new(undone)),
             None => Event::Disarmed,
         },
-        Err(error) => failed(Step::Confirm, &error),
+        Err(error) => failed(Step::Confirm, error.as_ref()),
     }
+}
+
+/// First the boot state: a device that is cut off before the timer is disarmed does both again.
+fn disarm_here(paths: &Paths, work: &Work) -> Result<bool, Box<dyn std::error::Error>> {
+    let ours =
+        store::peek_armed(paths).is_some_and(|armed| Some(&armed.checkpoint) == work.checkpoint.as_ref());
+    if work.image.is_some() && ours && store::peek_undoing(paths).is_none() {
+        switch::commit(paths)?;
+    }
+    Ok(checkpoint::disarm(paths, !work.is_unchanged())?)
 }
 
 /// Puts the device back.

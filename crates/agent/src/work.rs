@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use volary_api::v1::device::{CheckResult, DriftedTask};
-use volary_device::{Event, Failure, Gains, Passed, Scope, Step, Target, Work};
+use volary_device::{Event, Failure, Gains, Image, Passed, Scope, Step, Target, Work};
 use volary_fleet::LockedRelease;
 use volary_host::{Cmd, CmdError, now};
 use volary_model::{CommitId, StageName, Suite};
@@ -19,6 +19,7 @@ use crate::http::HttpError;
 use crate::log;
 use crate::pin::{self, PinError};
 use crate::repo::{Blame, RepoError, Wishes};
+use crate::slots::{Slots, SlotsError, switch};
 use crate::{policy, units, zone};
 
 /// An upper bound for a message in a report.
@@ -109,7 +110,10 @@ pub fn verified(agent: &Agent, target: &Target, scope: Scope) -> Result<Verified
     let failed_units =
         units::failed().map_err(|error| Box::new(failed(Step::Units, "", error.to_string())))?;
     let policy = policy::of(&wishes.rules.config, &target.stage, site);
+    let image =
+        image(agent, &wishes).map_err(|error| Box::new(failed(Step::Image, "", error.to_string())))?;
     let passed = Passed {
+        image,
         suite: suite.map(|suite| suite.to_string()),
         stage,
         failed_units,
@@ -127,6 +131,12 @@ pub fn verified(agent: &Agent, target: &Target, scope: Scope) -> Result<Verified
         (step.commit.clone(), format!("{}{approved}", step.signer.name()))
     };
     Ok(Verified { passed, signers: advance.steps.iter().map(signer).collect(), locked })
+}
+
+/// The image to install, if the fleet pins another one for this type of device than the one that runs.
+fn image(agent: &Agent, wishes: &Wishes) -> Result<Option<Box<Image>>, SlotsError> {
+    let Some(slots) = Slots::open(&agent.paths)? else { return Ok(None) };
+    Ok(slots.wanted(wishes.lock.images.get(&slots.image.device_type)))
 }
 
 /// What is left of the time that a run may take. A clock that jumped neither ends it at once nor
@@ -157,6 +167,7 @@ fn locked<'a>(wishes: &'a Wishes, suite: Option<&Suite>) -> Option<&'a LockedRel
 /// Carries out one step.
 pub fn apply(agent: &mut Agent, work: &Work, step: Step) -> Event {
     match step {
+        Step::Image => switch::switch(&agent.paths, work),
         Step::Playbook => playbook(agent, work),
         Step::Packages => packages(agent, work),
         // The machine has effects of their own for these.

@@ -44,7 +44,7 @@ mod wire;
 #[cfg(feature = "write")]
 mod writer;
 
-pub use codec::Compression;
+pub use codec::{Compression, unpack};
 #[cfg(feature = "write")]
 pub use codec::{Encoding, UnknownEncoding};
 pub use error::Error;

@@ -14,6 +14,7 @@ pub(crate) type Work = Box<dyn FnMut(&[u8]) -> io::Result<Vec<u8>> + Send>;
 pub(crate) struct Done {
     pub(crate) result: Vec<u8>,
     /// The block itself: its memory can hold the next one, which saves the kernel zeroing pages.
+    #[cfg_attr(not(feature = "write"), allow(dead_code, reason = "only the writer uses it again"))]
     pub(crate) block: Vec<u8>,
 }
 

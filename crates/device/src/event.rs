@@ -7,7 +7,7 @@ use volary_model::StageName;
 
 use crate::permit::Zones;
 use crate::policy::Policy;
-use crate::state::{Failure, Hold, Step, Target, Undone, Work};
+use crate::state::{Failure, Hold, Image, Running, Step, Target, Undone, Work};
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Event {
     Started {
         /// How the last undo on this device ended, whenever that was.
         undone: Option<Box<Undone>>,
+        /// Which slot runs; `None` on a device without slots.
+        running: Option<Running>,
     },
     /// It is time.
     Due,
@@ -54,6 +56,8 @@ pub enum Event {
         /// Seconds until it should be asked again.
         again_after: u32,
     },
+    /// The image is in the other slot, and verified there.
+    Installed,
     /// What the device is was saved, and the dead man's timer is armed.
     Checkpointed {
         /// The checkpoint.
@@ -67,7 +71,7 @@ pub enum Event {
     Disarmed,
     /// The device was put back.
     Undone(Box<Undone>),
-    /// The device boots now, to be put back.
+    /// The device boots now, into the other slot or to be put back.
     Rebooting,
     /// What would change was looked for.
     Drifted {
@@ -93,6 +97,8 @@ pub struct Passed {
     pub failed_units: BTreeSet<String>,
     /// When the commit was made.
     pub committed_at: Option<Timestamp>,
+    /// The image that the fleet pins, if the device has slots and runs another one.
+    pub image: Option<Box<Image>>,
     /// What the fleet says about changes.
     pub policy: Policy,
     /// The time zones that the policy means.
@@ -124,19 +130,25 @@ pub enum Effect {
     AskTurn(Work),
     /// Give the turn back that was not used. Not answered.
     GiveTurnBack,
+    /// Put the image into the other slot and verify it there; what was done before is not done
+    /// again. Answered by `Installed`, `Unreachable`, `Failed` or `Refused`.
+    Install(Work),
     /// Save what the device is and arm the dead man's timer. Answered by `Checkpointed`, by `Failed`,
     /// or by `Unreachable` if the path to the server does not work, which the commit came by;
     /// then nothing is armed.
     Checkpoint(Work),
-    /// Carry out a step. Answered by `Done`, `Unreachable`, `Failed` or `Undone`.
+    /// Carry out a step; that of the image carries over what must survive, and says that the other
+    /// slot is tried at the next boot. Answered by `Done`, `Unreachable`, `Failed` or `Undone`.
     Apply(Work, Step),
+    /// Boot, into the slot that is tried. Answered by `Rebooting` or `Failed`.
+    Reboot(Work),
     /// Look whether the change holds, for as long as [`Work::confirm_within`]. Answered by
     /// `Confirmed`, `RevertAsked`, `Failed` or `Undone`.
     Confirm(Work),
-    /// Disarm the timer: whatever is armed is not undone any more. Answered by `Disarmed`, by
+    /// Say that the slot that runs boots from now on, and disarm the timer: whatever is armed is not undone any more. Answered by `Disarmed`, by
     /// `Undone` if the timer was first, or by `Failed`; then it is tried again.
     Disarm(Work),
-    /// Put the device back to the checkpoint. Answered by `Undone`, `Rebooting` or `Failed`; then
+    /// Put the device back to the checkpoint, in the slot that it was made in. Answered by `Undone`, `Rebooting` or `Failed`; then
     /// it is tried again, so each part of it can be repeated.
     Undo(Work, Failure),
     /// Look for what differs from the commit, and change nothing. Answered by `Drifted`,

@@ -24,7 +24,7 @@ pub use permit::{Circumstances, Obstacle, Permit, Zones, permit};
 pub use policy::{Days, DriftPolicy, Freeze, Moment, Policy, Window, Zone};
 pub use rescue::{Armed, Cause, Mode, Observed, Rescue, rescue};
 pub use state::{
-    Drift, Failure, Hold, Last, Memory, Outcome, Phase, Rest, Reverted, Scope, State, Step, Target, Trouble,
-    Undone, UndoneBy, Urge, Waiting, Work,
+    Drift, Failure, Hold, Image, Last, Memory, Outcome, Phase, Rest, Reverted, Running, Scope, State, Step,
+    Target, Trouble, Undone, UndoneBy, Urge, Waiting, Work,
 };
 pub use upgrade::{Change, Installed, Offer, plan_upgrade};

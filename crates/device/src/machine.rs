@@ -1,11 +1,11 @@
 //! The machine: `step(state, event, now) → (state, effects)`.
 //!
 //! ```text
-//! Idle → Fetch → Verify → (waits) → Checkpoint → Apply → Confirm
-//!   ↑      └ failed ┴ refused ┐          └ failed ┐ │        │ it holds
-//!   │                         ↓                   │ ↓        ↓
-//!   └──────────────────────── Report ←────────────┴ Revert   Commit
-//!                               ↑←────────────────────┴────────┘
+//! Idle → Fetch → Verify → (waits) → (Install) → Checkpoint → Apply → Confirm
+//!   ↑      └ failed ┴ refused ┐                     └ failed ┐ │        │ it holds
+//!   │                         ↓                              │ ↓        ↓
+//!   └──────────────────────── Report ←───────────────────────┴ Revert   Commit
+//!                               ↑←───────────────────────────────┴────────┘
 //! ```
 //!
 //! The effects are carried out in their order, [`Effect::Record`] first, so that what the device
@@ -25,7 +25,7 @@ use jiff::Timestamp;
 
 use crate::event::{Effect, Event};
 use crate::patience::{jittered, retry_after};
-use crate::state::{Failure, Hold, Outcome, Phase, Rest, Scope, State, Step, Urge, Work};
+use crate::state::{Failure, Hold, Outcome, Phase, Rest, Running, Scope, State, Step, Urge, Work};
 
 /// Seconds between two questions while the server has not said otherwise.
 const POLL: u32 = 60;
@@ -55,7 +55,7 @@ pub fn step(state: State, event: Event, now: Timestamp) -> (State, Vec<Effect>) 
 fn decide(mut state: State, event: Event, now: Timestamp) -> (State, Vec<Effect>) {
     state.hold = state.hold.and_then(|hold| still_held(hold, now));
     match event {
-        Event::Started { undone } => started(state, undone.map(|undone| *undone), now),
+        Event::Started { undone, running } => started(state, undone.map(|undone| *undone), running, now),
         Event::Due => question(state, now),
         Event::Nudged { again } => {
             state.memory.urge = if again { Urge::Again } else { state.memory.urge.max(Urge::Run) };
@@ -83,6 +83,7 @@ fn decide(mut state: State, event: Event, now: Timestamp) -> (State, Vec<Effect>
         Event::Verified(passed) => begin::verified(state, *passed, now),
         Event::TurnGranted => begin::turn_granted(state, now),
         Event::TurnRefused { reason, again_after } => begin::turn_refused(state, reason, again_after, now),
+        Event::Installed => begin::installed(state, now),
         Event::Checkpointed { id } => change::checkpointed(state, id, now),
         Event::Done(gains) => change::done(state, gains, now),
         Event::Confirmed => change::confirmed(state, now),
@@ -111,16 +112,23 @@ fn still_held(mut hold: Hold, now: Timestamp) -> Option<Hold> {
 
 /// What was begun before the device changed begins anew, since the newest commit may be another
 /// one. What changed the device goes on: it is confirmed, or undone.
-fn started(state: State, undone: Option<crate::state::Undone>, now: Timestamp) -> (State, Vec<Effect>) {
+fn started(
+    state: State,
+    undone: Option<crate::state::Undone>,
+    running: Option<Running>,
+    now: Timestamp,
+) -> (State, Vec<Effect>) {
     let news = undone.filter(|undone| state.undone.as_ref() != Some(&undone.checkpoint));
     match (state.phase.clone(), news) {
         // What was begun and not changed is as nothing beside an undo that the ledger does not know.
-        (Phase::Idle(_) | Phase::Fetch(_) | Phase::Verify(_) | Phase::Drift(_), Some(undone)) => {
-            change::undone_meanwhile(state, undone, now)
-        }
+        (
+            Phase::Idle(_) | Phase::Fetch(_) | Phase::Verify(_) | Phase::Install(_) | Phase::Drift(_),
+            Some(undone),
+        ) => change::undone_meanwhile(state, undone, now),
         (Phase::Idle(_), None) => (state, vec![Effect::Ask]),
         (Phase::Fetch(work), None) => interrupted(state, work, Step::Fetch, now),
         (Phase::Verify(work), None) => interrupted(state, work, Step::Verify, now),
+        (Phase::Install(work), None) => interrupted(state, work, Step::Image, now),
         (Phase::Drift(work), None) => interrupted(state, work, Step::Playbook, now),
         // First how the one before ended, then that it was undone after all.
         (Phase::Report { .. }, news) => {
@@ -135,10 +143,15 @@ fn started(state: State, undone: Option<crate::state::Undone>, now: Timestamp) -
         }
         // It may be armed, and nobody is to undo what was not done.
         (Phase::Checkpoint(work), None) => (state, vec![Effect::Disarm(work)]),
-        (Phase::Apply(..) | Phase::Confirm(_) | Phase::Commit(_) | Phase::Revert(..), Some(undone)) => {
-            change::undone(state, undone, now)
+        (
+            Phase::Apply(..) | Phase::Reboot(_) | Phase::Confirm(_) | Phase::Commit(_) | Phase::Revert(..),
+            Some(undone),
+        ) => change::undone(state, undone, now),
+        (Phase::Apply(work, step), None) => change::go_on(state, work, step, running, now),
+        (Phase::Reboot(work), None) => change::booted(state, work, running, now),
+        (Phase::Confirm(work) | Phase::Commit(work), None) if work.is_elsewhere(running) => {
+            change::fell_back(state, work, now)
         }
-        (Phase::Apply(work, step), None) => change::go_on(state, work, step, now),
         (Phase::Confirm(work), None) => (state, vec![Effect::Confirm(work)]),
         (Phase::Commit(work), None) => (state, vec![Effect::Disarm(work)]),
         (Phase::Revert(work, failure), None) => (state, vec![Effect::Undo(work, failure)]),
@@ -170,8 +183,10 @@ fn question(state: State, now: Timestamp) -> (State, Vec<Effect>) {
         Phase::Revert(work, failure) => (state, vec![Effect::Undo(work, failure)]),
         Phase::Fetch(_)
         | Phase::Verify(_)
+        | Phase::Install(_)
         | Phase::Checkpoint(_)
         | Phase::Apply(..)
+        | Phase::Reboot(_)
         | Phase::Confirm(_)
         | Phase::Drift(_)
         | Phase::Report { .. } => rest(state, now),
@@ -187,11 +202,13 @@ fn unreachable(mut state: State, message: String, now: Timestamp) -> (State, Vec
         }
         Phase::Fetch(work) => (work, Step::Fetch),
         Phase::Verify(work) => (work, Step::Verify),
+        Phase::Install(work) => (work, Step::Image),
         Phase::Drift(_) => return end::drifted(state, Vec::new(), Some(failure(Step::Playbook)), now),
         // A change that takes the path away could not be told from one that does not.
         Phase::Checkpoint(work) => (work, Step::Checkpoint),
         // What was changed so far is undone.
         Phase::Apply(_, step) => return change::failed(state, failure(step), Outcome::Failed, now),
+        Phase::Reboot(_) => return change::failed(state, failure(Step::Image), Outcome::Failed, now),
         Phase::Confirm(_) => return change::failed(state, failure(Step::Path), Outcome::Failed, now),
         Phase::Commit(_) => return change::failed(state, failure(Step::Confirm), Outcome::Failed, now),
         Phase::Revert(..) => return change::failed(state, failure(Step::Undo), Outcome::Failed, now),

@@ -33,6 +33,8 @@ pub struct Policy {
     pub stop: Option<String>,
     /// Trees that are saved before a change, beside those that always are.
     pub trees: Vec<String>,
+    /// What is carried into a new slot, beside what always is.
+    pub carry: Vec<String>,
     /// Over how long the devices spread their changes.
     pub splay: Duration,
     /// Whether to look for what differs from the commit, and what to do about it.
@@ -53,6 +55,7 @@ impl Default for Policy {
             freezes: Vec::new(),
             stop: None,
             trees: Vec::new(),
+            carry: Vec::new(),
             splay: Duration::ZERO,
             drift: None,
             per_site_at_most: None,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use volary_model::{CommitId, StageName};
+use volary_model::{CommitId, Digest, ImageName, Slot, StageName};
 
 use crate::permit::{Obstacle, Zones};
 use crate::policy::Policy;
@@ -37,6 +37,8 @@ pub enum Step {
     Fetch,
     /// Signatures, forward order, the pin.
     Verify,
+    /// The image: another root file system.
+    Image,
     /// The playbook.
     Playbook,
     /// Packages of the suite.
@@ -63,6 +65,7 @@ impl Step {
         match self {
             Self::Fetch => "fetch",
             Self::Verify => "verify",
+            Self::Image => "image",
             Self::Playbook => "playbook",
             Self::Packages => "packages",
             Self::Check => "check",
@@ -148,6 +151,10 @@ pub struct Work {
     pub committed_at: Option<Timestamp>,
     /// What the fleet says about changes; known after verification.
     pub policy: Policy,
+    /// The image that goes into the other slot first; `None` if the device runs the one that the
+    /// fleet pins, or has no slots. Known after verification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Box<Image>>,
     /// What the device goes back to if it does not hold.
     pub checkpoint: Option<String>,
     /// How often it was cut off while it changed the device.
@@ -158,6 +165,30 @@ pub struct Work {
     pub changed_tasks: u32,
     /// Packages that changed: name → (before, after), empty text for "not there".
     pub packages: BTreeMap<String, (String, String)>,
+}
+
+/// An image to install, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Its name: what the slot says of itself then.
+    pub name: ImageName,
+    /// The SHA-256 of the update artifact.
+    pub artifact: Digest,
+    /// The artifact's length in bytes.
+    pub size: u64,
+    /// The SHA-256 of the root file system, as it stands in the slot.
+    pub rootfs: Digest,
+    /// The slot that it goes into; the device goes back to the other one.
+    pub into: Slot,
+}
+
+/// Which slot a device runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Running {
+    /// It.
+    pub slot: Slot,
+    /// True if the other one is tried at the next boot.
+    pub other_is_next: bool,
 }
 
 impl Undone {
@@ -171,7 +202,12 @@ impl Work {
     /// True if it changed nothing, as far as it says. Whoever was cut off does not know what it
     /// had changed before.
     pub fn is_unchanged(&self) -> bool {
-        self.changed_tasks == 0 && self.packages.is_empty() && self.interruptions == 0
+        self.changed_tasks == 0 && self.packages.is_empty() && self.interruptions == 0 && self.image.is_none()
+    }
+
+    /// True if the device does not run the slot that the image went into.
+    pub fn is_elsewhere(&self, running: Option<Running>) -> bool {
+        self.image.as_ref().is_some_and(|image| running.map(|running| running.slot) != Some(image.into))
     }
 
     /// How long it has to hold before it is confirmed. What changed nothing is looked at once.
@@ -231,10 +267,14 @@ pub enum Phase {
     Fetch(Work),
     /// The commit is verified; nothing of it has been executed.
     Verify(Work),
+    /// The image goes into the slot that does not run, and is verified there.
+    Install(Work),
     /// What the device is gets saved; nothing has been changed.
     Checkpoint(Work),
     /// A step changes the device.
     Apply(Work, Step),
+    /// The boot state says that the other slot is tried; the device boots.
+    Reboot(Work),
     /// It was changed; it is looked at whether that holds.
     Confirm(Work),
     /// It holds; the dead man's timer is told so.
@@ -476,8 +516,10 @@ impl State {
             Phase::Idle(rest) => rest.trouble(),
             Phase::Fetch(_)
             | Phase::Verify(_)
+            | Phase::Install(_)
             | Phase::Checkpoint(_)
             | Phase::Apply(..)
+            | Phase::Reboot(_)
             | Phase::Confirm(_)
             | Phase::Commit(_)
             | Phase::Revert(..)
@@ -495,8 +537,10 @@ impl State {
             ) => None,
             Phase::Fetch(work)
             | Phase::Verify(work)
+            | Phase::Install(work)
             | Phase::Checkpoint(work)
             | Phase::Apply(work, _)
+            | Phase::Reboot(work)
             | Phase::Confirm(work)
             | Phase::Commit(work)
             | Phase::Revert(work, _)

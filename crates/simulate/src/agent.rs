@@ -89,13 +89,14 @@ impl Device<'_> {
             self.tell();
         }
         let undone = self.disk.undone.clone().map(Box::new);
+        let running = self.running();
         let ledger = self.disk.ledger.clone();
         let Some(process) = &mut self.agent else { return Ok(()) };
         let memory = std::mem::take(&mut process.state.memory);
         let last_report = process.state.last_report.max(ledger.last_report);
         process.state = State { memory, last_report, ..ledger };
         let state = &mut process.state;
-        let started = Event::Started { undone };
+        let started = Event::Started { undone, running };
         let event = match event {
             event if state.is_idle() => event,
             Event::RevertAsked if matches!(state.phase, Phase::Apply(..) | Phase::Confirm(_)) => {
@@ -169,8 +170,10 @@ impl Device<'_> {
                 | Effect::AskTurn(_)
                 | Effect::Fetch(_)
                 | Effect::Verify(_)
+                | Effect::Install(_)
                 | Effect::Checkpoint(_)
                 | Effect::Apply(..)
+                | Effect::Reboot(_)
                 | Effect::Confirm(_)
                 | Effect::Disarm(_)
                 | Effect::Undo(..)

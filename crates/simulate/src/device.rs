@@ -1,6 +1,7 @@
 //! A device: its power, its clocks, its processes, and what comes next for it.
 
 use jiff::Timestamp;
+use volary_boot::BootState;
 use volary_device::{Armed, Cause, Event, Hold, Observed, Rescue, State, Undone, UndoneBy, rescue};
 
 use crate::agent::{Doing, Process};
@@ -102,6 +103,13 @@ impl<'a> Device<'a> {
             self.happen()?;
             self.rules.look(self.now, &self.disk, self.agent.is_some(), self.plan)?;
         }
+        let commits = self.plan.commits.len();
+        if self.plan.image(commits).is_some_and(|image| image != self.disk.config.image)
+            || self.disk.slots.boot != BootState::confirmed(self.disk.slots.running)
+        {
+            let detail = format!("{:?}", self.disk.slots);
+            return Err(self.rules.broken("in the end the pinned image runs and is confirmed", detail));
+        }
         self.rules.ended()
     }
 
@@ -183,7 +191,9 @@ impl<'a> Device<'a> {
         }
         if self.power_at.is_some() {
             if due(self.power_at, self.now) {
-                self.boot();
+                if !self.boot()? {
+                    return Ok(());
+                }
                 return self.rules.booted(self.disk.armed.as_ref().map(|armed| armed.checkpoint.as_str()));
             }
             return Ok(());
@@ -259,11 +269,15 @@ impl<'a> Device<'a> {
         self.rules.off(self.now + span);
     }
 
-    fn boot(&mut self) {
+    /// False if no system comes up.
+    fn boot(&mut self) -> Result<bool, Violation> {
         self.power_at = None;
         self.boot += 1;
         self.booted_at = self.now;
         self.tick_at = self.now + TICK;
+        if !self.load()? {
+            return Ok(false);
+        }
         if !self.fate.has_rtc {
             self.clock_off = -(EPOCH + i64::try_from(self.now / SECOND).unwrap_or(0));
             self.clock_right_at = Some(self.now + 30 * SECOND);
@@ -283,6 +297,7 @@ impl<'a> Device<'a> {
         if self.undo_ends_at.is_none() && !self.disk.config.agent_disabled {
             self.agent_at = Some(self.now + BOOT);
         }
+        Ok(true)
     }
 
     pub(crate) fn observed(&self) -> Observed {
@@ -327,6 +342,10 @@ impl<'a> Device<'a> {
 
     /// The undo comes to its end. False if the device boots first.
     pub(crate) fn end_undo(&mut self) -> bool {
+        if !self.is_where_it_was_saved() {
+            self.power_off(20 * SECOND, "reboots, into the slot before");
+            return false;
+        }
         self.disk.restore();
         self.reboot_at = None;
         let path_works = self.path_works();
@@ -382,7 +401,8 @@ impl<'a> Device<'a> {
         self.agent = Some(Process { state, doing: Doing::Sleep(self.now) });
         self.say(|| "the agent starts".to_owned());
         let undone = self.disk.undone.clone().map(Box::new);
-        self.turn(Event::Started { undone })
+        let running = self.running();
+        self.turn(Event::Started { undone, running })
     }
 
     /// True if the process or the power ends here, by the fate of the device.

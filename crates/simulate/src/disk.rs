@@ -2,8 +2,10 @@
 //! it is configured.
 
 use volary_device::{Armed, Cause, State, Target, Undone, UndoneBy};
+use volary_model::Slot;
 
 use crate::plan::Ms;
+use crate::slots::Slots;
 
 /// How often something fits into what is given up when the disk is full.
 const RESERVE: u32 = 20;
@@ -14,6 +16,8 @@ pub(crate) const QUEUE: usize = 500;
 /// How a device is configured, and what that does to it. This is what an undo puts back.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Config {
+    /// The image that it began as; 0 is what a device comes with.
+    pub(crate) image: usize,
     /// The commit that was applied last; 0 for none.
     pub(crate) commit: usize,
     /// Only a part of it.
@@ -49,6 +53,7 @@ pub(crate) struct Undoing {
 #[derive(Debug, Clone)]
 pub(crate) struct Saved {
     pub(crate) id: String,
+    pub(crate) slot: Slot,
     pub(crate) config: Config,
     pub(crate) target: Target,
 }
@@ -66,8 +71,11 @@ pub(crate) struct Queued {
 pub(crate) struct Disk {
     pub(crate) ledger: State,
     pub(crate) config: Config,
+    pub(crate) slots: Slots,
     /// The last checkpoint.
     pub(crate) saved: Option<Saved>,
+    /// The one before, until the last one is confirmed.
+    pub(crate) saved_before: Option<Saved>,
     pub(crate) armed: Option<Armed>,
     pub(crate) undoing: Option<Undoing>,
     pub(crate) undone: Option<Undone>,
@@ -81,7 +89,9 @@ impl Disk {
         Self {
             ledger,
             config: Config::default(),
+            slots: Slots::new(),
             saved: None,
+            saved_before: None,
             armed: None,
             undoing: None,
             undone: None,
@@ -101,7 +111,7 @@ impl Disk {
         true
     }
 
-    /// Saves how the device is. The checkpoint before is not kept.
+    /// Saves how the device is.
     pub(crate) fn save(&mut self, target: &Target) -> Option<String> {
         if self.config.disk_full {
             return None;
@@ -109,7 +119,13 @@ impl Disk {
         self.reserve = RESERVE;
         self.made += 1;
         let id = format!("{:010}", self.made);
-        self.saved = Some(Saved { id: id.clone(), config: self.config.clone(), target: target.clone() });
+        self.saved_before = self.saved.take();
+        self.saved = Some(Saved {
+            id: id.clone(),
+            slot: self.slots.running,
+            config: self.config.clone(),
+            target: target.clone(),
+        });
         Some(id)
     }
 
@@ -138,6 +154,7 @@ impl Disk {
     pub(crate) fn restore(&mut self) {
         if let Some(undoing) = &self.undoing
             && let Some(saved) = self.saved.as_ref().filter(|saved| saved.id == undoing.armed.checkpoint)
+            && saved.slot == self.slots.running
         {
             self.config = saved.config.clone();
         }

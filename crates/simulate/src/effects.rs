@@ -39,6 +39,7 @@ impl Device<'_> {
                 span = self.begin_confirm(work);
             }
             Effect::Undo(work, _) => self.begin_undo(work),
+            Effect::Install(_) => self.begin_install(),
             Effect::Report => {
                 if let Some(process) = &self.agent {
                     let state = process.state.clone();
@@ -52,6 +53,7 @@ impl Device<'_> {
             | Effect::Fetch(_)
             | Effect::Verify(_)
             | Effect::Checkpoint(_)
+            | Effect::Reboot(_)
             | Effect::Disarm(_)
             | Effect::Drift(_)
             | Effect::Tell
@@ -70,6 +72,8 @@ impl Device<'_> {
             Effect::Ask | Effect::AskTurn(_) | Effect::Report | Effect::Disarm(_) => (SECOND / 5, 2 * SECOND),
             Effect::Fetch(_) => (SECOND, 30 * SECOND),
             Effect::Verify(_) | Effect::Checkpoint(_) => (SECOND, 5 * SECOND),
+            Effect::Install(_) => (10 * SECOND, 600 * SECOND),
+            Effect::Reboot(_) => (SECOND / 5, SECOND),
             Effect::Apply(_, Step::Playbook) => (10 * SECOND, 120 * SECOND),
             Effect::Apply(..) | Effect::Drift(_) => (5 * SECOND, 20 * SECOND),
             Effect::Undo(..) => (3 * SECOND, 25 * SECOND),
@@ -217,10 +221,14 @@ impl Device<'_> {
         }
         match self.disk.armed.take() {
             Some(armed) if Some(&armed.checkpoint) == work.checkpoint.as_ref() => {
+                self.keep_slot();
+                self.disk.saved_before = None;
                 self.rules.confirmed(&armed.checkpoint, &armed.target);
                 Event::Disarmed
             }
             Some(armed) => {
+                self.keep_slot();
+                self.disk.saved = self.disk.saved_before.take();
                 self.rules.dropped(&armed.checkpoint);
                 Event::Disarmed
             }
@@ -275,6 +283,12 @@ impl Device<'_> {
             Effect::Verify(work) => self.verify(&work),
             Effect::AskTurn(_) => self.ask_turn(),
             Effect::Checkpoint(work) => self.checkpoint(&work),
+            Effect::Install(work) => self.install(&work),
+            Effect::Apply(work, Step::Image) => self.switch(&work),
+            Effect::Reboot(_) => {
+                self.power_off(20 * SECOND, "reboots, into the other slot");
+                return None;
+            }
             Effect::Apply(work, Step::Playbook) => self.end_playbook(&work),
             Effect::Apply(..) => Event::Done(Gains::default()),
             Effect::Confirm(work) => self.end_confirm(&work),
@@ -303,8 +317,16 @@ impl Device<'_> {
         }
         match effect {
             Effect::Checkpoint(work) => drop(self.checkpoint(&work)),
+            // The boot state is written first.
+            Effect::Disarm(_) if self.disk.undoing.is_none() && self.dice.chance(300) => self.keep_slot(),
             Effect::Disarm(work) => drop(self.disarm(&work)),
-            Effect::Undo(..) => self.disk.restore(),
+            Effect::Apply(work, Step::Image) => drop(self.switch(&work)),
+            Effect::Undo(..) if self.disk.undoing.is_some() => {
+                if self.is_where_it_was_saved() {
+                    self.disk.restore();
+                }
+            }
+            Effect::Undo(..) => {}
             Effect::Report => self.queue(true),
             Effect::Record
             | Effect::Ask
@@ -312,7 +334,9 @@ impl Device<'_> {
             | Effect::GiveTurnBack
             | Effect::Fetch(_)
             | Effect::Verify(_)
+            | Effect::Install(_)
             | Effect::Apply(..)
+            | Effect::Reboot(_)
             | Effect::Confirm(_)
             | Effect::Drift(_)
             | Effect::Tell

@@ -18,6 +18,7 @@ mod people;
 mod plan;
 mod rules;
 mod server;
+mod slots;
 mod world;
 
 pub use campaign::{Campaign, Tally, campaign};

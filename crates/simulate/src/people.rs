@@ -53,7 +53,7 @@ impl Device<'_> {
             return Ok(());
         };
         let number = self.plan.number(&work.target.commit);
-        if !number.is_some_and(|number| self.plan.commit(number).kind.is_good()) {
+        if !number.is_some_and(|number| self.plan.is_good(number)) {
             return Ok(());
         }
         self.turn(Event::Confirmed)

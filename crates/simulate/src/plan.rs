@@ -57,6 +57,30 @@ impl Kind {
     }
 }
 
+/// What the system of an image does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum System {
+    /// It runs.
+    Fine,
+    /// Its kernel panics.
+    Panics,
+    /// It hangs until the watchdog comes.
+    Hangs,
+    /// It comes up without an agent.
+    WithoutAgent,
+    /// A service of it does not run.
+    Sick,
+}
+
+/// The images of a world in which devices have two slots.
+#[derive(Debug, Clone)]
+pub(crate) struct Images {
+    /// What each does, by number; 0 is what a device comes with.
+    pub(crate) systems: Vec<System>,
+    /// Which one each commit pins.
+    pub(crate) pinned: Vec<usize>,
+}
+
 /// A commit of the stage.
 #[derive(Debug, Clone)]
 pub(crate) struct Commit {
@@ -133,6 +157,8 @@ pub(crate) struct Plan {
     pub(crate) poll: u32,
     /// How often rolling changes; never if the stage is pinned.
     pub(crate) rolling: Option<Ms>,
+    /// The images, if devices have slots.
+    pub(crate) images: Option<Images>,
 }
 
 impl Plan {
@@ -172,13 +198,31 @@ pub(crate) fn plan(dice: &mut Dice) -> Plan {
         .map(|at| Commit { at, kind: kind(dice, confirm), policy: policy(dice, confirm, windows) })
         .collect();
     commits.push(Commit { at: length, kind: Kind::Good, policy: plain(confirm) });
+    let count = commits.len();
     Plan {
         commits,
         moods: moods(dice, length),
         kind_from: length,
         poll: dice.pick(&[60, 300, 300, 900]),
         rolling: dice.chance(200).then(|| dice.between(HOUR, 6 * HOUR)),
+        images: dice.chance(400).then(|| images(dice, count)),
     }
+}
+
+/// The last commit pins one that runs.
+fn images(dice: &mut Dice, commits: usize) -> Images {
+    let mut images = Images { systems: vec![System::Fine], pinned: Vec::new() };
+    let mut pinned = 0;
+    for number in 1..=commits {
+        if number == commits || dice.chance(400) {
+            let fine = number == commits || dice.chance(500);
+            let bad = dice.pick(&[System::Panics, System::Hangs, System::WithoutAgent, System::Sick]);
+            images.systems.push(if fine { System::Fine } else { bad });
+            pinned = images.systems.len() - 1;
+        }
+        images.pinned.push(pinned);
+    }
+    images
 }
 
 fn kind(dice: &mut Dice, confirm: u64) -> Kind {

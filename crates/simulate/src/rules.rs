@@ -321,6 +321,7 @@ impl Rules {
                 Step::Units | Step::Check => !away && !work.is_unchanged(),
                 Step::Fetch
                 | Step::Verify
+                | Step::Image
                 | Step::Playbook
                 | Step::Packages
                 | Step::Checkpoint
@@ -336,7 +337,7 @@ impl Rules {
             self.check(harmless || times <= 3, "nothing is tried for ever", || {
                 format!("undone {times} times")
             })?;
-            let good = plan.number(&target.commit).is_some_and(|number| plan.commit(number).kind.is_good());
+            let good = plan.number(&target.commit).is_some_and(|number| plan.is_good(number));
             let quarantined = state.quarantine(&target).is_some();
             self.good_quarantined += u64::from(good && quarantined && !again && failure.step != Step::Revert);
         }

@@ -97,6 +97,7 @@ impl Device<'_> {
         Event::Verified(Box::new(Passed {
             committed_at: Some(crate::device::wall(commit.at, 0)),
             policy: commit.policy.clone(),
+            image: self.wanted_image(number),
             ..Passed::default()
         }))
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use volary_device::Target;
+use volary_model::Slot;
 
 /// The version of this format. An older agent that is put back reads what a newer one wrote, so
 /// fields are only added, with a default, as long as it stays the same.
@@ -24,6 +25,12 @@ pub struct Manifest {
     pub target: Target,
     /// The wall clock.
     pub clock: Clock,
+    /// The slot that ran; `None` on a device without slots. It is put back in this slot alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Slot>,
+    /// True if the change puts an image into the other slot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub image: bool,
     /// How the management path was.
     pub path: PathWas,
     /// The folders whose files are remembered: what is new in them goes away again.

@@ -27,7 +27,7 @@ pub use lifeline::Lifeline;
 use manifest::{Manifest, PathWas, VERSION};
 use store::{Store, StoreError, boot_seconds};
 use volary_device::Target;
-use volary_model::CommitId;
+use volary_model::{CommitId, Slot};
 
 use crate::answers::Answers;
 use crate::log;
@@ -49,6 +49,10 @@ const RESERVE: u64 = 16 << 20;
 pub struct Wanted {
     /// What the change goes for.
     pub target: Target,
+    /// The slot that runs; `None` on a device without slots.
+    pub slot: Option<Slot>,
+    /// True if the change puts an image into the other slot.
+    pub image: bool,
     /// Folders that the fleet names beside ours.
     pub trees: Vec<PathBuf>,
     /// The way to the server.
@@ -117,6 +121,8 @@ pub fn take(paths: &Paths, wanted: &Wanted, answers: &Answers) -> Result<Manifes
         id: id.clone(),
         target: wanted.target.clone(),
         clock,
+        slot: wanted.slot,
+        image: wanted.image,
         path: wanted.path.clone(),
         trees: trees.into_iter().map(Into::into).collect(),
         files,

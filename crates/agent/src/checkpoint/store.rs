@@ -15,6 +15,7 @@ use volary_host::{
 };
 
 use volary_device::Target;
+use volary_model::Slot;
 
 use super::manifest::Manifest;
 use crate::paths::Paths;
@@ -87,6 +88,9 @@ pub struct Undoing {
     /// True once the device was switched off and on as the last resort.
     #[serde(default)]
     pub rebooted: bool,
+    /// True once it made the slot boot that the checkpoint was made in.
+    #[serde(default)]
+    pub switched: bool,
     /// How often it was begun.
     #[serde(default)]
     pub tries: u32,
@@ -206,7 +210,7 @@ impl Store {
             return Ok(Some(begun));
         }
         let Some(armed) = self.armed()? else { return Ok(None) };
-        let undoing = Undoing { armed, by, reason, rebooted: false, tries: 0 };
+        let undoing = Undoing { armed, by, reason, rebooted: false, switched: false, tries: 0 };
         self.note(&undoing)?;
         self.forget_armed()?;
         Ok(Some(undoing))
@@ -234,7 +238,7 @@ impl Store {
             boots: 0,
             path_worked: false,
         };
-        let undoing = Undoing { armed, by: By::Person, reason, rebooted: false, tries: 0 };
+        let undoing = Undoing { armed, by: By::Person, reason, rebooted: false, switched: false, tries: 0 };
         self.note(&undoing)?;
         Ok(undoing)
     }
@@ -257,6 +261,18 @@ impl Store {
         self.forget_armed()?;
         remove_if_exists(&self.dir.join("undoing.json"))?;
         Ok(sync_dir(&self.dir)?)
+    }
+
+    /// Removes the checkpoints that were made in a slot whose content is gone. What is armed or being
+    /// undone was made in the slot that runs.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn forget_slot(&self, slot: Slot) -> Result<(), StoreError> {
+        let ids = self.ids();
+        let stays = |id: &&String| self.manifest(id).is_ok_and(|manifest| manifest.slot != Some(slot));
+        let keep: Vec<&str> = ids.iter().filter(stays).map(String::as_str).collect();
+        if keep.len() == ids.len() { Ok(()) } else { self.prune(&keep) }
     }
 
     /// Removes checkpoints but those in `keep`, and contents that none of these has. What is

@@ -31,6 +31,7 @@ use crate::checkpoint::{boot, release_reserve, state, store};
 use crate::log;
 use crate::path::{self, Proof};
 use crate::paths::Paths;
+use crate::slots::switch::{self, Way};
 
 /// An undo that is begun this often does not end: something in it kills the device.
 const TRIES: u32 = 5;
@@ -111,11 +112,28 @@ pub fn run(paths: &Paths, store: &Store, mut undoing: Undoing, how: How) -> Resu
         first_line(&undoing.reason)
     ));
     let manifest = store.manifest(&undoing.armed.checkpoint)?;
+    let way = switch::go_back(paths, manifest.slot);
+    if matches!(way, Ok(Way::Elsewhere)) && undoing.tries <= TRIES && may_reboot(paths) {
+        undoing.switched = true;
+        store.note(&undoing)?;
+        match Cmd::new("systemctl").args(["reboot", "--no-block"]).check() {
+            Ok(_) => return Ok(Ended::Rebooting),
+            Err(error) => log::say(error.to_string()),
+        }
+    }
     let mut undo = Undo::new(paths, store, &manifest, &undoing, how);
     if undoing.tries > TRIES {
         undo.could_not(format!("it was begun {TRIES} times and never ended; the rest is left as it is"));
     } else {
-        undo.everything();
+        match way {
+            Ok(Way::Here) => undo.everything(),
+            // Nothing of the other slot may be put into this one.
+            Ok(Way::Elsewhere) => undo.could_not("the slot before boots from the next boot on, and not yet"),
+            Err(error) => {
+                undo.could_not(format!("the boot state cannot be written: {error}"));
+                undo.everything();
+            }
+        }
     }
     undo.look_at_path();
     let lost = undo.undone.path == Some(false);
@@ -135,6 +153,7 @@ pub fn run(paths: &Paths, store: &Store, mut undoing: Undoing, how: How) -> Resu
         log::say(format!("could not be put back: {line}"));
     }
     store.end(&undone)?;
+    switch::after_undo(paths, manifest.image);
     boot::stop_timer(paths);
     log::say(format!(
         "undone: {} files, {} packages, {} units are as they were",
@@ -189,7 +208,7 @@ impl<'a> Undo<'a> {
             could_not: Vec::new(),
             path: None,
             path_said: String::new(),
-            rebooted: undoing.rebooted,
+            rebooted: undoing.rebooted || undoing.switched,
             largest: Vec::new(),
         };
         Self { paths, store, manifest, how, changed: BTreeSet::new(), undone }

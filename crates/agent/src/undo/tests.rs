@@ -76,7 +76,13 @@ impl Root {
             rolling: String::new(),
         };
         let path = PathWas { server: String::new(), ca: String::new(), worked: false };
-        let wanted = Wanted { target, trees: trees.iter().map(PathBuf::from).collect(), path };
+        let wanted = Wanted {
+            target,
+            slot: None,
+            image: false,
+            trees: trees.iter().map(PathBuf::from).collect(),
+            path,
+        };
         checkpoint::take(&self.paths, &wanted, &Answers::default()).unwrap()
     }
 

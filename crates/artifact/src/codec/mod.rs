@@ -27,6 +27,19 @@ pub enum Compression {
     Zstd,
 }
 
+/// Unpacks a member, or what is left of it from the beginning of one of its blocks on.
+///
+/// # Errors
+/// [`Error`](crate::Error) if this build has no decoder for it.
+pub fn unpack<R: std::io::Read>(
+    member: &str,
+    kind: Compression,
+    input: R,
+    limits: &crate::Limits,
+) -> Result<impl std::io::Read + use<R>, crate::Error> {
+    Decoder::new(member, kind, input, limits)
+}
+
 impl Compression {
     pub(crate) const ALL: [Self; 4] = [Self::None, Self::Gzip, Self::Xz, Self::Zstd];
 
@@ -41,7 +54,7 @@ impl Compression {
     }
 
     /// The compression of a member that is called `stem` and a suffix.
-    pub(crate) fn of_member(name: &str, stem: &str) -> Option<Self> {
+    pub fn of_member(name: &str, stem: &str) -> Option<Self> {
         let suffix = name.strip_prefix(stem)?;
         Self::ALL.into_iter().find(|kind| kind.suffix() == suffix)
     }

@@ -114,6 +114,7 @@ impl From<Work> for state::Work {
             suite: old.suite,
             committed_at: None,
             policy: Policy::default(),
+            image: None,
             checkpoint: None,
             interruptions: 0,
             stuck: 0,

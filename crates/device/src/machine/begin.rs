@@ -89,8 +89,10 @@ fn scope(state: &State, target: &Target, urged: bool) -> Option<Scope> {
         Phase::Idle(Rest::Content | Rest::Waiting(_) | Rest::Quarantined(_))
         | Phase::Fetch(_)
         | Phase::Verify(_)
+        | Phase::Install(_)
         | Phase::Checkpoint(_)
         | Phase::Apply(..)
+        | Phase::Reboot(_)
         | Phase::Confirm(_)
         | Phase::Commit(_)
         | Phase::Revert(..)
@@ -151,6 +153,7 @@ pub(super) fn new_work(state: &State, target: Target, scope: Scope, now: Timesta
         suite: None,
         committed_at: None,
         policy: Policy::default(),
+        image: None,
         checkpoint: None,
         interruptions: 0,
         stuck: 0,
@@ -187,6 +190,11 @@ pub(super) fn verified(mut state: State, passed: Passed, now: Timestamp) -> (Sta
     work.suite = passed.suite;
     work.committed_at = passed.committed_at;
     work.policy = passed.policy;
+    work.image = passed.image;
+    if work.image.is_some() {
+        // It begins from nothing.
+        work.scope = Scope::Full;
+    }
     let permit = permit_of(&state, &work, now);
     if !permit.obstacles.is_empty() {
         return wait(state, work, permit, now);
@@ -205,6 +213,23 @@ fn change(mut state: State, work: Work) -> (State, Vec<Effect>) {
     let failed_units = std::mem::take(&mut state.memory.failed_units);
     state.failed_before.get_or_insert(failed_units);
     state.memory.turn = false;
+    if work.image.is_none() {
+        return checkpoint(state, work);
+    }
+    // What a person could go back to may be in the slot that is written now.
+    state.last = state.last.filter(|last| last.work.image.is_none());
+    state.phase = Phase::Install(work.clone());
+    (state, vec![Effect::Install(work)])
+}
+
+/// The image is in the other slot.
+pub(super) fn installed(state: State, now: Timestamp) -> (State, Vec<Effect>) {
+    let Phase::Install(work) = state.phase.clone() else { return rest(state, now) };
+    checkpoint(state, work)
+}
+
+fn checkpoint(mut state: State, work: Work) -> (State, Vec<Effect>) {
+    state.memory.cut_short = 0;
     state.phase = Phase::Checkpoint(work.clone());
     (state, vec![Effect::Checkpoint(work)])
 }
@@ -218,8 +243,10 @@ fn asks_for_turn(phase: &Phase) -> Option<&Work> {
             Rest::Content | Rest::Failed(_) | Rest::Reverted(_) | Rest::Refused(_) | Rest::Quarantined(_),
         )
         | Phase::Fetch(_)
+        | Phase::Install(_)
         | Phase::Checkpoint(_)
         | Phase::Apply(..)
+        | Phase::Reboot(_)
         | Phase::Confirm(_)
         | Phase::Commit(_)
         | Phase::Revert(..)

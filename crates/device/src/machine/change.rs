@@ -9,7 +9,9 @@ use super::{INTERRUPTIONS, begin, end, first_step, later, rest};
 use crate::event::{Effect, Gains};
 use crate::patience::{next_report, retry_after};
 use crate::rescue::Cause;
-use crate::state::{Failure, Last, Outcome, Phase, Rest, Reverted, Scope, State, Step, Target, Undone, Work};
+use crate::state::{
+    Failure, Last, Outcome, Phase, Rest, Reverted, Running, Scope, State, Step, Target, Undone, Urge, Work,
+};
 
 /// How long a device needs at most until it is down.
 pub(super) const REBOOT: Duration = Duration::from_secs(300);
@@ -17,6 +19,10 @@ pub(super) const REBOOT: Duration = Duration::from_secs(300);
 /// How often a target may be undone before it is quarantined, if it is not at once: a mirror that
 /// is away for a while must not cost a device a commit.
 const TIMES: u32 = 3;
+
+/// The same for an image that the device came back from by itself. Nobody knows whether the system or
+/// the power was the cause, and each try costs two boots.
+const BOOTS: u32 = 2;
 
 /// How often it is tried to put a device back. Then it is told as it is: a person must look.
 const UNDO_TRIES: u32 = 5;
@@ -34,7 +40,7 @@ pub(super) fn checkpointed(mut state: State, id: String, now: Timestamp) -> (Sta
     work.checkpoint = Some(id);
     // The checkpoint before is not kept.
     state.last = None;
-    let first = first_step(work.scope);
+    let first = if work.image.is_some() { Step::Image } else { first_step(work.scope) };
     apply(state, work, first)
 }
 
@@ -44,14 +50,52 @@ fn apply(mut state: State, work: Work, step: Step) -> (State, Vec<Effect>) {
 }
 
 /// The process ended while the device changed: on with the same checkpoint, but not for ever.
-pub(super) fn go_on(state: State, mut work: Work, step: Step, now: Timestamp) -> (State, Vec<Effect>) {
+pub(super) fn go_on(
+    state: State,
+    mut work: Work,
+    step: Step,
+    running: Option<Running>,
+    now: Timestamp,
+) -> (State, Vec<Effect>) {
+    let elsewhere = work.is_elsewhere(running);
+    if elsewhere && step != Step::Image {
+        return fell_back(state, work, now);
+    }
     work.interruptions = work.interruptions.saturating_add(1);
     if work.interruptions >= INTERRUPTIONS {
         let message = format!("the agent was stopped {} times while it was in this step", work.interruptions);
         return revert(state, work, Failure { step, what: String::new(), message }, now);
     }
-    let first = first_step(work.scope);
+    let first = if elsewhere { Step::Image } else { first_step(work.scope) };
     apply(state, work, first)
+}
+
+/// The device was to boot into the other slot.
+pub(super) fn booted(
+    mut state: State,
+    work: Work,
+    running: Option<Running>,
+    now: Timestamp,
+) -> (State, Vec<Effect>) {
+    if !work.is_elsewhere(running) {
+        let first = first_step(work.scope);
+        return apply(state, work, first);
+    }
+    if running.is_some_and(|running| running.other_is_next) {
+        state.phase = Phase::Reboot(work.clone());
+        return (state, vec![Effect::Reboot(work)]);
+    }
+    fell_back(state, work, now)
+}
+
+/// The boot loader went back to the slot before, and nothing of the change is in it.
+pub(super) fn fell_back(state: State, work: Work, now: Timestamp) -> (State, Vec<Effect>) {
+    let message = match &state.phase {
+        Phase::Reboot(_) => "the new system did not come up: the boot loader went back to the one before",
+        _ => "the new system was not confirmed: the boot loader went back to the one before",
+    };
+    let what = work.image.as_ref().map(|image| image.name.to_string()).unwrap_or_default();
+    revert(state, work, Failure { step: Step::Image, what, message: message.to_owned() }, now)
 }
 
 /// A step is done.
@@ -64,6 +108,10 @@ pub(super) fn done(mut state: State, gains: Gains, now: Timestamp) -> (State, Ve
         entry.1 = after;
     }
     match step {
+        Step::Image => {
+            state.phase = Phase::Reboot(work.clone());
+            (state, vec![Effect::Reboot(work)])
+        }
         Step::Playbook => apply(state, work, Step::Packages),
         Step::Packages
         | Step::Fetch
@@ -101,7 +149,9 @@ pub(super) fn disarmed(mut state: State, now: Timestamp) -> (State, Vec<Effect>)
         Phase::Idle(_)
         | Phase::Fetch(_)
         | Phase::Verify(_)
+        | Phase::Install(_)
         | Phase::Apply(..)
+        | Phase::Reboot(_)
         | Phase::Confirm(_)
         | Phase::Revert(..)
         | Phase::Drift(_)
@@ -119,10 +169,12 @@ pub(super) fn failed(
 ) -> (State, Vec<Effect>) {
     match state.phase.clone() {
         Phase::Idle(_) | Phase::Report { .. } => rest(state, now),
-        Phase::Fetch(work) | Phase::Verify(work) | Phase::Checkpoint(work) => {
+        Phase::Fetch(work) | Phase::Verify(work) | Phase::Install(work) | Phase::Checkpoint(work) => {
             end::ended(state, work, outcome, Some(failure), now)
         }
-        Phase::Apply(work, _) | Phase::Confirm(work) => revert(state, work, failure, now),
+        Phase::Apply(work, _) | Phase::Reboot(work) | Phase::Confirm(work) => {
+            revert(state, work, failure, now)
+        }
         Phase::Drift(_) => end::drifted(state, Vec::new(), Some(failure), now),
         Phase::Commit(mut work) => {
             let wait = DISARM_AGAIN.saturating_mul(1 << work.stuck.min(10)).min(DISARM_AGAIN_LONGEST);
@@ -150,7 +202,9 @@ fn revert(mut state: State, work: Work, failure: Failure, _now: Timestamp) -> (S
 }
 
 /// A person wants the last change undone, whether it was confirmed or not.
-pub(super) fn revert_asked(state: State, now: Timestamp) -> (State, Vec<Effect>) {
+pub(super) fn revert_asked(mut state: State, now: Timestamp) -> (State, Vec<Effect>) {
+    // What somebody wanted before is not wanted any more.
+    state.memory.urge = Urge::None;
     let failure =
         Failure { step: Step::Revert, what: String::new(), message: Cause::Person.text().to_owned() };
     match state.phase.clone() {
@@ -164,7 +218,9 @@ pub(super) fn revert_asked(state: State, now: Timestamp) -> (State, Vec<Effect>)
         },
         Phase::Fetch(_)
         | Phase::Verify(_)
+        | Phase::Install(_)
         | Phase::Checkpoint(_)
+        | Phase::Reboot(_)
         | Phase::Commit(_)
         | Phase::Revert(..)
         | Phase::Drift(_)
@@ -176,9 +232,15 @@ pub(super) fn revert_asked(state: State, now: Timestamp) -> (State, Vec<Effect>)
 pub(super) fn undone(state: State, undone: Undone, now: Timestamp) -> (State, Vec<Effect>) {
     let by_others = |step| Failure { step, what: String::new(), message: undone.words() };
     let (work, failure) = match state.phase.clone() {
+        // Whatever failed before: a person does not want it.
+        Phase::Revert(work, _) if undone.cause == Cause::Person => (work, by_others(Step::Revert)),
         Phase::Revert(work, failure) => (work, failure),
         Phase::Apply(work, step) => {
             let step = step_of(undone.cause, step);
+            (work, by_others(step))
+        }
+        Phase::Reboot(work) => {
+            let step = step_of(undone.cause, Step::Image);
             (work, by_others(step))
         }
         Phase::Confirm(work) | Phase::Commit(work) => {
@@ -190,7 +252,12 @@ pub(super) fn undone(state: State, undone: Undone, now: Timestamp) -> (State, Ve
             let state = State { undone: Some(undone.checkpoint), ..state };
             return super::interrupted(state, work, Step::Checkpoint, now);
         }
-        Phase::Idle(_) | Phase::Fetch(_) | Phase::Verify(_) | Phase::Drift(_) | Phase::Report { .. } => {
+        Phase::Idle(_)
+        | Phase::Fetch(_)
+        | Phase::Verify(_)
+        | Phase::Install(_)
+        | Phase::Drift(_)
+        | Phase::Report { .. } => {
             return rest(state, now);
         }
     };
@@ -234,7 +301,7 @@ fn reverted(
     let times = state.reverted_of(&work.target).map_or(0, |reverted| reverted.times).saturating_add(1);
     let quarantined = match verdict(&work, &failure, &undone) {
         Verdict::Hurts => true,
-        Verdict::MayHurt => times >= TIMES,
+        Verdict::MayHurt(limit) => times >= limit,
         Verdict::Harmless => false,
     };
     remember(&mut state, &work.target, &failure, times, quarantined, now);
@@ -270,8 +337,8 @@ fn remember(
 enum Verdict {
     /// It was applied, and it hurt: never again.
     Hurts,
-    /// It could not be applied, or something else was the cause: not for ever.
-    MayHurt,
+    /// It could not be applied, or something else was the cause: not for ever, but so often.
+    MayHurt(u32),
     /// It changed nothing, so it cannot be what is broken: again and again, in growing steps.
     Harmless,
 }
@@ -280,12 +347,13 @@ fn verdict(work: &Work, failure: &Failure, undone: &Undone) -> Verdict {
     match failure.step {
         Step::Revert => Verdict::Hurts,
         // The path is away also without the change.
-        _ if undone.path_works == Some(false) => Verdict::MayHurt,
+        _ if undone.path_works == Some(false) => Verdict::MayHurt(TIMES),
         Step::Check | Step::Units if work.is_unchanged() => Verdict::Harmless,
         Step::Check | Step::Units | Step::Path | Step::Confirm => Verdict::Hurts,
         Step::Fetch | Step::Verify | Step::Playbook | Step::Packages | Step::Checkpoint | Step::Undo => {
-            Verdict::MayHurt
+            Verdict::MayHurt(TIMES)
         }
+        Step::Image => Verdict::MayHurt(BOOTS),
     }
 }
 

@@ -57,7 +57,7 @@ pub fn undone(number: u64, rolling: &str, cause: Cause, path_works: Option<bool>
 
 pub const NUDGE: Event = Event::Nudged { again: false };
 
-pub const START: Event = Event::Started { undone: None };
+pub const START: Event = Event::Started { undone: None, running: None };
 
 pub fn failure(step: Step) -> Failure {
     Failure { step, what: "it".into(), message: "broke".into() }

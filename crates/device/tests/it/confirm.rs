@@ -16,7 +16,7 @@ fn reverted_by(cause: Cause, path_works: Option<bool>) -> Event {
 }
 
 fn started_after(cause: Cause, path_works: Option<bool>) -> Event {
-    Event::Started { undone: Some(undone(1, "", cause, path_works)) }
+    Event::Started { undone: Some(undone(1, "", cause, path_works)), running: None }
 }
 
 /// A device in each phase of the first convergence, from the checkpoint on.
@@ -284,7 +284,8 @@ fn a_person_confirms_or_reverts() {
     let Event::Undone(told) = by_person else { unreachable!() };
     let back = |events: &[Event]| {
         let (state, _) = feed(state.clone(), events.iter().cloned(), at(20));
-        let (state, effects) = step(state, Event::Started { undone: Some(told.clone()) }, at(21));
+        let (state, effects) =
+            step(state, Event::Started { undone: Some(told.clone()), running: None }, at(21));
         assert_eq!(effects.last(), Some(&Effect::Report));
         (state.good.map(|good| good.commit), state.reverted.len())
     };
@@ -296,7 +297,7 @@ fn a_person_confirms_or_reverts() {
     let (state, _) = feed(fresh(), all_good(7, ""), at(0));
     let (state, _) = feed(state, applied(1, ""), at(10));
     let (state, _) = feed(state, [Event::Confirmed, Event::Disarmed], at(10));
-    let (state, effects) = step(state, Event::Started { undone: Some(told) }, at(20));
+    let (state, effects) = step(state, Event::Started { undone: Some(told), running: None }, at(20));
     assert_eq!((effects.last(), &state.reverted[..]), (Some(&Effect::Report), &[][..]));
     let (state, effects) = step(state, Event::Stored, at(21));
     assert_eq!((effects.last(), state.good), (Some(&Effect::Report), Some(target(7, ""))));

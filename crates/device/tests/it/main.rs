@@ -2,6 +2,7 @@
 
 mod common;
 mod confirm;
+mod image;
 mod machine;
 mod permit;
 mod rescue;

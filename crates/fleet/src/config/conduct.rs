@@ -1,5 +1,5 @@
 //! Sections of `volary.yml` about how devices go through a change: `confirm`, `run_within`,
-//! `checkpoint`, `splay`, `rollout`, `drift` and `fresh`.
+//! `checkpoint`, `carry`, `splay`, `rollout`, `drift` and `fresh`.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(super) const DEFAULT_RUN: Duration = Duration::from_secs(3600);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// The most paths of `checkpoint`.
+/// The most paths of `checkpoint` and of `carry`.
 const MAX_PATHS: usize = 100;
 
 /// Trees of the kernel, of which nothing can be put back, and the agent's own checkpoints.
@@ -98,18 +98,19 @@ pub(super) fn drift(section: &Fields<'_>, stage: &str) -> Result<Drift, FieldErr
     })
 }
 
-pub(super) fn checkpoint(root: &Fields<'_>) -> Result<Vec<String>, FieldError> {
-    if root.get("checkpoint").is_none() {
+/// `checkpoint` and `carry`: what is put back, and what is taken along.
+pub(super) fn paths(root: &Fields<'_>, section: &str) -> Result<Vec<String>, FieldError> {
+    if root.get(section).is_none() {
         return Ok(Vec::new());
     }
-    let paths = root.texts("checkpoint")?;
+    let paths = root.texts(section)?;
     if paths.len() > MAX_PATHS {
         let message = format!("there are {} paths, and {MAX_PATHS} are taken", paths.len());
-        return Err(root.complain("checkpoint", message, "name a folder above several of them"));
+        return Err(root.complain(section, message, "name a folder above several of them"));
     }
     let one = |(path, line): (&str, usize)| match saved_path(path) {
         Ok(()) => Ok(path.to_owned()),
-        Err((message, remedy)) => Err(root.complain_at(line, "checkpoint", message, remedy)),
+        Err((message, remedy)) => Err(root.complain_at(line, section, message, remedy)),
     };
     paths.into_iter().map(one).collect()
 }
@@ -132,7 +133,7 @@ fn saved_path(path: &str) -> Result<(), (String, &'static str)> {
         path.strip_prefix(folder).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'/', ..]))
     };
     match NEVER_SAVED.into_iter().find(|folder| below(folder)) {
-        Some(folder) => Err((format!("nothing below {folder} can be put back"), "remove it")),
+        Some(folder) => Err((format!("nothing below {folder} can be put back or carried"), "remove it")),
         None => Ok(()),
     }
 }

@@ -31,7 +31,7 @@ const DEFAULT_POLL: Duration = Duration::from_secs(60);
 const LONGEST_POLL: Duration = Duration::from_secs(300);
 
 /// Every section that may stand in the file.
-const SECTIONS: [&str; 17] = [
+const SECTIONS: [&str; 18] = [
     "version",
     "stages",
     "gates",
@@ -42,6 +42,7 @@ const SECTIONS: [&str; 17] = [
     "confirm",
     "run_within",
     "checkpoint",
+    "carry",
     "windows",
     "freeze",
     "stop",
@@ -73,6 +74,8 @@ pub struct FleetConfig {
     pub run_within: BTreeMap<StageName, Duration>,
     /// Trees that are saved before a change, beside those that always are: absolute paths.
     pub checkpoint: Vec<String>,
+    /// What goes into a new slot with its image, beside what always does: absolute paths.
+    pub carry: Vec<String>,
     /// When devices may change; at any time where nothing is said.
     pub windows: BTreeMap<StageName, Windows>,
     /// Times in which nothing changes.
@@ -116,7 +119,8 @@ impl FleetConfig {
             },
             confirm: per_stage(&fields, "confirm", &names, conduct::confirm)?,
             run_within: per_stage(&fields, "run_within", &names, conduct::run_within)?,
-            checkpoint: conduct::checkpoint(&fields)?,
+            checkpoint: conduct::paths(&fields, "checkpoint")?,
+            carry: conduct::paths(&fields, "carry")?,
             windows: per_stage(&fields, "windows", &names, windows::windows)?,
             freezes: freeze::freezes(&fields, &names)?,
             stops: per_stage(&fields, "stop", &names, freeze::stop)?,
