@@ -145,7 +145,11 @@ pub fn condition(
         return (Condition::Silent, format!("not heard of for {}", text::duration(silent_for)));
     }
     match &observed.ending {
-        None => return (Condition::New, "it has not converged yet".into()),
+        None if observed.waiting.is_empty() => return (Condition::New, "it has not converged yet".into()),
+        None => {
+            let waits = observed.waiting.join("; ");
+            return (Condition::New, format!("it has not converged yet; it waits: {waits}"));
+        }
         Some(Ending::Refused(sentence)) => return (Condition::Refused, sentence.clone()),
         Some(Ending::Failed { step, what, message }) => {
             return (Condition::Failed, failure(step, what, message));
@@ -397,6 +401,11 @@ mod tests {
             "at bbbbbbb, its stage is at aaaaaaa; it waits: the window Mon 02:00-05:00 is closed; held by ada",
         );
         check(&Observed { waiting, ..good() }, Condition::Good, "");
+        check(
+            &Observed { ending: None, waiting: vec!["downloads image b".into()], ..good() },
+            Condition::New,
+            "it has not converged yet; it waits: downloads image b",
+        );
         let drift = Some("drifted: 2 tasks".to_owned());
         check(&Observed { drift, ..good() }, Condition::Good, "drifted: 2 tasks");
     }

@@ -14,6 +14,7 @@ use crate::export::Keeper;
 use crate::facts::{Judge, Judged};
 use crate::fleet_view::FleetView;
 use crate::http::auth::Tokens;
+use crate::http::mender::Mender;
 use crate::images::Images;
 use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
@@ -41,6 +42,8 @@ pub(crate) struct App {
     pub(crate) images: Arc<Images>,
     /// One change of images at a time, from the file to the record.
     pub(crate) changing_images: tokio::sync::Mutex<()>,
+    /// What is needed for devices whose client is Mender's; `None` if they are not served.
+    pub(crate) mender: Option<Mender>,
     /// The mirrors of foreign archives.
     pub(crate) mirrors: Mirrors,
     /// The certificate authority.
@@ -132,7 +135,7 @@ impl App {
     pub(crate) async fn devices(&self) -> Result<Vec<Judged>, StoreError> {
         let records = self.store.devices().await?;
         let view = self.view.get();
-        let mut judge = Judge::new(&view, &self.archive, volary_host::now());
+        let mut judge = Judge::new(&view, &self.archive, self.config.mender_poll(), volary_host::now());
         Ok(records
             .into_iter()
             .map(|record| {
@@ -146,7 +149,7 @@ impl App {
     pub(crate) async fn device(&self, name: &DeviceName) -> Result<Option<Judged>, StoreError> {
         let view = self.view.get();
         let record = self.store.device(name).await?;
-        let mut judge = Judge::new(&view, &self.archive, volary_host::now());
+        let mut judge = Judge::new(&view, &self.archive, self.config.mender_poll(), volary_host::now());
         Ok(record.map(|record| judge.judge(record, self.registry.last_seen(name))))
     }
 

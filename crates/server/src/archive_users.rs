@@ -219,6 +219,7 @@ mod tests {
             since: None,
             convergence: text,
             report: None,
+            client: volary_store::Client::Agent,
         }
     }
 

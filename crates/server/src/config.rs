@@ -45,6 +45,7 @@ const KEYS: &[&str] = &[
     "connections",
     "gc",
     "images",
+    "mender",
     "signers",
     "export",
 ];
@@ -138,6 +139,9 @@ pub struct Config {
     /// Which images are taken, and which are kept.
     #[serde(default, skip_serializing_if = "ImageConfig::is_default")]
     pub images: ImageConfig,
+    /// Serves devices whose client is Mender's, if the section is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mender: Option<MenderConfig>,
     /// Who is told of builds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub status_hook: Vec<StatusHook>,
@@ -207,6 +211,24 @@ impl ImageConfig {
             })
         };
         self.keys.iter().map(read).collect()
+    }
+}
+
+/// Serving devices whose client is Mender's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MenderConfig {
+    /// Seconds between two questions of a client (`UpdatePollIntervalSeconds` in its `mender.conf`): three
+    /// that are missing make a device silent.
+    pub poll: u32,
+    /// Hours that a link to an artifact is good.
+    pub link_hours: u32,
+}
+
+impl Default for MenderConfig {
+    /// Half an hour, as clients ask by default; a day.
+    fn default() -> Self {
+        Self { poll: 1800, link_hours: 24 }
     }
 }
 
@@ -291,6 +313,7 @@ impl Config {
             connections: default_connections(),
             gc: Gc::default(),
             images: ImageConfig::default(),
+            mender: None,
             signers: BTreeMap::new(),
             status_hook: Vec::new(),
             exports: Vec::new(),
@@ -367,6 +390,11 @@ impl Config {
         self.signers.iter().map(|(name, own)| (name.clone(), signer(own))).collect()
     }
 
+    /// Between two questions of a Mender client.
+    pub(crate) fn mender_poll(&self) -> Duration {
+        Duration::from_secs(self.mender.clone().unwrap_or_default().poll.into())
+    }
+
     /// What lintian is to do: a policy that stops packages lets it run.
     pub(crate) fn lintian(&self) -> LintianPolicy {
         LintianPolicy {
@@ -418,6 +446,9 @@ impl Config {
         }
         if self.build_workers == 0 || self.connections == 0 {
             return Err("build_workers and connections must be at least 1".into());
+        }
+        if self.mender.as_ref().is_some_and(|mender| mender.poll == 0 || mender.link_hours == 0) {
+            return Err("mender.poll and mender.link_hours must be at least 1".into());
         }
         for (name, signer) in &self.signers {
             if signer.command.first().is_none_or(String::is_empty) {
@@ -510,6 +541,9 @@ mod tests {
         check(&format!("{GOOD}[signers.card]\ncommand = [\"x\"]\ntimeout = 0\n"), "1 to 100 seconds");
         check(&format!("{GOOD}[signers.card]\nprogram = \"x\"\n"), "unknown field `program`");
         check(&format!("{GOOD}[gc]\nversion = 2\n"), "unknown field `version`");
+        check(&format!("{GOOD}[mender]\npoll = 0\n"), "mender.poll and mender.link_hours must be at least 1");
+        check(&format!("{GOOD}[mender]\nenabled = true\n"), "unknown field `enabled`");
+        check(&format!("{GOOD}[images]\nkey = \"x\"\n"), "unknown field `key`");
         let export = "[[export]]\nname = \"cdn\"\nto = \"s3://b\"\nsuites = [\"rolling\"]\n";
         check(&format!("{GOOD}{export}bucket = \"b\"\n"), "bucket");
         check(&format!("{GOOD}{}", export.replace("rolling", "v1/x")), "v1/x");

@@ -1,6 +1,7 @@
 //! What is known of the devices, put before the pure judgement of `volary-plan`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use volary_api::v1::device::{Convergence, Drift, Failure, Outcome, Report};
@@ -8,7 +9,7 @@ use volary_api::v1::status;
 use volary_model::{Architecture, DeviceName, StageName, Suite};
 use volary_plan::condition::{Condition, Ending, Observed, Standing, Tally, Wanted, condition};
 use volary_plan::text;
-use volary_store::{Device, DeviceState};
+use volary_store::{Client, Device, DeviceState};
 
 use crate::depot::Depot;
 use crate::fleet_view::FleetView;
@@ -32,6 +33,8 @@ pub(crate) struct Judged {
 pub(crate) struct Judge<'a> {
     view: &'a FleetView,
     depot: &'a Depot,
+    /// How often Mender clients ask: that is set on each of them, not in `volary.yml`.
+    mender_poll: Duration,
     now: Timestamp,
     /// What a suite offers to an architecture: asked once for all devices alike.
     offers: HashMap<(Suite, Architecture), BTreeMap<String, String>>,
@@ -39,8 +42,8 @@ pub(crate) struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// A judge for this moment.
-    pub(crate) fn new(view: &'a FleetView, depot: &'a Depot, now: Timestamp) -> Self {
-        Self { view, depot, now, offers: HashMap::new() }
+    pub(crate) fn new(view: &'a FleetView, depot: &'a Depot, mender_poll: Duration, now: Timestamp) -> Self {
+        Self { view, depot, mender_poll, now, offers: HashMap::new() }
     }
 
     /// Judges one device; `last_seen` is a newer sign of life than the records have.
@@ -58,15 +61,19 @@ impl<'a> Judge<'a> {
                 let mut wanted = Wanted::default();
                 if let Some(stage) = stage {
                     wanted.commit = stage.tip.as_ref().map(|tip| tip.commit.clone());
-                    wanted.suite = stage.suite.as_ref().map(ToString::to_string);
                     let images = stage.images.iter();
                     wanted.images =
                         images.map(|(of, image)| (of.to_string(), image.name.to_string())).collect();
-                    if let Some(suite) = &stage.suite {
+                    // Packages come to a Mender device with its image alone.
+                    if let (Some(suite), Client::Agent) = (&stage.suite, record.client) {
+                        wanted.suite = Some(suite.to_string());
                         wanted.packages = self.offers(suite, &record.architecture).clone();
                     }
                 }
-                let poll = stage.map_or(std::time::Duration::from_secs(60), |stage| stage.rhythm.poll);
+                let poll = match record.client {
+                    Client::Agent => stage.map_or(Duration::from_secs(60), |stage| stage.rhythm.poll),
+                    Client::Mender => self.mender_poll,
+                };
                 condition(&wanted, &observed(&record, report.as_ref(), seen_at), poll, self.now)
             }
         };

@@ -7,7 +7,7 @@ use jiff::tz::Offset;
 
 use volary_fleet::{
     CONFIG_FILE, FleetConfig, FleetLock, Freeze, Gates, GitRepository, Images, LOCK_FILE, Moment, ObjectId,
-    ObjectSource, ReadObjects, Rules, file_at,
+    ObjectSource, ReadObjects, Rules, Windows, file_at,
 };
 use volary_model::{CommitId, StageName, Suite};
 
@@ -74,7 +74,7 @@ impl Pace {
 }
 
 /// When the devices of a stage may change, for people. Whether that is now is decided by each device,
-/// on its own clock.
+/// on its own clock; for devices without our agent it is decided here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct When {
     /// Why the stage is stopped, if it is.
@@ -83,6 +83,10 @@ pub(crate) struct When {
     pub(crate) freezes: Vec<String>,
     /// The windows; empty if there are none.
     pub(crate) windows: String,
+    /// All freezes, as they stand there.
+    pub(crate) all_freezes: Vec<Freeze>,
+    /// The windows, as they stand there.
+    pub(crate) hours: Option<Windows>,
 }
 
 impl When {
@@ -97,6 +101,8 @@ impl When {
             stop: config.stop_of(stage).map(str::to_owned),
             freezes: config.freezes_of(stage).filter(comes).map(freeze_text).collect(),
             windows: windows.unwrap_or_default(),
+            all_freezes: config.freezes_of(stage).cloned().collect(),
+            hours: config.windows_of(stage).cloned(),
         }
     }
 }

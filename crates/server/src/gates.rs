@@ -68,14 +68,16 @@ pub(crate) fn of_merge(
     }
     let view = FleetView::read(layout, &FleetView::default());
     // Opening may finish what a killed server left undone, signatures among it.
-    let signers = Config::read(&layout.config()).map(|config| config.signers()).unwrap_or_default();
+    let own = Config::read(&layout.config()).ok();
+    let signers = own.as_ref().map(Config::signers).unwrap_or_default();
+    let mender_poll = own.as_ref().map(Config::mender_poll).unwrap_or_default();
     let depot = Depot::open(&layout.archive(), signers)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (records, branches) = runtime.block_on(async {
         let store = Store::open_read_only(&layout.database()).await?;
         Ok::<_, GateError>((store.devices().await?, store.branches().await?))
     })?;
-    let mut judge = Judge::new(&view, &depot, volary_host::now());
+    let mut judge = Judge::new(&view, &depot, mender_poll, volary_host::now());
     let devices: Vec<Judged> = records.into_iter().map(|record| judge.judge(record, None)).collect();
     Question { layout, repository, config, depot: &depot, devices: &devices, branches: &branches }
         .ask(to, commit)

@@ -26,6 +26,7 @@ mod images;
 mod init;
 mod key_holders;
 mod layout;
+mod mender;
 mod mirrors;
 mod nudge;
 mod promotion;
@@ -38,7 +39,7 @@ mod status_hook;
 mod tls;
 mod uploads;
 
-pub use config::{Config, Gc, ImageConfig, SignerConfig};
+pub use config::{Config, Gc, ImageConfig, MenderConfig, SignerConfig};
 pub use error::ServerError;
 pub use export::{ExportConfig, ExportEvent, ExportFailure, ExportRun, export, verify_export};
 pub use gates::{GateError, gates};

@@ -19,6 +19,7 @@ use crate::depot::Depot;
 use crate::export::Keeper;
 use crate::fleet_view::FleetView;
 use crate::http::auth::Tokens;
+use crate::http::mender::Mender;
 use crate::images::Images;
 use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
@@ -121,7 +122,12 @@ async fn start(
     // The program may be at another place than when the server was made.
     init::install_hook(&layout.fleet())?;
     let connections = config.connections;
+    let mender = match &config.mender {
+        Some(_) => Some(Mender::load(&store).await?),
+        None => None,
+    };
     let app = Arc::new(App {
+        mender,
         url: url.clone(),
         rolling: Current::new(archive.rolling_digest()?),
         view: Current::new(FleetView::default()),

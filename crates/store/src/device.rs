@@ -46,6 +46,33 @@ impl FromStr for DeviceState {
     }
 }
 
+/// The program on a device that speaks with the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Client {
+    /// Our agent, with a certificate.
+    #[default]
+    Agent,
+    /// Mender's client, with tokens.
+    Mender,
+}
+
+impl Client {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Mender => "mender",
+        }
+    }
+}
+
+impl FromStr for Client {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Agent, Self::Mender].into_iter().find(|client| client.as_str() == text).ok_or(())
+    }
+}
+
 /// A device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
@@ -79,6 +106,8 @@ pub struct Device {
     pub convergence: Option<String>,
     /// Its newest report, JSON as it came.
     pub report: Option<String>,
+    /// What it speaks with.
+    pub client: Client,
 }
 
 #[derive(sqlx::FromRow)]
@@ -98,6 +127,7 @@ struct Row {
     since: Option<i64>,
     convergence: Option<String>,
     report: Option<String>,
+    client: String,
 }
 
 impl TryFrom<Row> for Device {
@@ -121,6 +151,7 @@ impl TryFrom<Row> for Device {
             since: row.since.map(time),
             convergence: row.convergence,
             report: row.report,
+            client: parse("client", &row.client)?,
         })
     }
 }
@@ -140,6 +171,8 @@ pub struct Enrolling {
     pub os: String,
     /// SHA-256 of the join token's secret, if it has one.
     pub secret: Option<Digest>,
+    /// What it speaks with.
+    pub client: Client,
 }
 
 /// Why a join token's secret opens no door.
@@ -258,8 +291,8 @@ impl Store {
             .await?;
         let state = if stage.is_some() { DeviceState::Accepted } else { DeviceState::Waiting };
         let row: Row = sqlx::query_as(
-            "INSERT INTO devices (name, state, fingerprint, stage, csr, architecture, os, enrolled_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+            "INSERT INTO devices (name, state, fingerprint, stage, csr, architecture, os, enrolled_at, client)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              ON CONFLICT (name) DO UPDATE SET state = excluded.state, stage = excluded.stage
              RETURNING *",
         )
@@ -271,6 +304,7 @@ impl Store {
         .bind(enrolling.architecture.as_str())
         .bind(&enrolling.os)
         .bind(ms(now))
+        .bind(enrolling.client.as_str())
         .fetch_one(&mut *tx)
         .await?;
         tx.commit().await?;

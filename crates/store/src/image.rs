@@ -104,15 +104,15 @@ impl TryFrom<Row> for Image {
     }
 }
 
-fn hex(what: &'static str, text: &str) -> Result<Digest, StoreError> {
+pub(crate) fn hex(what: &'static str, text: &str) -> Result<Digest, StoreError> {
     Digest::from_hex(text).map_err(|_| StoreError::Corrupt { what, text: text.to_owned() })
 }
 
-fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
+pub(crate) fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|_| StoreError::Corrupt { what, text: text.to_owned() })
 }
 
-fn text<T: serde::Serialize>(value: &T) -> String {
+pub(crate) fn text<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("names and texts are JSON")
 }
 

@@ -82,6 +82,41 @@ impl Store {
         Ok(added)
     }
 
+    /// Replaces the report of a device's newest convergence, since more came to be known of it. It stays
+    /// in its place among the others.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn amend_report(&self, report: &NewReport) -> Result<(), StoreError> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let old: Option<String> =
+            sqlx::query_scalar("SELECT body FROM reports WHERE device = $1 AND id = $2")
+                .bind(report.device.as_str())
+                .bind(&report.id)
+                .fetch_optional(&mut *tx)
+                .await?;
+        let Some(old) = old else { return Ok(()) };
+        sqlx::query("UPDATE reports SET body = $3 WHERE device = $1 AND id = $2")
+            .bind(report.device.as_str())
+            .bind(&report.id)
+            .bind(&report.body)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query(
+            "UPDATE devices SET convergence = COALESCE($4, convergence),
+                 report = CASE WHEN report = $2 THEN $3 ELSE report END
+             WHERE name = $1",
+        )
+        .bind(report.device.as_str())
+        .bind(&old)
+        .bind(&report.body)
+        .bind(&report.convergence)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// The newest `limit` reports of a device, newest first.
     ///
     /// # Errors

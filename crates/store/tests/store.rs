@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use volary_model::{BuildMethod, BuildScope, CommitId, DeviceName, Digest, SourceName};
 use volary_store::{
-    BuildState, DeviceState, Enrolling, Enrolment, JoinRefusal, NewBuild, NewRebuild, NewReport, NewTurn,
-    ReproductionState, Store, Turn,
+    BuildState, Client, DeviceState, Enrolling, Enrolment, JoinRefusal, NewBuild, NewRebuild, NewReport,
+    NewTurn, ReproductionState, Store, Turn,
 };
 
 /// Runs a test body on a fresh database.
@@ -60,6 +60,7 @@ fn enrolling(name: &str, key: u8, secret: Option<u8>) -> Enrolling {
         architecture: "amd64".parse().unwrap(),
         os: "Debian".into(),
         secret: secret.map(digest),
+        client: Client::Agent,
     }
 }
 

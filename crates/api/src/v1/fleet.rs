@@ -27,6 +27,9 @@ use super::image::ImageChange;
 pub struct Accept {
     /// The stage it begins in.
     pub stage: StageName,
+    /// The name it gets: for devices whose client is Mender's, which do not know their own.
+    #[serde(default, rename = "as", skip_serializing_if = "Option::is_none")]
+    pub as_name: Option<DeviceName>,
 }
 
 /// Asks for a join token.

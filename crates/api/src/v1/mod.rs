@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod build;
+pub mod deployment;
 pub mod device;
 pub mod export;
 pub mod fleet;

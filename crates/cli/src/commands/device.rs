@@ -44,6 +44,19 @@ pub enum DeviceCommand {
         /// The stage it begins in
         #[arg(long)]
         stage: StageName,
+        /// The name it gets, if its client is Mender's: its host in the inventory
+        #[arg(long = "as", value_name = "NAME")]
+        as_name: Option<DeviceName>,
+    },
+    /// Let a device whose client is Mender's try again what failed on it
+    Retry {
+        /// The device
+        name: DeviceName,
+    },
+    /// Call back the update that is on its way to a device whose client is Mender's
+    Abort {
+        /// The device
+        name: DeviceName,
     },
     /// Send a device away: its certificate counts no more
     Reject {
@@ -77,9 +90,19 @@ pub fn run(command: DeviceCommand, connection: &Connection, out: &Out) -> Result
             compare(&token, connection, out)?;
             out.show(&token, |token| out.line(&token.token));
         }
-        DeviceCommand::Accept { name, stage } => {
-            client.post::<()>(&path(&name, "/accept"), &Accept { stage: stage.clone() })?;
-            out.line(format!("{name} is accepted and begins in {stage}"));
+        DeviceCommand::Accept { name, stage, as_name } => {
+            let accept = Accept { stage: stage.clone(), as_name: as_name.clone() };
+            client.post::<()>(&path(&name, "/accept"), &accept)?;
+            out.line(format!("{} is accepted and begins in {stage}", as_name.unwrap_or(name)));
+        }
+        DeviceCommand::Retry { name } => {
+            client.post::<()>(&path(&name, "/retry"), &())?;
+            out.line(format!("{name} tries its image again when it asks next"));
+        }
+        DeviceCommand::Abort { name } => {
+            client.post::<()>(&path(&name, "/abort"), &())?;
+            out.line(format!("the update of {name} is called back"));
+            out.line(format!("help: it is tried again only after: volary device retry {name}"));
         }
         DeviceCommand::Reject { name } => {
             client.post::<()>(&path(&name, "/reject"), &())?;

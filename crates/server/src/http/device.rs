@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use volary_api::v1::device::{Desired, Enroll, Enrolled, WantObjects};
 use volary_fleet::is_ancestor;
 use volary_model::{DeviceName, StageName, Suite};
-use volary_store::{Device, DeviceState, Enrolling, Enrolment, JoinRefusal};
+use volary_store::{Client, Device, DeviceState, Enrolling, Enrolment, JoinRefusal};
 
 use crate::app::App;
 use crate::fleet_view::{self, FleetView};
@@ -26,7 +26,7 @@ use crate::tls::listener::asked_to_stop;
 const ASK_AGAIN: u32 = 15;
 
 /// How many unknown devices may wait; more are strangers that fill the disk.
-const LOBBY: usize = 1000;
+pub(super) const LOBBY: usize = 1000;
 
 /// The longest that a question stays open, whatever the client prefers.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
@@ -35,7 +35,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 const LONGEST_SPREAD: Duration = Duration::from_secs(30);
 
 /// The longest texts that an enrolment may carry into the records.
-const TEXT_LIMIT: usize = 200;
+pub(super) const TEXT_LIMIT: usize = 200;
 
 /// `POST /device/v1/enroll`.
 pub(crate) async fn enroll(
@@ -61,6 +61,7 @@ pub(crate) async fn enroll(
         architecture: request.architecture,
         os: request.os.chars().filter(|c| !c.is_control()).take(TEXT_LIMIT).collect(),
         secret,
+        client: Client::Agent,
     };
     let (device, changed) = match app.store.enroll(&enrolling, volary_host::now()).await? {
         Enrolment::Known { device, changed } => (*device, changed),
@@ -96,7 +97,7 @@ fn no_entry(refusal: JoinRefusal) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, why).help("make a new one with: volary device token --stage STAGE")
 }
 
-async fn announce(app: &App, device: &Device) {
+pub(super) async fn announce(app: &App, device: &Device) {
     let (kind, text) = match device.state {
         DeviceState::Accepted => {
             let stage = device.stage.as_ref().map_or("", StageName::as_str);

@@ -15,6 +15,7 @@ use volary_api::v1::fleet::{
 use volary_api::v1::status::Device;
 use volary_fleet::{ReadObjects, RootSigners, Rules, RulesError, SIGNERS_FILE, file_at};
 use volary_model::{CommitId, DeviceName, StageName};
+use volary_store::{Client, DeviceState};
 
 use crate::app::App;
 use crate::fleet_view;
@@ -103,8 +104,12 @@ pub(crate) async fn accept(
     Path(device): Path<String>,
     Input(request): Input<Accept>,
 ) -> Result<StatusCode, Refusal> {
-    let device: DeviceName = name(&device)?;
+    let mut device: DeviceName = name(&device)?;
     known_stage(&app, &request.stage)?;
+    if let Some(new) = request.as_name.filter(|new| *new != device) {
+        rename(&app, &device, &new).await?;
+        device = new;
+    }
     if !app.store.accept_device(&device, &request.stage).await? {
         return Err(no_device(&device));
     }
@@ -113,6 +118,24 @@ pub(crate) async fn accept(
     app.event("device-accepted", device.as_str(), &text).await;
     app.nudges.devices.notify_one();
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Gives a device that waits its name in the inventory.
+async fn rename(app: &App, device: &DeviceName, new: &DeviceName) -> Result<(), Refusal> {
+    let known = app.store.device(device).await?.ok_or_else(|| no_device(device))?;
+    if known.client == Client::Agent {
+        return Err(Refusal::conflict(format!("{device} has its name from its own agent"))
+            .help("enrol it anew with the other name: volary-agent enroll --name NAME"));
+    }
+    if known.state != DeviceState::Waiting {
+        return Err(Refusal::conflict(format!("{device} is {} already, under this name", known.state))
+            .help(format!("to rename it, forget it first: volary device remove {device}")));
+    }
+    if !app.store.rename_waiting(device, new).await? {
+        return Err(Refusal::conflict(format!("another device is called {new}"))
+            .help(format!("if that one is gone, forget it first: volary device remove {new}")));
+    }
+    Ok(())
 }
 
 fn known_stage(app: &App, stage: &StageName) -> Result<(), Refusal> {

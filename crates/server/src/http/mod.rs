@@ -13,6 +13,8 @@ pub(crate) mod image;
 pub(crate) mod input;
 pub(crate) mod keys;
 pub(crate) mod lifecycle;
+pub(crate) mod mender;
+pub(crate) mod mender_fleet;
 pub(crate) mod mirror;
 pub(crate) mod page;
 pub(crate) mod quality;
@@ -46,6 +48,16 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/device/v1/reports", post(report::report))
         .route("/device/v1/reports/batch", post(report::batch))
         .route("/device/v1/turn", post(turn::ask).delete(turn::give_back))
+        .route("/api/devices/v1/authentication/auth_requests", post(mender::authenticate))
+        .route(
+            "/api/devices/v1/deployments/device/deployments/next",
+            get(mender::next_by_query).post(mender::next_v1),
+        )
+        .route("/api/devices/v2/deployments/device/deployments/next", post(mender::next_v2))
+        .route("/api/devices/v1/deployments/device/deployments/{id}/status", put(mender::status))
+        .route("/api/devices/v1/deployments/device/deployments/{id}/log", put(mender::log))
+        .route("/api/devices/v1/deployments/artifacts/{artifact}", get(mender::download))
+        .route("/api/devices/v1/inventory/device/attributes", put(mender::inventory).patch(mender::inventory))
         .route("/api/v1/uploads/{id}/include", post(archive::include))
         .route("/api/v1/uploads/{id}", put(archive::upload_batch))
         .route("/api/v1/uploads/{id}/{file}", put(archive::upload))
@@ -89,6 +101,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/devices", get(fleet::devices))
         .route("/api/v1/devices/{name}", get(fleet::device).delete(fleet::remove))
         .route("/api/v1/devices/{name}/reports", get(fleet::reports))
+        .route("/api/v1/devices/{name}/deployments", get(mender_fleet::deployments))
+        .route("/api/v1/devices/{name}/retry", post(mender_fleet::retry))
+        .route("/api/v1/devices/{name}/abort", post(mender_fleet::abort))
         .route("/api/v1/devices/{name}/accept", post(fleet::accept))
         .route("/api/v1/devices/{name}/reject", post(fleet::reject))
         .route("/api/v1/device-tokens", post(fleet::device_token))

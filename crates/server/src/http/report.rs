@@ -164,7 +164,12 @@ fn unpack(headers: &HeaderMap, body: &[u8]) -> Result<String, Refusal> {
     String::from_utf8(bytes).map_err(|_| Refusal::invalid("the report is not text"))
 }
 
-fn new_report(device: &DeviceName, report: &Report, stage: Option<StageName>, body: String) -> NewReport {
+pub(super) fn new_report(
+    device: &DeviceName,
+    report: &Report,
+    stage: Option<StageName>,
+    body: String,
+) -> NewReport {
     let good = report.convergence.as_ref().filter(|convergence| convergence.outcome == Outcome::Good);
     NewReport {
         device: device.clone(),

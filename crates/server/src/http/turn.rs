@@ -10,7 +10,7 @@ use volary_api::v1::device::{AskTurn, Turn};
 use volary_fleet::{Rules, is_ancestor};
 use volary_model::{CommitId, StageName};
 use volary_plan::turn::{self, Decision, Held};
-use volary_store::NewTurn;
+use volary_store::{NewTurn, StoreError};
 
 use crate::app::App;
 use crate::fleet_view::{self, FleetView, Pace};
@@ -44,7 +44,6 @@ pub(crate) async fn ask(
         app.store.give_turn_back(&member.name).await?;
         return Ok(Json(granted(length)));
     };
-    let now = volary_host::now();
     let wanted = NewTurn {
         device: member.name.clone(),
         stage: asked.stage,
@@ -52,9 +51,22 @@ pub(crate) async fn ask(
         commit: asked.commit,
         after: asked.after,
     };
-    let decision = app
-        .store
-        .take_turn(&wanted, now, |turns| {
+    Ok(Json(match take(&app, &wanted, at_most, length).await? {
+        Decision::Granted { .. } => granted(length),
+        Decision::Wait { reason, again_after } => Turn::Wait { reason, again_after: seconds(again_after) },
+    }))
+}
+
+/// Takes a turn if there is one.
+pub(super) async fn take(
+    app: &App,
+    wanted: &NewTurn,
+    at_most: u32,
+    length: Duration,
+) -> Result<Decision, StoreError> {
+    let now = volary_host::now();
+    app.store
+        .take_turn(wanted, now, |turns| {
             let held: Vec<Held> = turns
                 .iter()
                 .map(|turn| Held {
@@ -68,11 +80,7 @@ pub(crate) async fn ask(
                 decision @ Decision::Wait { .. } => (None, decision),
             }
         })
-        .await?;
-    Ok(Json(match decision {
-        Decision::Granted { .. } => granted(length),
-        Decision::Wait { reason, again_after } => Turn::Wait { reason, again_after: seconds(again_after) },
-    }))
+        .await
 }
 
 /// `DELETE /device/v1/turn`: the device does not change itself after all.

@@ -7,6 +7,7 @@ mod devices;
 mod git;
 mod images;
 mod keys;
+mod mender;
 mod mirrors;
 mod page;
 mod privacy;

@@ -264,6 +264,30 @@ impl Client {
         Answer::of(request.send(body))
     }
 
+    /// Any request; with its length unknown beforehand if `is_chunked`.
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        is_chunked: bool,
+    ) -> Answer {
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut reader = body;
+        match (method, is_chunked) {
+            ("GET", _) => Answer::of(self.agent.run(request.body(()).unwrap())),
+            (_, true) => {
+                let body = ureq::SendBody::from_reader(&mut reader);
+                Answer::of(self.agent.run(request.body(body).unwrap()))
+            }
+            (_, false) => Answer::of(self.agent.run(request.body(body).unwrap())),
+        }
+    }
+
     /// The headers alone.
     pub fn head(&self, path: &str) -> Answer {
         Answer::of(self.agent.head(format!("{}{path}", self.url)).call())

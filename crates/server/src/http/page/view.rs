@@ -367,7 +367,7 @@ fn device_row(device: &Device, now: Timestamp) -> DeviceRow {
     let report = device.report.as_ref();
     if let Some(report) = report {
         fact("image", report.image.as_ref().map(running_image));
-        fact("up", Some(text::duration(Duration::from_secs(report.uptime))));
+        fact("up", (report.uptime > 0).then(|| text::duration(Duration::from_secs(report.uptime))));
         if report.memory_total > 0 {
             fact("memory", Some(of(report.memory_available, report.memory_total, "available")));
         }
