@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test test-slow test-foreign demo bench-agent bench-archive bench-inventory campaign-archive campaign-builds fuzz powercut simulate clean
+.PHONY: help setup build agent-deb check test test-slow test-foreign demo bench-agent bench-archive bench-image bench-inventory campaign-archive campaign-builds fuzz powercut simulate clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -77,6 +77,12 @@ bench-archive: setup ## Measure the archive beside aptly and reprepro (root; som
 	@cargo build --quiet --package volary-xtask
 	@cargo build --quiet --release --package volary-cli
 	@$(SUDO) $(TARGET)/debug/volary-xtask bench-archive
+	@cargo xtask figures
+
+bench-image: setup ## Measure artifacts and deltas of images beside mender-artifact, RAUC, casync, xdelta3 and zstd (root; some 20 minutes)
+	@scripts/setup images
+	@cargo build --quiet --package volary-xtask
+	@$(SUDO) $(TARGET)/debug/volary-xtask bench-image
 	@cargo xtask figures
 
 bench-inventory: build agent-deb ## Measure what a change costs a device among 100 and 100,000 hosts (root)

@@ -1,4 +1,4 @@
-//! The project's own tools: `cargo xtask tidy|agent-deb|demo|bench-agent|bench-archive|bench-inventory|
+//! The project's own tools: `cargo xtask tidy|agent-deb|demo|bench-agent|bench-archive|bench-image|bench-inventory|
 //! campaign-archive|test-foreign|figures|clean`.
 //!
 //! What a person types stands in the Makefile; this is what it calls. Not here: installing
@@ -9,6 +9,7 @@
 
 mod bench_agent;
 mod bench_archive;
+mod bench_image;
 mod bench_inventory;
 mod campaign_archive;
 mod deb;
@@ -48,6 +49,8 @@ enum Command {
     BenchAgent(bench_agent::BenchAgentArgs),
     /// Measure the archive beside aptly and reprepro; prints figures
     BenchArchive(bench_archive::BenchArchiveArgs),
+    /// Measure artifacts and deltas of images beside their peers; prints figures
+    BenchImage(bench_image::BenchImageArgs),
     /// Measure what a change costs a device in a small and in a large fleet; prints figures
     BenchInventory(bench_inventory::BenchInventoryArgs),
     /// Kill, race and crowd the archive, within a time budget; prints figures
@@ -94,6 +97,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::BenchAgent(args) => bench_agent::run(&args),
         Command::BenchArchive(args) => bench_archive::run(&args),
+        Command::BenchImage(args) => bench_image::run(&args),
         Command::BenchInventory(args) => bench_inventory::run(&args),
         Command::CampaignArchive(args) => campaign_archive::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
