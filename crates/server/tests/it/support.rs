@@ -20,6 +20,15 @@ use volary_server::{InitOptions, Initialised, Layout, Running, ServeOptions, ini
 /// How long a condition may take to come true on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A folder in memory if there is room for one: a server flushes everything that it writes, and what survives a power cut is
+/// tested elsewhere.
+fn quick_folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let room = rustix::fs::statvfs(memory).is_ok_and(|stat| stat.f_bavail * stat.f_frsize > 2 << 30);
+    let folder = room.then(|| tempfile::tempdir_in(memory)).and_then(Result::ok);
+    folder.unwrap_or_else(|| tempfile::tempdir().unwrap())
+}
+
 /// A server, stopped or running.
 pub struct TestServer {
     root: tempfile::TempDir,
@@ -41,7 +50,7 @@ impl TestServer {
     pub fn made() -> Self {
         // Whoever came first did it; both want the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let root = tempfile::tempdir().unwrap();
+        let root = quick_folder();
         let options = InitOptions {
             fleet: "test".into(),
             hosts: vec!["localhost".into()],

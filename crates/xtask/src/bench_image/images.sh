@@ -6,8 +6,17 @@
 # The newest mke2fs makes them, from a tar in order of names: so files keep their places, as in
 # the images that `volary image build` makes. TOOLS is a folder for it.
 set -eu
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-security=${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
+# Where this machine gets its packages from.
+uri() { # CODENAME
+    apt-get indextargets --format '$(CODENAME) $(REPO_URI)' 'Identifier: Packages' |
+        awk -v codename="$1" '$1 == codename && !found { print $2; found = 1 }'
+}
+mirror=$(uri bookworm)
+security=$(uri bookworm-security)
+[ -n "$mirror" ] && [ -n "$security" ] || {
+    echo "apt knows no archive of bookworm and bookworm-security: apt-get update, on Debian 12" >&2
+    exit 1
+}
 packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,ifupdown,nftables,openssh-server,ca-certificates,curl
 packages=$packages,python3,python3-apt,ansible-core,git,linux-image-cloud-amd64,initramfs-tools,less,nano
 packages=$packages,sudo,cron,rsyslog,chrony,openssl,e2fsprogs
