@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use volary_host::{Cmd, CmdError};
+use volary_model::Architecture;
 
 use crate::control::Group;
 use crate::emulate::Emulator;
@@ -154,6 +155,16 @@ impl Isolation {
             .env("EMULATE", &emulator.registration)
             .env("EMULATE_NAME", &emulator.name)
             .env("EMULATE_AT", at)
+    }
+
+    /// A command that runs the program in its further arguments as root of name spaces of its own, in
+    /// which programs of another architecture run too. `at` is an empty folder, which gets a mount there.
+    ///
+    /// # Errors
+    /// [`SetupError::NoEmulator`] and [`SetupError::MissingEmulator`].
+    pub fn foreign(self, architecture: &Architecture, at: &Path) -> Result<Cmd, SetupError> {
+        let spaces = ["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
+        Ok(self.unshare_with(&Emulator::of(architecture)?, at, &spaces))
     }
 
     fn overlay_options(self, emulated: bool) -> &'static str {

@@ -15,7 +15,7 @@ use crate::yaml::Value;
 pub const DEVICE_TYPES: &str = "device-types";
 
 /// Everything that may stand in the file.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "version",
     "architecture",
     "suite",
@@ -25,6 +25,7 @@ const KEYS: [&str; 16] = [
     "sources",
     "packages",
     "kernel",
+    "modules",
     "command_line",
     "loader",
     "device_tree",
@@ -68,6 +69,7 @@ pub fn parse_device_type(text: &str) -> Result<Recipe, FieldError> {
         sources,
         packages: packages(&fields)?,
         kernel,
+        modules: words(&fields, "modules", "module", "write names as softdog", &[])?,
         command_line: command_line(&fields)?,
         loader,
         device_tree: device_tree(&fields)?,
@@ -172,14 +174,23 @@ fn mirror(fields: &Fields<'_>, has_others: bool) -> Result<Mirror, FieldError> {
 }
 
 fn components(fields: &Fields<'_>, default: &str) -> Result<Vec<String>, FieldError> {
-    if fields.get("components").is_none() {
-        return Ok(vec![default.to_owned()]);
+    words(fields, "components", "component", "write main", &[default])
+}
+
+/// A list of plain words, or what stands for it.
+fn words(
+    fields: &Fields<'_>,
+    name: &str,
+    what: &str,
+    remedy: &str,
+    default: &[&str],
+) -> Result<Vec<String>, FieldError> {
+    if fields.get(name).is_none() {
+        return Ok(default.iter().map(|&word| word.to_owned()).collect());
     }
-    let words = fields.texts("components")?;
+    let words = fields.texts(name)?;
     match words.iter().find(|(word, _)| !is_plain(word)) {
-        Some((word, line)) => {
-            Err(fields.complain_at(*line, "components", format!("{word:?} is no component"), "write main"))
-        }
+        Some((word, line)) => Err(fields.complain_at(*line, name, format!("{word:?} is no {what}"), remedy)),
         None => Ok(words.into_iter().map(|(word, _)| word.to_owned()).collect()),
     }
 }
@@ -402,11 +413,12 @@ mod tests {
              archive: {url: https://a.example/archive, key: keys/a.asc, suite: v1.3/r2}\n\
              sources:\n- url: https://b.example/debian\n  suite: stable\n  key: keys/b.asc\n\
              partitions: {table: gpt, boot: 128M, root: 3G, data: 100M}\n\
-             packages: [openssh-server, vim]\nplaybook: image.yml\nwatchdog: 15s\n\
+             packages: [openssh-server, vim]\nmodules: softdog\nplaybook: image.yml\nwatchdog: 15s\n\
              boot_files:\n  config.txt: files/config.txt\n  overlays/: /usr/lib/raspi-firmware/overlays/\n",
         )
         .unwrap();
         assert_eq!(recipe.command_line, ["console=ttyS1,115200", "quiet"]);
+        assert_eq!(recipe.modules, ["softdog"]);
         assert_eq!(recipe.archive.unwrap().suite.unwrap().to_string(), "v1.3/r2");
         assert_eq!(recipe.sources[0].key.as_deref(), Some("keys/b.asc"));
         assert_eq!((recipe.gpt, recipe.root_size), (true, 3 << 30));

@@ -85,6 +85,11 @@ fn files_of<'a>(
         let below = files.iter().filter_map(|(name, bytes)| Some((name.strip_prefix(path)?, bytes)));
         return below.map(|(rest, bytes)| (rest.to_owned(), bytes.as_slice())).collect();
     }
+    if path.contains('*') {
+        // The last: the newest kernel's, if there are several.
+        let found = files.iter().rfind(|(name, _)| matches(path, name));
+        return found.map(|(_, bytes)| (String::new(), bytes.as_slice())).into_iter().collect();
+    }
     // One link is followed: /vmlinuz, and what names the newest of several.
     let target = links.get(path).map(|link| {
         let folder = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
@@ -92,6 +97,17 @@ fn files_of<'a>(
     });
     let name = target.as_deref().unwrap_or(path);
     files.get(name).map(|bytes| (String::new(), bytes.as_slice())).into_iter().collect()
+}
+
+/// True if a path fits a pattern, in which `*` stands for anything within one name.
+pub(crate) fn matches(pattern: &str, path: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == path,
+        Some((before, after)) => path.strip_prefix(before).is_some_and(|rest| {
+            let name = rest.find('/').unwrap_or(rest.len());
+            (0..=name).filter(|&at| rest.is_char_boundary(at)).any(|at| matches(after, &rest[at..]))
+        }),
+    }
 }
 
 fn script_layout(recipe: &Recipe, layout: &Layout) -> volary_boot::Layout {
@@ -146,4 +162,42 @@ fn grub(recipe: &Recipe, tools: &Tools, epoch: u64, folder: &Path) -> Result<(),
         .args(FIRMWARE_MODULES)
         .check()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_one_name() {
+        let check = |pattern: &str, path: &str, expected: bool| {
+            assert_eq!(matches(pattern, path), expected, "{pattern} {path}");
+        };
+        check("usr/lib/linux-image-*/b/x.dtb", "usr/lib/linux-image-6.1-arm64/b/x.dtb", true);
+        check("usr/lib/linux-image-*/x.dtb", "usr/lib/linux-image-6.1/b/x.dtb", false);
+        check("a*c", "abc", true);
+        check("a*c", "ac", true);
+        check("a*", "ab/c", false);
+        check("*", "", true);
+        check("a", "ab", false);
+    }
+
+    #[test]
+    fn files_are_found_by_name_link_pattern_and_folder() {
+        let files = ["boot/vmlinuz-1", "boot/vmlinuz-2", "lib/fw/a.bin", "lib/fw/b/c.bin"]
+            .map(|name| (name.to_owned(), name.as_bytes().to_vec()));
+        let files = BTreeMap::from(files);
+        let links = BTreeMap::from([("vmlinuz".to_owned(), "boot/vmlinuz-1".to_owned())]);
+        let check = |path: &str, expected: &[(&str, &str)]| {
+            let found = files_of(path, &files, &links);
+            let found: Vec<_> =
+                found.iter().map(|(rest, b)| (rest.as_str(), std::str::from_utf8(b).unwrap())).collect();
+            assert_eq!(found, expected, "{path}");
+        };
+        check("/lib/fw/a.bin", &[("", "lib/fw/a.bin")]);
+        check("/vmlinuz", &[("", "boot/vmlinuz-1")]);
+        check("/boot/vmlinuz-*", &[("", "boot/vmlinuz-2")]);
+        check("/lib/fw/", &[("a.bin", "lib/fw/a.bin"), ("b/c.bin", "lib/fw/b/c.bin")]);
+        check("/lib/none", &[]);
+    }
 }

@@ -20,6 +20,7 @@ use crate::error::BuildError;
 use crate::filesystem::{self, Ext4};
 use crate::layout::{Layout, Sizes, TableKind};
 use crate::order::{BuildEvent, Order};
+use crate::read_table::FoundPartition;
 use crate::rootfs::{self, KEYS, Root};
 use crate::sweep::{self, Fate, Ours, Swept};
 use crate::tools::Tools;
@@ -61,6 +62,9 @@ pub struct ImageRecord {
     /// The root file system in both, as it stands in a slot: its size and digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<RootfsRecord>,
+    /// The partitions of a disk that others made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<FoundPartition>,
     /// Who made it.
     pub maker: String,
 }
@@ -133,6 +137,7 @@ impl Builder<'_> {
             disk: Some(disk),
             artifact: Some(artifact),
             rootfs: Some(RootfsRecord { size: order.recipe.root_size, digest: rootfs_digest }),
+            partitions: Vec::new(),
             maker: order.maker.to_owned(),
         };
         on_event(BuildEvent::Step("describing it"));
@@ -156,7 +161,9 @@ impl Builder<'_> {
             order.recipe.boot_files.values().any(|file| match file {
                 BootFile::Root(wanted) if wanted.ends_with('/') => path.starts_with(&wanted[1..]),
                 // What a link leads to lies beside it, or in /boot.
-                BootFile::Root(wanted) => path == &wanted[1..] || is_beside(path, &wanted[1..]),
+                BootFile::Root(wanted) => {
+                    boot_partition::matches(&wanted[1..], path) || is_beside(path, &wanted[1..])
+                }
                 BootFile::Fleet(_) => false,
             })
         };

@@ -102,6 +102,9 @@ pub(crate) fn root(
     // There and empty: systemd makes one at the first boot, without taking every unit's preset again.
     file("etc/machine-id", String::new(), 0o444);
     file("etc/sysctl.d/50-volary.conf", SYSCTL.to_owned(), 0o644);
+    if !recipe.modules.is_empty() {
+        file("etc/modules-load.d/50-volary.conf", recipe.modules.join("\n") + "\n", 0o644);
+    }
     let watchdog = recipe.watchdog.as_secs();
     if watchdog > 0 {
         let text = format!("[Manager]\nRuntimeWatchdogSec={watchdog}s\nRebootWatchdogSec=2min\n");

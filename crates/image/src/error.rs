@@ -8,6 +8,12 @@ pub enum BuildError {
     /// A program failed.
     #[error(transparent)]
     Cmd(#[from] CmdError),
+    /// mmdebstrap, a package or the playbook failed.
+    #[error("the root file system cannot be made:\n  {0}")]
+    Root(String),
+    /// Programs of the device's architecture cannot be run here.
+    #[error(transparent)]
+    Foreign(#[from] volary_build::SetupError),
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::geteuid;
-use volary_host::{Cmd, create_dir, write_atomic};
-use volary_model::{Mirror, Recipe};
+use volary_build::Isolation;
+use volary_host::{Cmd, CmdError, create_dir, write_atomic};
+use volary_model::{Architecture, Mirror, Recipe};
 
 use crate::contents;
 use crate::error::BuildError;
@@ -38,6 +39,19 @@ pub(crate) fn mode() -> [&'static str; 1] {
     }
 }
 
+/// mmdebstrap with the rights that it needs, and where this machine's processor is another one, with
+/// what runs the programs of the root.
+fn mmdebstrap(architecture: &Architecture, work: &Path) -> Result<Cmd, BuildError> {
+    if machine_architecture()? == architecture.as_str() {
+        return Ok(Cmd::new("mmdebstrap").args(mode()));
+    }
+    let at = work.join("emulate");
+    create_dir(&at)?;
+    // It looks for what runs another architecture in the whole machine, not in a name space.
+    let entered = Isolation::here().foreign(architecture, &at)?;
+    Ok(entered.args(["mmdebstrap", "--mode=root", "--skip=check/qemu"]).cwd("/"))
+}
+
 /// What came out.
 pub(crate) struct Root {
     /// The tar.
@@ -55,9 +69,8 @@ pub(crate) fn make(
     let recipe = order.recipe;
     let tar = work.join("root.tar");
     let lists = work.join("lists.sha256");
-    let mut command = Cmd::new("mmdebstrap")
+    let mut command = mmdebstrap(&recipe.architecture, work)?
         .args(["--variant=minbase", "--format=tar"])
-        .args(mode())
         .arg(format!("--architectures={}", recipe.architecture))
         .arg(format!("--components={}", recipe.components.join(",")))
         .arg(format!("--include={}", contents::packages(recipe).join(",")))
@@ -95,7 +108,11 @@ pub(crate) fn make(
         .env("LC_ALL", "C.UTF-8")
         .env("TZ", "UTC")
         .timeout(PATIENCE);
-    command.check_lines(on_line)?;
+    command.check_lines(on_line).map_err(|error| match error {
+        // The command line fills a screen and says nothing.
+        CmdError::Failed { tail, .. } => BuildError::Root(tail.replace('\n', "\n  ")),
+        other => other.into(),
+    })?;
     Ok(Root { tar, lists: volary_host::read_to_string(&lists)? })
 }
 

@@ -126,7 +126,6 @@ impl Tools {
             .env("TZ", "UTC")
             .env("MTOOLS_SKIP_CHECK", "1")
             .env("MTOOLSRC", "/dev/null")
-            .env_remove("LD_PRELOAD")
             .timeout(PATIENCE)
     }
 

@@ -24,6 +24,8 @@ pub struct Recipe {
     pub packages: Vec<PackageName>,
     /// The package with the kernel.
     pub kernel: PackageName,
+    /// Kernel modules that are loaded at boot, for hardware that does not ask for its own.
+    pub modules: Vec<String>,
     /// Words for the kernel's command line.
     pub command_line: Vec<String>,
     /// Who starts the kernel.

@@ -119,7 +119,8 @@ fn open(file: &Path) -> Result<BufReader<File>, Failure> {
     Ok(BufReader::with_capacity(1 << 20, opened))
 }
 
-fn read_key<K>(path: &Path, parse: fn(&str) -> Result<K, volary_artifact::Error>) -> Result<K, Failure> {
+/// A key in a PEM file.
+pub fn read_key<K>(path: &Path, parse: fn(&str) -> Result<K, volary_artifact::Error>) -> Result<K, Failure> {
     let pem = volary_host::read_to_string(path)?;
     Ok(parse(&pem).with_context(|| format!("{} is no key for artifacts", path.display()))?)
 }

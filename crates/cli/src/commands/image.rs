@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use volary_image::{Bmap, Disk, FlashError, Flashed, Progress, bmap_beside, flash, may_flash, open_image};
 
-use super::{image_build, image_publish};
+use super::{image_build, image_import, image_publish};
 use crate::config::Connection;
 use crate::failure::Failure;
 use crate::out::{Out, bytes};
@@ -19,6 +19,8 @@ use crate::progress::Line;
 pub enum ImageCommand {
     /// Build the disk image and the update artifact of a device type
     Build(image_build::BuildArgs),
+    /// Take over an image or an artifact that another tool made
+    Import(image_import::ImportArgs),
     /// Write an image onto a card or stick, and read it back
     Flash(FlashArgs),
     /// Give an update artifact to the server, for stages to pin and devices to fetch
@@ -50,6 +52,7 @@ pub struct FlashArgs {
 pub fn run(command: ImageCommand, connection: &Connection, out: &Out) -> Result<(), Failure> {
     match command {
         ImageCommand::Build(args) => image_build::run(&args, out),
+        ImageCommand::Import(args) => image_import::run(&args, out),
         ImageCommand::Flash(args) => run_flash(&args, out),
         ImageCommand::Publish(args) => image_publish::publish(&args, connection, out),
         ImageCommand::List => image_publish::list(connection, out),

@@ -13,6 +13,7 @@ use volary_host::Cmd;
 use volary_image::{BuildError, BuildEvent, ImageRecord, Order, build};
 use volary_model::{ArchiveSource, DeviceType, Digest, ImageName, Recipe, StageName, Suite};
 
+use super::artifact::read_key;
 use crate::failure::Failure;
 use crate::out::{Out, Tone, bytes};
 use crate::progress::Line;
@@ -68,8 +69,17 @@ pub fn run(args: &BuildArgs, out: &Out) -> Result<(), Failure> {
         ));
     }
     let encoding: Encoding = args.compression.parse().map_err(anyhow::Error::from)?;
-    let key = args.key.as_deref().map(read_key).transpose()?;
+    let key = args.key.as_deref().map(|path| read_key(path, PrivateKey::from_pem)).transpose()?;
     let agent = args.agent_deb.as_deref().map(absolute).transpose()?;
+    if let Some(agent) = &agent {
+        let of = Cmd::new("dpkg-deb").arg("--field").arg(agent).arg("Architecture").check()?.text();
+        if ![recipe.architecture.as_str(), "all"].contains(&of.trim()) {
+            let help = "build the package for that architecture, or take it from the fleet's archive";
+            let what = agent.display();
+            let error = anyhow!("{what} is for {}, and the device for {}", of.trim(), recipe.architecture);
+            return Err(Failure::with_help(error, help));
+        }
+    }
     let output = absolute_folder(&args.output)?;
     let order = Order {
         recipe: &recipe,
@@ -218,11 +228,6 @@ fn free_name(output: &Path, device_type: &DeviceType, epoch: u64) -> Result<Imag
     let taken = |number: &u32| output.join(format!("{device_type}-{day}.{number}.json")).exists();
     let number = (1..).find(|number| !taken(number)).unwrap_or(1);
     Ok(format!("{day}.{number}").parse()?)
-}
-
-fn read_key(path: &Path) -> Result<PrivateKey, Failure> {
-    let pem = volary_host::read_to_string(path)?;
-    Ok(PrivateKey::from_pem(&pem).with_context(|| format!("{} is no key for artifacts", path.display()))?)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

@@ -18,6 +18,7 @@ pub mod export_fleet;
 pub mod fleet;
 pub mod image;
 mod image_build;
+mod image_import;
 mod image_publish;
 pub mod inventory;
 pub mod release;

@@ -8,6 +8,7 @@
 //! firewall closes.
 
 mod disk;
+mod firmware;
 mod guest;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use volary_host::{CmdError, Output, create_dir, tail};
 
 use crate::{Cache, Debian, Lab, LabError, Process, wait_until};
 use disk::Base;
+pub use firmware::Firmware;
 use guest::Guest;
 
 /// How long a boot may take on a machine that is busy with other things.
@@ -37,14 +39,26 @@ const LOOK: Duration = Duration::from_millis(700);
 /// small processor of 500 million instructions a second. While it is idle, time passes as here.
 const SPEED: &str = "shift=1,sleep=on";
 
+/// The machine's disk, in its folder.
+const DISK: &str = "disk.qcow2";
+
 /// A virtual machine. Dropping it cuts its power; its disk stays until the lab ends.
 #[derive(Debug)]
 pub struct Machine<'a> {
     lab: &'a Lab,
     name: String,
     folder: PathBuf,
-    base: Base,
+    boots: Boots,
     running: Mutex<Option<Running>>,
+}
+
+/// What starts the machine's kernel.
+#[derive(Debug)]
+enum Boots {
+    /// QEMU itself, from the cache.
+    Kernel(Base),
+    /// The firmware, from the machine's own disk.
+    Firmware(Firmware),
 }
 
 #[derive(Debug)]
@@ -62,10 +76,48 @@ impl<'a> Machine<'a> {
         let base = Base::in_cache(cache, debian)?;
         let folder = lab.folder().join("machines").join(name);
         create_dir(&folder)?;
-        base.new_disk(&folder.join("disk.qcow2"))?;
-        let machine = Self { lab, name: name.to_owned(), folder, base, running: Mutex::new(None) };
+        base.new_disk(&folder.join(DISK))?;
+        let boots = Boots::Kernel(base);
+        let machine = Self { lab, name: name.to_owned(), folder, boots, running: Mutex::new(None) };
         machine.start()?;
         Ok(machine)
+    }
+
+    /// Makes a machine whose firmware boots from a disk image, as a device does. The image is not written to; the
+    /// machine's disk begins as its copy, of `size` bytes. It is switched off: [`Machine::start`] is next.
+    /// The image must have `qemu-guest-agent`.
+    ///
+    /// # Errors
+    /// That its disk cannot be made.
+    pub fn from_image(
+        lab: &'a Lab,
+        name: &str,
+        firmware: Firmware,
+        image: &Path,
+        size: u64,
+    ) -> Result<Self, LabError> {
+        let folder = lab.folder().join("machines").join(name);
+        create_dir(&folder)?;
+        firmware.prepare(image, size, &folder)?;
+        let boots = Boots::Firmware(firmware);
+        Ok(Self { lab, name: name.to_owned(), folder, boots, running: Mutex::new(None) })
+    }
+
+    /// Its disk, in QEMU's format; only to be read or written while the machine is off.
+    pub fn disk(&self) -> PathBuf {
+        self.folder.join(DISK)
+    }
+
+    /// Switches it on and returns at once.
+    ///
+    /// # Errors
+    /// That QEMU cannot be started.
+    pub fn switch_on(&self) -> Result<(), LabError> {
+        let mut running = self.running();
+        if running.is_none() {
+            *running = Some(self.launch()?);
+        }
+        Ok(())
     }
 
     /// Its name.
@@ -83,12 +135,7 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// [`LabError::Boot`] with what systemd waits for.
     pub fn start(&self) -> Result<(), LabError> {
-        {
-            let mut running = self.running();
-            if running.is_none() {
-                *running = Some(self.launch()?);
-            }
-        }
+        self.switch_on()?;
         self.wait_for_boot()
     }
 
@@ -218,25 +265,35 @@ impl<'a> Machine<'a> {
 
     fn launch(&self) -> Result<Running, LabError> {
         let serial = self.folder.join("guest.sock");
-        let id = Sha256::digest(format!("{} {}", self.folder.display(), self.name));
-        let id: String = id[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        let append = format!(
-            "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=10 systemd.machine_id={id} systemd.hostname={}",
-            self.name
-        );
         let mut args: Vec<String> =
-            ["-nodefaults", "-display", "none", "-machine", "q35", "-smp", "1"].map(str::to_owned).to_vec();
+            ["-nodefaults", "-display", "none", "-smp", "1"].map(str::to_owned).to_vec();
         let mut give = |option: &str, value: String| args.extend([option.to_owned(), value]);
+        let program = match &self.boots {
+            Boots::Kernel(base) => {
+                let id = Sha256::digest(format!("{} {}", self.folder.display(), self.name));
+                let id: String = id[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+                let append = format!(
+                    "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=10 systemd.machine_id={id} systemd.hostname={}",
+                    self.name
+                );
+                give("-machine", "q35".to_owned());
+                give("-m", "768".to_owned());
+                give("-kernel", base.kernel().display().to_string());
+                give("-initrd", base.first_root().display().to_string());
+                give("-append", append);
+                "qemu-system-x86_64"
+            }
+            Boots::Firmware(firmware) => firmware.arguments(&self.folder, &mut give),
+        };
         give("-accel", "tcg".to_owned());
         give("-icount", SPEED.to_owned());
         give("-rtc", "base=utc,clock=vm".to_owned());
-        give("-m", "768".to_owned());
-        give("-kernel", self.base.kernel().display().to_string());
-        give("-initrd", self.base.first_root().display().to_string());
-        give("-append", append);
         // What the machine flushes is on this machine's disk; what it does not may be lost.
-        let disk = self.folder.join("disk.qcow2");
-        give("-drive", format!("if=virtio,format=qcow2,cache=writeback,file={}", disk.display()));
+        give(
+            "-drive",
+            format!("if=none,id=disk,format=qcow2,cache=writeback,file={}", self.disk().display()),
+        );
+        give("-device", "virtio-blk-pci,drive=disk,bootindex=1".to_owned());
         give("-netdev", "user,id=net".to_owned());
         give("-device", "virtio-net-pci,netdev=net,romfile=".to_owned());
         give("-chardev", format!("file,id=console,append=on,path={}", self.console().display()));
@@ -248,7 +305,7 @@ impl<'a> Machine<'a> {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let log = self.folder.join("qemu.log");
         let what = format!("the machine {}", self.name);
-        let qemu = self.lab.start_process(&what, Path::new("qemu-system-x86_64"), &args, &[], &log)?;
+        let qemu = self.lab.start_process(&what, Path::new(program), &args, &[], &log)?;
         Ok(Running { qemu, guest: Guest::at(&serial) })
     }
 
