@@ -13,8 +13,9 @@ use volary_device::Image;
 use volary_model::Digest;
 
 use super::journal::{Journal, Mark, Progress};
+use super::lacking::remember;
 use super::medium::Medium;
-use super::source::{Fetch, LineBroke, Stream};
+use super::source::{Fetch, LineBroke, NotThere, Stream};
 use super::tap::{Seen, Tap};
 use super::writer::Writer;
 use super::{Slots, SlotsError, hash, scripts};
@@ -57,8 +58,9 @@ impl From<volary_artifact::Error> for InstallError {
 }
 
 /// What a read said: the line, or the artifact.
-fn from_io(error: io::Error) -> InstallError {
-    if error.get_ref().is_some_and(|inner| inner.is::<LineBroke>()) {
+pub(super) fn from_io(error: io::Error) -> InstallError {
+    let of_line = error.get_ref().is_some_and(|inner| inner.is::<LineBroke>() || inner.is::<NotThere>());
+    if of_line {
         return InstallError::Line(error.to_string());
     }
     if error.get_ref().is_some_and(|inner| inner.is::<volary_artifact::Error>()) {
@@ -112,24 +114,27 @@ pub fn install(slots: &Slots, image: &Image, fetch: &dyn Fetch) -> Result<Instal
             Err(other) => return Err(other),
         }
     }
+    if let Some(installed) = job.lacking()? {
+        return Ok(installed);
+    }
     job.whole()
 }
 
-struct Job<'a> {
-    slots: &'a Slots,
-    image: &'a Image,
-    fetch: &'a dyn Fetch,
-    slot: Medium,
+pub(super) struct Job<'a> {
+    pub(super) slots: &'a Slots,
+    pub(super) image: &'a Image,
+    pub(super) fetch: &'a dyn Fetch,
+    pub(super) slot: Medium,
 }
 
 impl Job<'_> {
-    fn policy<'k>(&self, keys: &'k [PublicKey]) -> Policy<'k> {
+    pub(super) fn policy<'k>(&self, keys: &'k [PublicKey]) -> Policy<'k> {
         if keys.is_empty() { Policy::unsigned() } else { Policy::signed_by(keys) }
     }
 
     /// From the first byte on.
     fn whole(&self) -> Result<Installed, InstallError> {
-        let stream = Stream::new(self.fetch, 0, self.image.size);
+        let stream = Stream::new(self.fetch, "", 0, self.image.size);
         let (tap, seen) = Tap::new(stream);
         let keys = self.slots.artifact_keys()?;
         let mut reader = Reader::open(tap, &self.policy(&keys))?;
@@ -161,7 +166,7 @@ impl Job<'_> {
     /// From a mark on. The beginning of the artifact is read again: it has the scripts.
     fn resume(&self, mark: &Mark) -> Result<Installed, InstallError> {
         let mut front = Vec::new();
-        Stream::new(self.fetch, 0, mark.member.0).read_to_end(&mut front).map_err(from_io)?;
+        Stream::new(self.fetch, "", 0, mark.member.0).read_to_end(&mut front).map_err(from_io)?;
         if hash::of(&front) != mark.front {
             return Err(InstallError::Refused("the beginning of the artifact is another one now".to_owned()));
         }
@@ -172,7 +177,7 @@ impl Job<'_> {
         let scripts = reader.scripts().to_vec();
         let (begin, length) = mark.file;
         self.check_length(length)?;
-        let stream = Stream::new(self.fetch, mark.at, self.image.size);
+        let stream = Stream::new(self.fetch, "", mark.at, self.image.size);
         let (mut tap, seen) = Tap::resumed(stream, mark, kind);
         let member = (&mut tap).take(mark.member.1 - mark.at);
         let mut payload = unpack("the payload", kind, member, &Limits::default())?;
@@ -202,7 +207,7 @@ impl Job<'_> {
     }
 
     /// That the artifact is a root file system for this device, and the one that was pinned.
-    fn check(&self, info: &Info) -> Result<(), InstallError> {
+    pub(super) fn check(&self, info: &Info) -> Result<(), InstallError> {
         let refused = |why: String| Err(InstallError::Refused(why));
         let device_type = &self.slots.image.device_type;
         if !info.depends.device_types.iter().any(|each| each == device_type.as_str()) {
@@ -258,8 +263,14 @@ impl Job<'_> {
                 self.image.size, self.image.artifact
             )));
         }
+        self.read_back(scripts, installed.length)?;
+        Ok(Installed { read: length - skipped, ..installed })
+    }
+
+    /// What is in the slot counts if it is the root file system that was pinned.
+    pub(super) fn read_back(&self, scripts: &[Script], length: u64) -> Result<(), InstallError> {
         self.slot.forget_cache();
-        let there = read_back(&self.slot, installed.length)?;
+        let there = read_back(&self.slot, length)?;
         if there != self.image.rootfs {
             Journal::begin(self.image).save(&self.slots.paths)?;
             return Err(InstallError::Refused(format!(
@@ -268,9 +279,10 @@ impl Job<'_> {
             )));
         }
         scripts::keep(&self.slots.paths, scripts)?;
-        let progress = Progress::Verified { length: installed.length };
+        let progress = Progress::Verified { length };
         Journal { progress, ..Journal::begin(self.image) }.save(&self.slots.paths)?;
-        Ok(Installed { read: length - skipped, ..installed })
+        remember(&self.slots.paths, self.image)?;
+        Ok(())
     }
 }
 

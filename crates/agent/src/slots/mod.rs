@@ -11,6 +11,7 @@ pub mod fuse;
 pub mod hash;
 pub mod install;
 pub mod journal;
+pub mod lacking;
 pub mod medium;
 pub mod scripts;
 pub mod source;

@@ -13,16 +13,16 @@ const BREAKS: u32 = 6;
 /// The first wait after a break; it doubles.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A place that has artifacts.
+/// A place that has an artifact, and perhaps files beside it: `.blocks`, `.from-…`.
 pub trait Fetch {
-    /// A range of the artifact; `None` if it is not there.
+    /// A range of the artifact, if `beside` is empty, or of a file beside it; `None` if it is not there.
     ///
     /// # Errors
     /// [`HttpError`].
-    fn open(&self, range: Range<u64>) -> Result<Option<Box<dyn Read>>, HttpError>;
+    fn open(&self, beside: &str, range: Range<u64>) -> Result<Option<Box<dyn Read>>, HttpError>;
 
     /// What it is called in messages.
-    fn name(&self) -> String;
+    fn name(&self, beside: &str) -> String;
 
     /// Waits before the stream is opened again.
     fn pause(&self, pause: Duration) {
@@ -34,17 +34,17 @@ pub trait Fetch {
 pub struct OnServer<'a> {
     /// The server.
     pub server: &'a Server,
-    /// The path.
+    /// The path of the artifact.
     pub path: String,
 }
 
 impl Fetch for OnServer<'_> {
-    fn open(&self, range: Range<u64>) -> Result<Option<Box<dyn Read>>, HttpError> {
-        self.server.stream(&self.path, range)
+    fn open(&self, beside: &str, range: Range<u64>) -> Result<Option<Box<dyn Read>>, HttpError> {
+        self.server.stream(&format!("{}{beside}", self.path), range)
     }
 
-    fn name(&self) -> String {
-        format!("{}{}", self.server.url(), self.path)
+    fn name(&self, beside: &str) -> String {
+        format!("{}{}{beside}", self.server.url(), self.path)
     }
 }
 
@@ -53,14 +53,20 @@ impl Fetch for OnServer<'_> {
 #[error("{0}")]
 pub struct LineBroke(String);
 
+/// There is no such file.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not there")]
+pub struct NotThere(String);
+
 /// Wrapped so that whoever unpacks it passes it on as it is.
-fn gone(why: String) -> io::Error {
-    io::Error::other(volary_artifact::Error::Read(io::Error::other(LineBroke(why))))
+fn gone(why: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::other(volary_artifact::Error::Read(io::Error::other(why)))
 }
 
 /// A range of an artifact, over as many connections as it takes.
 pub struct Stream<'a> {
     fetch: &'a dyn Fetch,
+    beside: &'a str,
     at: u64,
     end: u64,
     current: Option<Box<dyn Read>>,
@@ -68,18 +74,18 @@ pub struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    /// The bytes from `from` up to `end`.
-    pub fn new(fetch: &'a dyn Fetch, from: u64, end: u64) -> Self {
-        Self { fetch, at: from, end, current: None, breaks: 0 }
+    /// The bytes from `from` up to `end` of the artifact, or of a file beside it.
+    pub fn new(fetch: &'a dyn Fetch, beside: &'a str, from: u64, end: u64) -> Self {
+        Self { fetch, beside, at: from, end, current: None, breaks: 0 }
     }
 
     fn broke(&mut self, why: String) -> io::Result<()> {
         self.current = None;
         self.breaks += 1;
         if self.breaks >= BREAKS {
-            return Err(gone(why));
+            return Err(gone(LineBroke(why)));
         }
-        log::say(format!("{} broke off after {} bytes: {why}", self.fetch.name(), self.at));
+        log::say(format!("{} broke off after {} bytes: {why}", self.fetch.name(self.beside), self.at));
         self.fetch.pause(PAUSE * (1 << (self.breaks - 1)));
         Ok(())
     }
@@ -92,17 +98,17 @@ impl Read for Stream<'_> {
         }
         loop {
             if self.current.is_none() {
-                match self.fetch.open(self.at..self.end) {
+                match self.fetch.open(self.beside, self.at..self.end) {
                     Ok(Some(body)) => self.current = Some(body),
                     Ok(None) => {
-                        let name = self.fetch.name();
-                        return Err(gone(format!("{name} is not there")));
+                        let name = self.fetch.name(self.beside);
+                        return Err(gone(NotThere(name)));
                     }
                     Err(error @ (HttpError::Unreachable { .. } | HttpError::InTrouble { .. })) => {
                         self.broke(error.to_string())?;
                         continue;
                     }
-                    Err(error) => return Err(gone(error.to_string())),
+                    Err(error) => return Err(gone(LineBroke(error.to_string()))),
                 }
             }
             let Some(body) = &mut self.current else { continue };

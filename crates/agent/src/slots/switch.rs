@@ -162,7 +162,7 @@ fn check_image(slots: &Slots, image: &Image, root: &Path) -> Result<(), SlotsErr
 /// Boots into the slot that is tried.
 pub fn reboot(paths: &Paths, work: &Work) -> Event {
     let Some(image) = &work.image else { return Event::Rebooting };
-    let booting = scripts::run(paths, State::Reboot, Moment::Enter).and_then(|()| switch_off_and_on(paths));
+    let booting = scripts::run(paths, State::Reboot, Moment::Enter).and_then(|()| boot(paths));
     match booting {
         Ok(()) => {
             log::say(format!("booting slot {}", image.into));
@@ -175,7 +175,11 @@ pub fn reboot(paths: &Paths, work: &Work) -> Event {
     }
 }
 
-fn switch_off_and_on(paths: &Paths) -> Result<(), SlotsError> {
+/// Boots. In a root of its own, which is no device, whoever made it does.
+///
+/// # Errors
+/// [`SlotsError`].
+pub fn boot(paths: &Paths) -> Result<(), SlotsError> {
     if paths.is_device() {
         Cmd::new("systemctl").args(["reboot", "--no-block"]).check()?;
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "files of tests need not survive a power cut")]
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Cursor, Read};
 use std::ops::Range;
@@ -170,11 +171,20 @@ struct Line<'a> {
     /// After how many bytes each connection breaks; the last one does not.
     breaks: RefCell<Vec<usize>>,
     read: Rc<Cell<u64>>,
+    /// Files beside the artifact, and which were asked for.
+    beside: BTreeMap<String, Vec<u8>>,
+    asked: RefCell<Vec<String>>,
 }
 
 impl<'a> Line<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, breaks: RefCell::default(), read: Rc::default() }
+        Self {
+            bytes,
+            breaks: RefCell::default(),
+            read: Rc::default(),
+            beside: BTreeMap::new(),
+            asked: RefCell::default(),
+        }
     }
 }
 
@@ -198,14 +208,18 @@ impl Read for Breaking {
 }
 
 impl Fetch for Line<'_> {
-    fn open(&self, range: Range<u64>) -> Result<Option<Box<dyn Read>>, HttpError> {
-        let bytes = self.bytes[range.start as usize..range.end as usize].to_vec();
+    fn open(&self, beside: &str, range: Range<u64>) -> Result<Option<Box<dyn Read>>, HttpError> {
+        let file =
+            if beside.is_empty() { Some(self.bytes) } else { self.beside.get(beside).map(Vec::as_slice) };
+        let Some(file) = file else { return Ok(None) };
+        self.asked.borrow_mut().push(beside.to_owned());
+        let bytes = file[range.start as usize..range.end as usize].to_vec();
         let left =
             if self.breaks.borrow().is_empty() { usize::MAX } else { self.breaks.borrow_mut().remove(0) };
         Ok(Some(Box::new(Breaking { bytes: Cursor::new(bytes), left, read: Rc::clone(&self.read) })))
     }
 
-    fn name(&self) -> String {
+    fn name(&self, _beside: &str) -> String {
         "the test".to_owned()
     }
 
@@ -631,4 +645,118 @@ fn install_what_is_named() {
     };
     let Installed { length, .. } = install(&device.slots(), &image, &Line::new(&bytes)).unwrap();
     assert!(length > 0);
+}
+
+/// A root file system and its successor: a few blocks differ, a few moved.
+fn generations() -> (Vec<u8>, Vec<u8>) {
+    let old = noise(2 * MIB, 3);
+    let mut new = old.clone();
+    new[300_000..300_500].fill(7);
+    new[MIB..MIB + 8192].copy_from_slice(&noise(8192, 5));
+    new.copy_within(0..65_536, MIB + 262_144);
+    (old, new)
+}
+
+/// An artifact without scripts, with its block file and the pair from `old` beside it.
+fn with_blocks(old: &Path, rootfs: Vec<u8>) -> (Made, BTreeMap<String, Vec<u8>>) {
+    let source = Source::new("rootfs.ext4", rootfs.len() as u64, rootfs.as_slice());
+    let draft = Draft {
+        name: "new".into(),
+        depends: Depends { device_types: vec!["board".into()], ..Depends::default() },
+        payloads: vec![PayloadDraft::rootfs_image("new", source)],
+        ..Draft::default()
+    };
+    let mut output = Cursor::new(Vec::new());
+    let options = WriteOptions { encoding: Encoding::Gzip(1), key: None, threads: 1 };
+    write(&mut output, draft, &options).unwrap();
+    let mut blocks = Cursor::new(Vec::new());
+    volary_artifact::blocks::write_blocks(rootfs.as_slice(), rootfs.len() as u64, &mut blocks, 3, 1).unwrap();
+    let new = old.with_extension("new");
+    fs::write(&new, &rootfs).unwrap();
+    let (old_file, new_file) = (fs::File::open(old).unwrap(), fs::File::open(new).unwrap());
+    let mut pair = Vec::new();
+    volary_artifact::blocks::write_pair(&old_file, &new_file, &mut pair, 10).unwrap();
+    let from = format!(".from-{}", digest(&fs::read(old).unwrap()).hex());
+    let beside = [(".blocks".to_owned(), blocks.into_inner()), (from, pair)].into();
+    (pinned(output.into_inner(), rootfs), beside)
+}
+
+#[test]
+fn only_what_the_device_lacks_is_fetched() {
+    let (old, new) = generations();
+    let device = Device::new(Loader::Grub, 2 * MIB);
+    device.put("dev/slot2", &old);
+    let (made, beside) = with_blocks(&device.at("dev/slot2"), new);
+    let fetched = |device: &Device, beside: &BTreeMap<String, Vec<u8>>| {
+        device.put("dev/slot3", &vec![0; 2 * MIB]);
+        let _ = fs::remove_file(device.paths.slots_state().join("install.json"));
+        let mut line = Line::new(&made.bytes);
+        line.beside = beside.clone();
+        let installed = install(&device.slots(), &made.image, &line).unwrap();
+        assert_eq!(installed.length, made.rootfs.len() as u64);
+        assert_eq!(fs::read(device.at("dev/slot3")).unwrap(), made.rootfs);
+        assert!(device.is_verified());
+        (line.read.get(), line.asked.borrow().iter().any(|name| name.starts_with(".from-")))
+    };
+    let whole = made.bytes.len() as u64;
+    let (blocks, asked) = fetched(&device, &beside);
+    assert!(blocks < 150_000 && !asked, "{blocks} of {whole}: nobody knows what this slot was made of");
+    // Once it is known what was put into the slot that runs, the pair is smaller still.
+    device.put(
+        "var/lib/volary/slots/rootfs.a",
+        digest(&fs::read(device.at("dev/slot2")).unwrap()).to_string().as_bytes(),
+    );
+    let (pair, asked) = fetched(&device, &beside);
+    assert!(pair < blocks && asked, "{pair}, and {blocks} with blocks");
+    // A device that is not quite what the pair was made for takes the rest from the block file.
+    let mut changed = old.clone();
+    changed[500_000] ^= 1;
+    device.put("dev/slot2", &changed);
+    let (rest, _) = fetched(&device, &beside);
+    assert!(rest < 400_000, "{rest}");
+    // Without these files, or with broken ones, the whole artifact does it.
+    let broken = beside.keys().map(|name| (name.clone(), vec![0x55; 5000])).collect();
+    for beside in [BTreeMap::new(), broken] {
+        assert!(fetched(&device, &beside).0 >= whole, "{:?}", beside.keys());
+    }
+}
+
+#[test]
+fn blocks_that_were_fetched_before_a_power_cut_are_not_fetched_again() {
+    let (old, new) = generations();
+    let device = Device::new(Loader::Grub, 2 * MIB);
+    device.put("dev/slot2", &old);
+    let (made, beside) = with_blocks(&device.at("dev/slot2"), new);
+    let run = |device: &Device| {
+        let mut line = Line::new(&made.bytes);
+        line.beside = beside.clone();
+        let result = install(&device.slots(), &made.image, &line);
+        (result, line.read.get())
+    };
+    let (_, calls) = fuse::with(u64::MAX, 0, || run(&device));
+    assert!(calls > 6, "{calls}");
+    for at in (0..calls).step_by(3) {
+        let device = Device::new(Loader::Grub, 2 * MIB);
+        device.put("dev/slot2", &old);
+        let ((result, _), _) = fuse::with(at, at * 17 + 3, || run(&device));
+        assert!(result.is_err(), "cut at {at}");
+        assert!(!device.is_verified());
+        let (result, read) = run(&device);
+        result.unwrap();
+        assert!(read < 160_000, "cut at {at}: {read}");
+        assert_eq!(fs::read(device.at("dev/slot3")).unwrap(), made.rootfs, "cut at {at}");
+    }
+}
+
+#[test]
+fn scripts_that_only_the_whole_artifact_proves_are_not_taken_from_its_front() {
+    let made_ = usual(MIB, Encoding::Gzip(1));
+    let device = Device::new(Loader::Grub, MIB);
+    let mut line = Line::new(&made_.bytes);
+    let mut blocks = Cursor::new(Vec::new());
+    volary_artifact::blocks::write_blocks(made_.rootfs.as_slice(), MIB as u64, &mut blocks, 3, 1).unwrap();
+    line.beside = [(".blocks".to_owned(), blocks.into_inner())].into();
+    install(&device.slots(), &made_.image, &line).unwrap();
+    let looked = line.asked.borrow().iter().filter(|name| *name == ".blocks").count();
+    assert_eq!((looked, line.read.get() >= made_.image.size), (1, true), "{:?}", line.asked);
 }

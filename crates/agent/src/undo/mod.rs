@@ -113,11 +113,12 @@ pub fn run(paths: &Paths, store: &Store, mut undoing: Undoing, how: How) -> Resu
     ));
     let manifest = store.manifest(&undoing.armed.checkpoint)?;
     let way = switch::go_back(paths, manifest.slot);
-    if matches!(way, Ok(Way::Elsewhere)) && undoing.tries <= TRIES && may_reboot(paths) {
+    let may_switch = may_reboot(paths) || !paths.is_device();
+    if matches!(way, Ok(Way::Elsewhere)) && undoing.tries <= TRIES && may_switch {
         undoing.switched = true;
         store.note(&undoing)?;
-        match Cmd::new("systemctl").args(["reboot", "--no-block"]).check() {
-            Ok(_) => return Ok(Ended::Rebooting),
+        match switch::boot(paths) {
+            Ok(()) => return Ok(Ended::Rebooting),
             Err(error) => log::say(error.to_string()),
         }
     }

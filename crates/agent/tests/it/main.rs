@@ -9,6 +9,7 @@ mod daemon;
 mod elsewhere;
 mod enrolment;
 mod fleet;
+mod images;
 mod inventory;
 mod offline;
 mod operate;

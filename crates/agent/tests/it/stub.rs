@@ -55,6 +55,10 @@ pub struct World {
     pub retry_after: Option<u32>,
     /// Files below `/archive/`.
     pub archive: BTreeMap<String, Vec<u8>>,
+    /// Files below `/images/`, with ranges.
+    pub images: BTreeMap<String, Vec<u8>>,
+    /// Breaks the connection in the middle of so many answers that have a range.
+    pub breaks: u32,
     /// True if devices are accepted at once.
     pub accepts: bool,
     /// The status to answer every question with instead.
@@ -99,6 +103,8 @@ impl Stub {
             endless: None,
             retry_after: None,
             archive: BTreeMap::new(),
+            images: BTreeMap::new(),
+            breaks: 0,
             accepts: true,
             trouble: None,
             reports: Vec::new(),
@@ -217,6 +223,18 @@ fn serve(connection: TcpStream, config: Arc<ServerConfig>, shared: &Shared) {
         let (status, headers, body) = answer(&request, shared);
         let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
         let stream = stream.get_mut();
+        if status == 206 && body.len() > 10_000 {
+            let mut world = shared.world.lock().unwrap();
+            if world.breaks > 0 {
+                world.breaks -= 1;
+                drop(world);
+                let _ = stream
+                    .write_all(head.as_bytes())
+                    .and_then(|()| stream.write_all(&body[..body.len() / 2]));
+                let _ = stream.flush();
+                return;
+            }
+        }
         if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).is_err() {
             return;
         }
@@ -259,6 +277,8 @@ fn pour(stream: &mut Stream, first: &[u8], way: Endless) {
 struct Request {
     line: String,
     etag: Option<String>,
+    /// The first byte and the last.
+    range: Option<(usize, usize)>,
     /// For how many seconds the question may stay open.
     wait: u64,
     packed: bool,
@@ -290,6 +310,10 @@ fn read_request(stream: &mut BufReader<Stream>) -> Option<Request> {
     Some(Request {
         line,
         etag: header("if-none-match"),
+        range: header("range").map(|range| {
+            let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+            (first.parse().unwrap(), last.parse().unwrap())
+        }),
         wait: header("prefer").and_then(|value| value.strip_prefix("wait=")?.parse().ok()).unwrap_or(0),
         packed: header("content-encoding").is_some(),
         known: stream
@@ -374,6 +398,15 @@ fn answer(request: &Request, shared: &Shared) -> (u16, String, Vec<u8>) {
             let id = report.id.clone();
             world.reports.push(report);
             json(serde_json::json!({ "id": id }))
+        }
+        image if image.starts_with("GET /images/") => {
+            let Some(file) = world.images.get(&image["GET /images/".len()..]) else {
+                return (404, String::new(), br#"{"error":"no such image"}"#.to_vec());
+            };
+            let Some((first, last)) = request.range else { return (200, String::new(), file.clone()) };
+            let last = last.min(file.len() - 1);
+            let range = format!("content-range: bytes {first}-{last}/{}\r\n", file.len());
+            (206, range, file[first..=last].to_vec())
         }
         other => match other.strip_prefix("GET /archive/").and_then(|path| world.archive.get(path)) {
             Some(file) => (200, String::new(), file.clone()),
