@@ -140,6 +140,19 @@ pub fn client_root(
     make(cache, "client", debian, PACKAGES, &[], on_event)
 }
 
+/// A root with Mender's client as Debian has it, and the tools of a U-Boot environment.
+///
+/// # Errors
+/// As [`device_root`].
+pub fn mender_root(
+    cache: &Cache,
+    debian: Debian,
+    on_event: &mut dyn FnMut(RootEvent<'_>),
+) -> Result<Root, LabError> {
+    const PACKAGES: &[&str] = &["ca-certificates", "libubootenv-tool", "mender-client", "procps"];
+    make(cache, "mender", debian, PACKAGES, &[], on_event)
+}
+
 fn make(
     cache: &Cache,
     kind: &str,

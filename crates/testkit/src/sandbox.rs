@@ -1,12 +1,12 @@
 //! A root without a running system: programs of another Debian, with this machine's network.
 //! For clients such as apt; what needs systemd needs a [`crate::Device`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use volary_host::{Cmd, create_dir};
 
-use crate::{Lab, LabError, Root};
+use crate::{Lab, LabError, Process, Root};
 
 /// Enters the root: mounts in a name space of its own, so that nothing is left when it ends.
 /// arguments: LOWER FOLDER PROGRAM…
@@ -45,12 +45,24 @@ impl Sandbox {
 
     /// A program inside, as root.
     pub fn command(&self, args: &[&str]) -> Cmd {
-        Cmd::new("unshare")
-            .args(["--mount", "--propagation", "private", "--", "sh", "-c", ENTER])
-            .args([self.root.path(), &self.folder])
-            .args(args)
-            .cwd("/")
-            .timeout(Duration::from_secs(300))
+        Cmd::new("unshare").args(self.entrance()).args(args).cwd("/").timeout(Duration::from_secs(300))
+    }
+
+    /// Starts a program inside that runs beside the test, in the one process that this names. While it
+    /// runs, no other may be started: two mounts of one writable copy do not see each other.
+    ///
+    /// # Errors
+    /// That it cannot be started.
+    pub fn start(&self, lab: &Lab, what: &str, args: &[&str], log: &Path) -> Result<Process, LabError> {
+        let entrance = self.entrance();
+        let all: Vec<&str> = entrance.iter().map(String::as_str).chain(args.iter().copied()).collect();
+        lab.start_process(what, Path::new("/usr/bin/unshare"), &all, &[], log)
+    }
+
+    fn entrance(&self) -> Vec<String> {
+        let way = ["--mount", "--propagation", "private", "--", "sh", "-c", ENTER].map(str::to_owned);
+        let folders = [self.root.path(), &self.folder].map(|path| path.display().to_string());
+        way.into_iter().chain(folders).collect()
     }
 
     /// Writes a file inside, with the folders above it.

@@ -86,8 +86,12 @@ fn health(report: &Report, out: &Out) {
     if let Some(image) = &report.image {
         row("image", &running(image));
     }
-    row("memory", &of(report.memory_available, report.memory_total, "available"));
-    row("disk", &of(report.disk_free, report.disk_total, "free"));
+    if report.memory_total > 0 {
+        row("memory", &of(report.memory_available, report.memory_total, "available"));
+    }
+    if report.disk_total > 0 {
+        row("disk", &of(report.disk_free, report.disk_total, "free"));
+    }
     for (unit, state) in &report.units {
         row("unit", &format!("{unit} {state}"));
     }

@@ -144,10 +144,13 @@ pub(crate) fn log_text(messages: &[LogMessage]) -> String {
 
 /// The sentence of a log that says best what went wrong: the last error.
 pub(crate) fn log_error(messages: &[LogMessage]) -> Option<String> {
-    let is_error = |message: &&LogMessage| {
-        ["error", "fatal", "panic", "critical"].contains(&message.level.to_lowercase().as_str())
-    };
-    messages.iter().rev().find(is_error).map(|message| message.message.trim().to_owned())
+    let found = messages.iter().rev().find(|message| is_error(&message.level));
+    found.map(|message| message.message.trim().to_owned())
+}
+
+/// True for the levels of a log that tell of what went wrong.
+pub(super) fn is_error(level: &str) -> bool {
+    ["error", "fatal", "panic", "critical"].contains(&level.to_lowercase().as_str())
 }
 
 #[cfg(test)]

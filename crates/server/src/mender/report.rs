@@ -11,6 +11,8 @@ use volary_model::{CommitId, StageName};
 use volary_plan::text;
 use volary_store::{Deployment, DeploymentState, MenderDevice};
 
+use super::deployment::is_error;
+
 /// How many lines of a client's log go into a report; all of it is with the deployment.
 const JOURNAL: usize = 60;
 
@@ -39,7 +41,6 @@ pub(crate) fn report(
     let value = |name: &str| inventory.get(name).and_then(|values| values.first()).cloned();
     let good = convergence.as_ref().filter(|run| run.outcome == Outcome::Good).map(|run| run.commit.clone());
     let version = value("mender_client_version").map(|version| format!(" {version}")).unwrap_or_default();
-    let memory = |name: &str| value(name).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) << 10;
     Report {
         id,
         at: now,
@@ -57,7 +58,7 @@ pub(crate) fn report(
         failed_units: Vec::new(),
         units: BTreeMap::new(),
         checks: Vec::new(),
-        memory_total: memory("mem_total_kB"),
+        memory_total: 0,
         memory_available: 0,
         disk_total: 0,
         disk_free: 0,
@@ -108,7 +109,7 @@ fn quarantined(history: &[Deployment]) -> Vec<Quarantined> {
     held.map(|past| Quarantined {
         commit: past.commit.clone(),
         rolling: String::new(),
-        failure: failure(past, None),
+        failure: failure(past, past.log.as_deref().and_then(error_in)),
         at: past.finished_at.unwrap_or(past.changed_at),
         times: 1,
     })
@@ -185,9 +186,20 @@ fn reverted(over: &Deployment, error: Option<&str>) -> Option<Reverted> {
     })
 }
 
+/// The end of a log, without what only its author wants to know.
 fn journal(log: &str) -> String {
-    let lines: Vec<&str> = log.lines().collect();
+    let lines: Vec<&str> = log.lines().filter(|line| level(line) != Some("debug")).collect();
     lines[lines.len().saturating_sub(JOURNAL)..].join("\n")
+}
+
+/// The last error of a log as it is kept.
+fn error_in(log: &str) -> Option<&str> {
+    let mut errors = log.lines().filter(|line| level(line).is_some_and(is_error));
+    errors.next_back().and_then(|line| line.splitn(3, ' ').nth(2))
+}
+
+fn level(line: &str) -> Option<&str> {
+    line.split(' ').nth(1)
 }
 
 /// What a deployment is as an event: its kind and a sentence. Steps on the way are none.
@@ -275,7 +287,10 @@ mod tests {
             report(&known, None, "1".into(), Timestamp::UNIX_EPOCH)
         };
         let idle = make(&[]);
-        assert_eq!((idle.agent.as_str(), idle.memory_total), ("mender-client 3.4.0", 1 << 20));
+        assert_eq!(
+            (idle.agent.as_str(), idle.facts["mem_total_kB"].as_str()),
+            ("mender-client 3.4.0", "1024")
+        );
         assert_eq!((idle.facts["mac"].as_str(), idle.image.unwrap().name.as_str()), ("a, b", "release-1"));
         assert_eq!(idle.waiting.unwrap().obstacles, ["its window is closed"]);
         let open = Deployment {
@@ -289,8 +304,12 @@ mod tests {
         assert!(busy.image.unwrap().on_trial);
         let done = make(&[Deployment { state: DeploymentState::Success, ..open.clone() }]);
         assert!(!done.image.unwrap().on_trial);
-        let failed = Deployment { state: DeploymentState::Failure, held: true, ..open };
+        let log = "t error early\nt debug x\nt ERROR no boot: 7\nt info bye\n".to_owned();
+        let failed = Deployment { state: DeploymentState::Failure, held: true, log: Some(log), ..open };
+        let back = convergence(&failed, None).unwrap().reverted.unwrap();
+        assert_eq!(back.journal, "t error early\nt ERROR no boot: 7\nt info bye");
         let failed = make(&[failed]);
+        assert_eq!(failed.quarantined[0].failure.message, "no boot: 7");
         assert_eq!((failed.quarantined.len(), failed.image.unwrap().name.as_str()), (1, "release-1"));
     }
 }
