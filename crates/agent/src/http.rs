@@ -409,12 +409,25 @@ impl Server {
         }
     }
 
+    /// Opens a range of a file as [`Server::stream`] does. `None` also from a server without ranges, which would send
+    /// all of it each time.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn part(&self, path: &str, range: Range<u64>) -> Result<Option<Box<dyn Read>>, HttpError> {
+        self.ranged(path, range, false)
+    }
+
     /// Opens a range of a file, however long it takes; only silence ends it. `None` if the file is not
     /// there.
     ///
     /// # Errors
     /// [`HttpError`].
     pub fn stream(&self, path: &str, range: Range<u64>) -> Result<Option<Box<dyn Read>>, HttpError> {
+        self.ranged(path, range, true)
+    }
+
+    fn ranged(&self, path: &str, range: Range<u64>, whole: bool) -> Result<Option<Box<dyn Read>>, HttpError> {
         let from = range.start;
         let last = range.end.saturating_sub(1);
         let request = self.agent.get(self.at(path)).config().timeout_global(None).build();
@@ -428,6 +441,7 @@ impl Server {
         let part = answer.status() == StatusCode::PARTIAL_CONTENT;
         let skipped = match begins {
             Some(range) if part && range.starts_with(&format!("bytes {from}-")) => 0,
+            None if !part && !whole => return Ok(None),
             // A server without ranges sends all of it.
             None if !part => from,
             other => {

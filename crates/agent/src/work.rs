@@ -18,7 +18,7 @@ use crate::health;
 use crate::http::HttpError;
 use crate::log;
 use crate::pin::{self, PinError};
-use crate::repo::{Blame, RepoError, Wishes};
+use crate::repo::{Blame, Repo, RepoError, Wishes};
 use crate::slots::{Slots, SlotsError, switch};
 use crate::{policy, units, zone};
 
@@ -111,7 +111,7 @@ pub fn verified(agent: &Agent, target: &Target, scope: Scope) -> Result<Verified
         units::failed().map_err(|error| Box::new(failed(Step::Units, "", error.to_string())))?;
     let policy = policy::of(&wishes.rules.config, &target.stage, site);
     let image =
-        image(agent, &wishes).map_err(|error| Box::new(failed(Step::Image, "", error.to_string())))?;
+        image(agent, &repo, &wishes).map_err(|error| Box::new(failed(Step::Image, "", error.to_string())))?;
     let passed = Passed {
         image,
         suite: suite.map(|suite| suite.to_string()),
@@ -134,9 +134,12 @@ pub fn verified(agent: &Agent, target: &Target, scope: Scope) -> Result<Verified
 }
 
 /// The image to install, if the fleet pins another one for this type of device than the one that runs.
-fn image(agent: &Agent, wishes: &Wishes) -> Result<Option<Box<Image>>, SlotsError> {
+fn image(agent: &Agent, repo: &Repo<'_>, wishes: &Wishes) -> Result<Option<Box<Image>>, SlotsError> {
     let Some(slots) = Slots::open(&agent.paths)? else { return Ok(None) };
-    Ok(slots.wanted(wishes.lock.images.get(&slots.image.device_type)))
+    // It only shows a shorter way, so that it may be missing.
+    let before = agent.state.good.as_ref().and_then(|good| repo.wishes(good).ok());
+    let of = |wishes: &Wishes| wishes.lock.images.get(&slots.image.device_type).cloned();
+    Ok(slots.wanted(of(wishes).as_ref(), before.as_ref().and_then(of).as_ref()))
 }
 
 /// What is left of the time that a run may take. A clock that jumped neither ends it at once nor

@@ -185,6 +185,7 @@ pub(crate) fn assemble(
         scripts: header.scripts.iter().map(script_info).collect(),
         payloads,
         signature,
+        manifest: manifest.digest,
         header_compression: compression,
     };
     add_files(&mut info, manifest, "manifest")?;

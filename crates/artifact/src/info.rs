@@ -26,6 +26,9 @@ pub struct Info {
     pub payloads: Vec<PayloadInfo>,
     /// What is known about the signature.
     pub signature: Signature,
+    /// The SHA-256 of the manifest, which has the checksums of the header and of all payload files: whoever knows it needs
+    /// to read no payload to know that the rest is right.
+    pub manifest: Digest,
     /// How the header is compressed.
     pub header_compression: Compression,
 }

@@ -17,9 +17,11 @@ pub(crate) enum Entry {
 }
 
 /// A parsed manifest. Its raw bytes are what a signature covers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Manifest {
     pub(crate) entries: BTreeMap<Entry, Digest>,
+    /// Of the raw bytes.
+    pub(crate) digest: Digest,
 }
 
 impl Manifest {
@@ -43,7 +45,7 @@ impl Manifest {
                 return Err(refused(format!("{file} is listed twice")));
             }
         }
-        Ok(Self { entries })
+        Ok(Self { entries, digest: crate::header::digest(raw) })
     }
 
     pub(crate) fn header(&self, file: &str) -> Option<Digest> {

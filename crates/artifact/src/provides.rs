@@ -109,6 +109,7 @@ mod tests {
                 files: Vec::new(),
             }],
             signature: Signature::Absent,
+            manifest: volary_model::Digest::from_bytes([0; 32]),
             header_compression: Compression::None,
         }
     }

@@ -178,6 +178,12 @@ pub struct Image {
     pub size: u64,
     /// The SHA-256 of the root file system, as it stands in the slot.
     pub rootfs: Digest,
+    /// The SHA-256 of the artifact's manifest: with it, parts of the image may be fetched by themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
+    /// The SHA-256 that the root file system had which runs, if that is known: there may be a short way from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Digest>,
     /// The slot that it goes into; the device goes back to the other one.
     pub into: Slot,
 }

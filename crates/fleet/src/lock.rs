@@ -32,6 +32,9 @@ pub struct LockedImage {
     pub size: u64,
     /// The SHA-256 of the root file system in it, as it stands in the slot.
     pub rootfs: Digest,
+    /// The SHA-256 of the artifact's manifest. A device that fetches only the blocks that it lacks reads the artifact's
+    /// beginning alone, and knows it by this; without it all of the artifact is fetched.
+    pub manifest: Option<Digest>,
 }
 
 /// The image of a device type in two locks that do not agree on it.
@@ -108,13 +111,16 @@ impl FleetLock {
             text.push_str("images:\n");
         }
         for (device_type, image) in &self.images {
-            let LockedImage { name, artifact, size, rootfs } = image;
+            let LockedImage { name, artifact, size, rootfs, manifest } = image;
             write!(
                 text,
                 "  {device_type}:\n    name: \"{name}\"\n    artifact: {artifact}\n    size: {size}\n    \
                  rootfs: {rootfs}\n"
             )
             .expect("a String takes any write");
+            if let Some(manifest) = manifest {
+                writeln!(text, "    manifest: {manifest}").expect("a String takes any write");
+            }
         }
         text
     }
@@ -147,12 +153,13 @@ fn images(fields: &Fields<'_>) -> Result<Images, FieldError> {
     for (name, line, node) in fields.entries("images")? {
         let field = format!("images.{name}");
         let device_type: DeviceType = name.parse().map_err(|error| invalid(line, &field, error))?;
-        let of = Fields::new(node, &field, &["name", "artifact", "size", "rootfs"])?;
+        let of = Fields::new(node, &field, &["name", "artifact", "size", "rootfs", "manifest"])?;
         let image = LockedImage {
             name: of.parsed("name")?,
             artifact: of.parsed("artifact")?,
             size: of.parsed("size")?,
             rootfs: of.parsed("rootfs")?,
+            manifest: of.get("manifest").map(|_| of.parsed("manifest")).transpose()?,
         };
         images.insert(device_type, image);
     }
@@ -166,15 +173,27 @@ mod tests {
     #[test]
     fn text_survives_a_round_trip() {
         let digest = Digest::from_bytes([7; 32]);
-        let image =
-            LockedImage { name: "2026.1".parse().unwrap(), artifact: digest, size: 5 << 30, rootfs: digest };
+        let image = LockedImage {
+            name: "2026.1".parse().unwrap(),
+            artifact: digest,
+            size: 5 << 30,
+            rootfs: digest,
+            manifest: None,
+        };
         let lock = FleetLock {
             release: Some(LockedRelease {
                 release: "1.10/r2".parse().unwrap(),
                 digest,
                 indexes: ["main/amd64", "debian/arm64"].map(|name| (name.parse().unwrap(), digest)).into(),
             }),
-            images: ["qemu-amd64", "raspberrypi4"].map(|name| (name.parse().unwrap(), image.clone())).into(),
+            images: ["qemu-amd64", "raspberrypi4"]
+                .map(|name| {
+                    (
+                        name.parse().unwrap(),
+                        LockedImage { manifest: (name == "qemu-amd64").then_some(digest), ..image.clone() },
+                    )
+                })
+                .into(),
         };
         assert_eq!(FleetLock::parse(&lock.to_text()).unwrap(), lock);
         let fewer = FleetLock { images: lock.images.clone().into_iter().take(1).collect(), ..lock.clone() };

@@ -138,6 +138,7 @@ mod tests {
             name: format!("image-{number}").parse().unwrap(),
             device_types: vec!["board".parse().unwrap()],
             rootfs: Digest::from_bytes([100 + number; 32]),
+            manifest: None,
             rootfs_size: Some(8192),
             kind: "rootfs-image".into(),
             provides: BTreeMap::new(),
@@ -155,6 +156,7 @@ mod tests {
             artifact: image.artifact,
             size: image.size,
             rootfs: image.rootfs,
+            manifest: None,
         };
         Pin { stage: "canary".parse().unwrap(), device_type: "board".parse().unwrap(), image }
     }

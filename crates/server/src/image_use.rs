@@ -101,6 +101,7 @@ mod tests {
             name: name.parse().unwrap(),
             device_types: vec!["pi".parse().unwrap()],
             rootfs: Digest::from_bytes([rootfs; 32]),
+            manifest: None,
             rootfs_size: Some(1),
             kind: "rootfs-image".into(),
             provides: BTreeMap::new(),
@@ -121,6 +122,7 @@ mod tests {
                 artifact: image.artifact,
                 size: image.size,
                 rootfs: image.rootfs,
+                manifest: None,
             },
         }
     }

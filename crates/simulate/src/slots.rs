@@ -63,6 +63,8 @@ impl Device<'_> {
             artifact: digest,
             size: 1 << 28,
             rootfs: digest,
+            manifest: None,
+            from: None,
             into: self.disk.slots.running.other(),
         }))
     }

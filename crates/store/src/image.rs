@@ -24,6 +24,8 @@ pub struct Image {
     pub rootfs: Digest,
     /// The length of that in bytes, if the artifact holds it as a whole.
     pub rootfs_size: Option<u64>,
+    /// The SHA-256 of the artifact's manifest, if it was noted.
+    pub manifest: Option<Digest>,
     /// The type of its payload: `rootfs-image`, or the update module that makes the root file system
     /// from the one before.
     pub kind: String,
@@ -72,6 +74,7 @@ struct Row {
     device_types: String,
     rootfs: String,
     rootfs_size: Option<i64>,
+    manifest: Option<String>,
     kind: String,
     provides: String,
     depends: String,
@@ -93,6 +96,7 @@ impl TryFrom<Row> for Image {
             device_types: types.iter().map(|name| parse("device type", name)).collect::<Result<_, _>>()?,
             rootfs: hex("root file system", &row.rootfs)?,
             rootfs_size: row.rootfs_size.map(i64::unsigned_abs),
+            manifest: row.manifest.map(|text| hex("manifest", &text)).transpose()?,
             kind: row.kind,
             provides: json("list of provides", &row.provides)?,
             depends: json("list of depends", &row.depends)?,
@@ -167,8 +171,8 @@ impl Store {
         let types: Vec<&str> = image.device_types.iter().map(DeviceType::as_str).collect();
         sqlx::query(
             "INSERT INTO images (artifact, size, name, device_types, rootfs, rootfs_size, kind, provides,
-                 depends, signed_by, published_at, published_by, wanted_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                 depends, signed_by, published_at, published_by, wanted_at, manifest)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         )
         .bind(image.artifact.hex())
         .bind(image.size.cast_signed())
@@ -183,6 +187,7 @@ impl Store {
         .bind(ms(image.published_at))
         .bind(&image.published_by)
         .bind(ms(image.wanted_at))
+        .bind(image.manifest.map(|digest| digest.hex()))
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -232,6 +237,7 @@ mod tests {
             name: name.parse().unwrap(),
             device_types: vec![device_type.parse().unwrap()],
             rootfs: Digest::from_bytes([rootfs; 32]),
+            manifest: None,
             rootfs_size: depends.is_empty().then_some(5 << 30),
             kind: "rootfs-image".into(),
             provides: BTreeMap::from([("artifact_name".into(), name.into())]),

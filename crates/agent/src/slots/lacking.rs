@@ -78,20 +78,29 @@ impl Job<'_> {
             return Ok(None);
         }
         // What the whole artifact would prove is the root file system, and its scripts. The one is pinned by
-        // itself; the others need the artifact's own signature then.
+        // itself; the others need the pinned manifest then, or the artifact's own signature.
         let keys = self.slots.artifact_keys()?;
         let front = Stream::new(self.fetch, "", 0, self.image.size);
         let reader = Reader::open(front, &self.policy(&keys))?;
         self.check(reader.info())?;
+        let manifest = reader.info().manifest;
         let scripts = reader.scripts().to_vec();
         drop(reader);
-        if !scripts.is_empty() && keys.is_empty() {
-            return Ok(None);
+        match self.image.manifest {
+            Some(pinned) if pinned != manifest => {
+                return Err(InstallError::Refused(format!(
+                    "the artifact's manifest has the digest {manifest}, and volary.lock pins {pinned}"
+                )));
+            }
+            Some(_) => {}
+            // Scripts that are not there may have been taken out.
+            None if keys.is_empty() => return Ok(None),
+            None => {}
         }
         let old = Medium::open(&self.slots.device(self.slots.running), false)?;
         let mut installed = Installed::default();
         let mut made = Try::Not;
-        if let Some(from) = known(&self.slots.paths, self.slots.running) {
+        if let Some(from) = known(&self.slots.paths, self.slots.running).or(self.image.from) {
             made = self.pair(&old, &from, &mut installed)?;
         }
         if matches!(made, Try::Not) {

@@ -131,13 +131,16 @@ impl Slots {
     }
 
     /// The image to install, if the fleet pins another one than the one that runs.
-    pub fn wanted(&self, locked: Option<&LockedImage>) -> Option<Box<Image>> {
+    /// `before` is what was pinned by the commit that the device converged to last.
+    pub fn wanted(&self, locked: Option<&LockedImage>, before: Option<&LockedImage>) -> Option<Box<Image>> {
         let locked = locked.filter(|locked| locked.name != self.image.name)?;
         Some(Box::new(Image {
             name: locked.name.clone(),
             artifact: locked.artifact,
             size: locked.size,
             rootfs: locked.rootfs,
+            manifest: locked.manifest,
+            from: before.filter(|before| before.name == self.image.name).map(|before| before.rootfs),
             into: self.running.other(),
         }))
     }

@@ -15,7 +15,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A place that has an artifact, and perhaps files beside it: `.blocks`, `.from-…`.
 pub trait Fetch {
-    /// A range of the artifact, if `beside` is empty, or of a file beside it; `None` if it is not there.
+    /// A range of the artifact, if `beside` is empty, or of a file beside it; `None` if it is not there, or if parts of what is
+    /// beside it cannot be had alone.
     ///
     /// # Errors
     /// [`HttpError`].
@@ -40,7 +41,10 @@ pub struct OnServer<'a> {
 
 impl Fetch for OnServer<'_> {
     fn open(&self, beside: &str, range: Range<u64>) -> Result<Option<Box<dyn Read>>, HttpError> {
-        self.server.stream(&format!("{}{beside}", self.path), range)
+        match beside.is_empty() {
+            true => self.server.stream(&self.path, range),
+            false => self.server.part(&format!("{}{beside}", self.path), range),
+        }
     }
 
     fn name(&self, beside: &str) -> String {

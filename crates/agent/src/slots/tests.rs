@@ -151,11 +151,15 @@ fn made(rootfs: Vec<u8>, encoding: Encoding, device_type: &str, key: Option<&Pri
 }
 
 fn pinned(bytes: Vec<u8>, rootfs: Vec<u8>) -> Made {
+    let reader = volary_artifact::Reader::open(bytes.as_slice(), &volary_artifact::Policy::unsigned());
     let image = Image {
         name: "new".parse().unwrap(),
         artifact: digest(&bytes),
         size: bytes.len() as u64,
         rootfs: digest(&rootfs),
+        // What is no artifact has none.
+        manifest: reader.ok().map(|reader| reader.info().manifest),
+        from: None,
         into: Slot::B,
     };
     Made { bytes, rootfs, image }
@@ -641,6 +645,8 @@ fn install_what_is_named() {
         artifact: digest(&bytes),
         size: bytes.len() as u64,
         rootfs,
+        manifest: None,
+        from: None,
         into: Slot::B,
     };
     let Installed { length, .. } = install(&device.slots(), &image, &Line::new(&bytes)).unwrap();
@@ -749,14 +755,25 @@ fn blocks_that_were_fetched_before_a_power_cut_are_not_fetched_again() {
 }
 
 #[test]
-fn scripts_that_only_the_whole_artifact_proves_are_not_taken_from_its_front() {
-    let made_ = usual(MIB, Encoding::Gzip(1));
+fn scripts_are_taken_from_the_front_of_an_artifact_only_if_its_manifest_is_pinned() {
+    let mut made_ = usual(MIB, Encoding::Gzip(1));
     let device = Device::new(Loader::Grub, MIB);
-    let mut line = Line::new(&made_.bytes);
+    device.put("dev/slot2", &made_.rootfs);
     let mut blocks = Cursor::new(Vec::new());
     volary_artifact::blocks::write_blocks(made_.rootfs.as_slice(), MIB as u64, &mut blocks, 3, 1).unwrap();
-    line.beside = [(".blocks".to_owned(), blocks.into_inner())].into();
-    install(&device.slots(), &made_.image, &line).unwrap();
-    let looked = line.asked.borrow().iter().filter(|name| *name == ".blocks").count();
-    assert_eq!((looked, line.read.get() >= made_.image.size), (1, true), "{:?}", line.asked);
+    let beside: BTreeMap<_, _> = [(".blocks".to_owned(), blocks.into_inner())].into();
+    let pinned = made_.image.manifest;
+    for (manifest, whole) in [(pinned, false), (None, true)] {
+        made_.image.manifest = manifest;
+        let _ = fs::remove_file(device.paths.slots_state().join("install.json"));
+        let line = Line { beside: beside.clone(), ..Line::new(&made_.bytes) };
+        install(&device.slots(), &made_.image, &line).unwrap();
+        assert_eq!(line.read.get() >= made_.image.size, whole, "{manifest:?}");
+    }
+    // A server that gives other scripts to those who do not read all.
+    made_.image.manifest = Some(digest(b"another"));
+    let _ = fs::remove_file(device.paths.slots_state().join("install.json"));
+    let line = Line { beside, ..Line::new(&made_.bytes) };
+    let error = install(&device.slots(), &made_.image, &line).unwrap_err().to_string();
+    assert!(error.contains("the artifact's manifest has the digest"), "{error}");
 }

@@ -57,6 +57,7 @@ impl WithSlots {
             artifact: digest(&artifact),
             size: artifact.len() as u64,
             rootfs: digest(&rootfs),
+            manifest: None,
         };
         let lock = FleetLock { release: None, images: [("board".parse().unwrap(), locked.clone())].into() };
         device.stub.world().images.insert(locked.artifact.hex(), artifact);

@@ -7,7 +7,8 @@
 //! | `GET  /api/v1/images/{sha256}` | → [`Image`] |
 //! | `DELETE /api/v1/images/{sha256}` | → [`Image`]; 409 while a stage pins it |
 //! | `GET  /images/{sha256}` | → the artifact, with ranges, for ever the same; no token needed |
-//! | `GET  /images/{sha256}.blocks` | → its block index, if there is one |
+//! | `GET  /images/{sha256}.blocks` | → its block file, once it was made |
+//! | `GET  /images/{sha256}.from-{sha256 of a root file system}` | → the pair that leads to it from there, if it was made |
 //!
 //! `{sha256}` is 64 hexadecimal digits.
 
@@ -33,6 +34,9 @@ pub struct Image {
     /// The length of that in bytes; `None` if the artifact only makes it from another one.
     #[serde(default)]
     pub rootfs_size: Option<u64>,
+    /// The SHA-256 of the artifact's manifest, if it was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
     /// The type of its payload: `rootfs-image`, or an update module.
     pub kind: String,
     /// What a device must provide before it, besides its type: key → alternatives.

@@ -6,7 +6,7 @@
 //! not come to that is an error.
 //!
 //! ```text
-//! head    64 bytes: "VOLBLOCK", version, length of the image, where the lists begin, SHA-256 of the image
+//! head    64 bytes: "VOLBLOCK", version, context, length of the image (at byte 16, as in a pair), where the lists begin, SHA-256 of the image
 //! table   12 bytes for each group of 64 blocks: hash of its content, length of its data, number of its blocks
 //! data    each block that is not all zeros, packed by itself, in order
 //! lists   for each group: which blocks are zeros; 12 bits for each packed length; 40 bits for each hash
@@ -94,13 +94,13 @@ pub enum BlocksError {
         reason: &'static str,
     },
     /// It is not a block file, or a damaged one.
-    #[error("the block file is damaged: {reason}; fetch the whole artifact instead")]
+    #[error("it is damaged: {reason}; fetch the whole artifact instead")]
     Malformed {
         /// What is wrong.
         reason: String,
     },
     /// All parts fit together, and it is not the image that was wanted.
-    #[error("the block file makes an image with the SHA-256 {actual}, not {expected}; fetch the whole artifact instead", actual = .actual.hex(), expected = .expected.hex())]
+    #[error("it makes an image with the SHA-256 {actual}, not {expected}; fetch the whole artifact instead", actual = .actual.hex(), expected = .expected.hex())]
     AnotherImage {
         /// What was wanted.
         expected: Digest,

@@ -235,8 +235,8 @@ fn image_to_pin(client: &Client, text: &str) -> Result<(DeviceType, LockedImage)
     })?;
     let device_type: DeviceType = device_type.parse()?;
     let image = image_publish::to_pin(client, &device_type, name)?;
-    let Image { name, artifact, size, rootfs, .. } = image;
-    Ok((device_type, LockedImage { name, artifact, size, rootfs }))
+    let Image { name, artifact, size, rootfs, manifest, .. } = image;
+    Ok((device_type, LockedImage { name, artifact, size, rootfs, manifest }))
 }
 
 /// What is pinned now; nothing if there is no file yet.

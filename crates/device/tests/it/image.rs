@@ -14,6 +14,8 @@ fn with_image() -> Event {
         artifact: digest,
         size: 1 << 28,
         rootfs: digest,
+        manifest: None,
+        from: None,
         into: Slot::B,
     };
     Event::Verified(Box::new(Passed { image: Some(Box::new(image)), ..passed() }))

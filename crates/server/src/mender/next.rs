@@ -198,6 +198,7 @@ mod tests {
             name: "release-2".parse().unwrap(),
             device_types: vec!["testboard".parse().unwrap()],
             rootfs: Digest::from_bytes([9; 32]),
+            manifest: None,
             rootfs_size: (kind == ROOTFS_IMAGE).then_some(100),
             kind: kind.into(),
             provides: BTreeMap::new(),
@@ -215,6 +216,7 @@ mod tests {
             artifact: Digest::from_bytes([2; 32]),
             size: 80,
             rootfs: Digest::from_bytes([9; 32]),
+            manifest: None,
         }
     }
 
