@@ -6,10 +6,11 @@
 use std::fmt;
 use std::path::Path;
 
-use volary_model::CommitId;
+use volary_model::{CommitId, DeviceType};
 
 use crate::checkout::{CheckoutError, checkout, link_stays_inside};
 use crate::config::{FleetConfig, Packages, Zone};
+use crate::device_type::{DEVICE_TYPES, parse_device_type};
 use crate::fields::{FieldError, did_you_mean};
 use crate::inventory::{INVENTORIES, PLAYBOOKS};
 use crate::lock::FleetLock;
@@ -143,6 +144,7 @@ fn check_files(files: &dyn Files) -> Result<Vec<Finding>, ObjectError> {
         check_zones(config, &mut findings);
     }
     check_lock(files, config.as_ref(), &mut findings)?;
+    check_device_types(files, &mut findings)?;
     check_entrances(files, &mut findings);
     for path in files.paths() {
         check_path(files, path, &mut findings)?;
@@ -189,6 +191,35 @@ fn check_config(files: &dyn Files, findings: &mut Vec<Finding>) -> Result<Option
             Ok(None)
         }
     }
+}
+
+/// Device types, and that the files that they name are there.
+fn check_device_types(files: &dyn Files, findings: &mut Vec<Finding>) -> Result<(), ObjectError> {
+    for path in files.paths() {
+        let Some(name) = path.strip_prefix(DEVICE_TYPES).and_then(|rest| rest.strip_prefix('/')) else {
+            continue;
+        };
+        let Some(name) = name.strip_suffix(".yml") else { continue };
+        if let Err(error) = name.parse::<DeviceType>() {
+            findings.push(error_in(path, error.to_string(), "rename the file"));
+        }
+        let Some(text) = text_of(files, path, findings)? else { continue };
+        let recipe = match parse_device_type(&text) {
+            Ok(recipe) => recipe,
+            Err(error) => {
+                findings.push(field_finding(path, error));
+                continue;
+            }
+        };
+        for file in recipe.files().into_iter().filter(|file| files.kind(file).is_none()) {
+            findings.push(error_in(
+                path,
+                format!("{file} is not in the repository"),
+                "add it, or name another file",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check_signers(

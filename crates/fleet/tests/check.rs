@@ -53,6 +53,23 @@ fn expect_one(fleet: &Fleet, options: &CheckOptions, expected: &[&str]) {
 }
 
 #[test]
+fn mistakes_in_device_types_are_named() {
+    let fleet = Fleet::new();
+    let path = "device-types/board.yml";
+    let start = "version: 1\narchitecture: arm64\nsuite: bookworm\n";
+    check(
+        &fleet,
+        path,
+        |_| start.replace("suite", "suit"),
+        &[path, "line 3, suit", "did you mean \"suite\"?"],
+    );
+    let lost = format!("{start}playbook: image.yml\nboot_files: {{ config.txt: lost/config.txt }}\n");
+    fleet.write("image.yml", "- hosts: all\n");
+    check(&fleet, path, |_| lost, &[path, "lost/config.txt is not in the repository"]);
+    check(&fleet, "device-types/Board.yml", |_| start.into(), &["device-types/Board.yml", "rename the file"]);
+}
+
+#[test]
 fn mistakes_in_volary_yml_are_named() {
     let fleet = Fleet::new();
     let stages = |text: &'static str| move |_| format!("version: 1\nstages:\n{text}");

@@ -49,6 +49,19 @@ pub struct Recipe {
     pub watchdog: Duration,
 }
 
+impl Recipe {
+    /// The files of the fleet repository that it names.
+    pub fn files(&self) -> Vec<&str> {
+        let keys = self.archive.iter().map(|archive| &archive.key);
+        let keys = keys.chain(self.sources.iter().filter_map(|source| source.key.as_ref()));
+        let boot = self.boot_files.values().filter_map(|file| match file {
+            BootFile::Fleet(path) => Some(path),
+            BootFile::Root(_) => None,
+        });
+        keys.chain(&self.playbook).chain(boot).map(String::as_str).collect()
+    }
+}
+
 /// Where Debian comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mirror {
