@@ -1,6 +1,5 @@
 //! One image from one order, step by step.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::ops::Range;
@@ -21,7 +20,7 @@ use crate::filesystem::{self, Ext4};
 use crate::layout::{Layout, Sizes, TableKind};
 use crate::order::{BuildEvent, Order};
 use crate::read_table::FoundPartition;
-use crate::rootfs::{self, KEYS, Root};
+use crate::rootfs::{self, Root};
 use crate::sweep::{self, Fate, Ours, Swept};
 use crate::tools::Tools;
 use crate::{boot_partition, contents};
@@ -156,7 +155,7 @@ impl Builder<'_> {
 
     fn sweep(&self, root: &Root) -> Result<Swept, BuildError> {
         let order = self.order;
-        let mut ours = contents::root(order.recipe, &self.layout, order.device_type, order.name);
+        let ours = contents::root(order.recipe, &self.layout, order.device_type, order.name);
         let is_boot_file = |path: &str| {
             order.recipe.boot_files.values().any(|file| match file {
                 BootFile::Root(wanted) if wanted.ends_with('/') => path.starts_with(&wanted[1..]),
@@ -170,7 +169,6 @@ impl Builder<'_> {
         let fate = |path: &str, is_folder: bool| match ours.get(path) {
             Some(Ours::Folder(_)) | None => match path {
                 STATUS | "vmlinuz" => Fate::Read,
-                _ if is_source(path) && !is_folder => Fate::Take,
                 _ if is_boot_file(path) && !is_folder => Fate::Read,
                 _ => sweep::fate(path, is_folder),
             },
@@ -185,28 +183,10 @@ impl Builder<'_> {
         if !swept.links.contains_key("vmlinuz") && !swept.files.contains_key("vmlinuz") {
             return Err(BuildError::NoKernel(order.recipe.kernel.to_string()));
         }
-        self.sources(&swept, &mut ours)?;
         sweep::add(&mut output, &swept, &ours, order.epoch).map_err(write())?;
         sweep::finish(&mut output).map_err(write())?;
         volary_host::remove_if_exists(&root.tar)?;
         Ok(swept)
-    }
-
-    /// The apt sources of the root with keys where they are on a device.
-    fn sources(&self, swept: &Swept, ours: &mut BTreeMap<String, Ours>) -> Result<(), BuildError> {
-        let here = self.work.join(KEYS);
-        for (path, bytes) in swept.files.iter().filter(|(path, _)| is_source(path)) {
-            let text =
-                String::from_utf8_lossy(bytes).replace(&here.display().to_string(), "/etc/apt/keyrings");
-            ours.insert(path.clone(), Ours::File(text.into_bytes(), 0o644));
-        }
-        let keys = here.read_dir().into_iter().flatten().flatten();
-        for key in keys {
-            let name = key.file_name().to_string_lossy().into_owned();
-            let bytes = volary_host::read(&key.path())?;
-            ours.insert(format!("etc/apt/keyrings/{name}"), Ours::File(bytes, 0o644));
-        }
-        Ok(())
     }
 
     fn ext4(
@@ -370,11 +350,6 @@ impl Builder<'_> {
             },
         }))
     }
-}
-
-/// True for a file that tells apt where packages come from.
-fn is_source(path: &str) -> bool {
-    path == "etc/apt/sources.list" || path.starts_with("etc/apt/sources.list.d/")
 }
 
 /// True if `path` could be what the link `link` leads to.

@@ -44,11 +44,14 @@ fn has_networkd(recipe: &Recipe) -> bool {
     !names_any(recipe, &NETWORKERS)
 }
 
-/// What is installed beside the agent.
-pub(crate) fn packages(recipe: &Recipe) -> Vec<String> {
+/// What is installed: the agent too, if it is to come from the sources.
+pub(crate) fn packages(recipe: &Recipe, with_agent: bool) -> Vec<String> {
     let mut all: BTreeSet<String> = PACKAGES.map(str::to_owned).into();
     all.extend(recipe.packages.iter().map(ToString::to_string));
     all.insert(recipe.kernel.to_string());
+    if with_agent {
+        all.insert("volary-agent".to_owned());
+    }
     if has_networkd(recipe) {
         all.insert("systemd-resolved".to_owned());
     }

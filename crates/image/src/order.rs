@@ -20,6 +20,9 @@ pub struct Order<'a> {
     pub stage: &'a StageName,
     /// The fleet's archive with the suite of the stage.
     pub archive: Option<(ArchiveSource, Suite)>,
+    /// The authority that the archive's certificate comes from, as a file that everybody may read; those of
+    /// this machine if absent.
+    pub ca: Option<&'a Path>,
     /// The folder of the fleet repository.
     pub fleet: &'a Path,
     /// Its commit, if it is one.

@@ -20,9 +20,6 @@ const PLAY: &str = "ANSIBLE_NOCOWS=1 ANSIBLE_LOCALHOST_WARNING=0 ANSIBLE_RETRY_F
                     PYTHONDONTWRITEBYTECODE=1 ansible-playbook --connection local --inventory localhost, \
                     --extra-vars @/run/volary-image/variables.json";
 
-/// Where the keys of sources are while the root is made.
-pub(crate) const KEYS: &str = "keys";
-
 /// The architecture that this machine's packages are made for.
 pub(crate) fn machine_architecture() -> Result<String, BuildError> {
     Ok(Cmd::new("dpkg").arg("--print-architecture").check()?.text().trim().to_owned())
@@ -73,13 +70,19 @@ pub(crate) fn make(
         .args(["--variant=minbase", "--format=tar"])
         .arg(format!("--architectures={}", recipe.architecture))
         .arg(format!("--components={}", recipe.components.join(",")))
-        .arg(format!("--include={}", contents::packages(recipe).join(",")))
+        .arg(format!("--include={}", contents::packages(recipe, order.agent.is_none()).join(",")))
         .args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\""])
         .args([
             "--aptopt=Acquire::Retries \"3\"",
             "--aptopt=Dpkg::Use-Pty \"0\"",
             "--dpkgopt=force-unsafe-io",
         ]);
+    if let (Some(ca), Some((archive, _))) = (order.ca, &order.archive) {
+        // The fleet's own server has a certificate of the fleet's own authority.
+        let host = archive.url.split('/').nth(2).unwrap_or_default();
+        let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+        command = command.arg(format!("--aptopt=Acquire::https::{host}::CaInfo \"{}\"", ca.display()));
+    }
     if let Some(agent) = order.agent {
         let agent = agent.display();
         command = command
@@ -130,39 +133,49 @@ fn shell_word(text: &str) -> String {
 /// What mmdebstrap is given last, so that it installs from the right places.
 fn sources(order: &Order<'_>, work: &Path) -> Result<Vec<String>, BuildError> {
     let Recipe { suite, components, mirror, sources, .. } = order.recipe;
-    let key = |name: &str, file: &str| -> Result<String, BuildError> {
-        let folder = work.join(KEYS);
-        create_dir(&folder)?;
-        let path = folder.join(name);
-        write_atomic(&path, &volary_host::read(&order.fleet.join(file))?, 0o644)?;
-        Ok(format!("[signed-by={}] ", path.display()))
+    let key = |file: &str| -> Result<String, BuildError> {
+        Ok(signed_by(&volary_host::read_to_string(&order.fleet.join(file))?))
     };
     let mut others = Vec::new();
     if let Some((archive, suite)) = &order.archive {
-        let components = archive.components.join(" ");
-        others.push(format!("deb {}{} {suite} {components}", key("volary.asc", &archive.key)?, archive.url));
+        others.push(source(&archive.url, &suite.to_string(), &archive.components) + &key(&archive.key)?);
     }
-    for (index, source) in sources.iter().enumerate() {
-        let key = match &source.key {
-            Some(file) => key(&format!("volary-{index}.asc"), file)?,
-            None => String::new(),
-        };
-        others.push(format!("deb {key}{} {} {}", source.url, source.suite, source.components.join(" ")));
+    for other in sources {
+        let key = other.key.as_deref().map(key).transpose()?.unwrap_or_default();
+        others.push(source(&other.url, &other.suite, &other.components) + &key);
     }
+    let mut given = Vec::new();
+    if let Mirror::Url(url) = mirror {
+        given.push(format!("deb {url} {suite} {}", components.join(" ")));
+    }
+    if others.is_empty() {
+        return Ok(given);
+    }
+    let file = work.join("volary.sources");
+    write_atomic(&file, others.join("\n").as_bytes(), 0o644)?;
     match mirror {
-        Mirror::Default if others.is_empty() => Ok(Vec::new()),
         // mmdebstrap takes this machine's mirror only if it is given no other source.
         Mirror::Default => {
-            let list = work.join("volary.list");
-            write_atomic(&list, format!("{}\n", others.join("\n")).as_bytes(), 0o644)?;
-            Ok(vec![format!("--setup-hook=upload '{}' /etc/apt/sources.list.d/volary.list", list.display())])
+            given.push(format!(
+                "--setup-hook=upload '{}' /etc/apt/sources.list.d/volary.sources",
+                file.display()
+            ));
         }
-        Mirror::Url(url) => {
-            others.insert(0, format!("deb {url} {suite} {}", components.join(" ")));
-            Ok(others)
-        }
-        Mirror::None => Ok(others),
+        Mirror::Url(_) | Mirror::None => given.push(file.display().to_string()),
     }
+    Ok(given)
+}
+
+fn source(url: &str, suite: &str, components: &[String]) -> String {
+    format!("Types: deb\nURIs: {url}\nSuites: {suite}\nComponents: {}\n", components.join(" "))
+}
+
+/// The key as a field: it needs no file, neither here nor on the device.
+fn signed_by(key: &str) -> String {
+    let line = |line: &str| {
+        if line.trim().is_empty() { " .\n".to_owned() } else { format!(" {}\n", line.trim_end()) }
+    };
+    format!("Signed-By:\n{}", key.lines().map(line).collect::<String>())
 }
 
 /// The fleet repository as the playbook sees it, with its variables.
@@ -172,8 +185,12 @@ fn pack_fleet(order: &Order<'_>, work: &Path, tar: &Path) -> Result<(), BuildErr
     });
     let path = work.join("variables.json");
     write_atomic(&path, variables.to_string().as_bytes(), 0o644)?;
-    Cmd::new("tar")
-        .args(["--create", "--exclude-vcs", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
+    let mut command = Cmd::new("tar").args(["--create", "--anchored"]);
+    if let Ok(images) = order.output.strip_prefix(order.fleet) {
+        command = command.arg(format!("--exclude=./{}", images.display()));
+    }
+    command
+        .args(["--exclude=./.git", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
         .args(["--transform=s,^\\./,fleet/,", "--transform=s,^\\.$,fleet,S"])
         .arg("--file")
         .arg(tar)
@@ -186,4 +203,20 @@ fn pack_fleet(order: &Order<'_>, work: &Path, tar: &Path) -> Result<(), BuildErr
         .timeout(PATIENCE)
         .check()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_stands_in_the_source_itself() {
+        let key = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmDME\n=x\n-----END PGP PUBLIC KEY BLOCK-----\n";
+        let text = source("https://a.example/archive", "v1.3/r2", &["main".into(), "debian".into()])
+            + &signed_by(key);
+        let expected = "Types: deb\nURIs: https://a.example/archive\nSuites: v1.3/r2\nComponents: main debian\n\
+                        Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mDME\n =x\n \
+                        -----END PGP PUBLIC KEY BLOCK-----\n";
+        assert_eq!(text, expected);
+    }
 }

@@ -1,5 +1,5 @@
 //! Goes once through the root file system as a tar: leaves out what differs from build to build or
-//! belongs to one device only, takes out what the builder wants to read, and adds our own files.
+//! belongs to one device only, reads what the builder wants to know, and adds our own files.
 //!
 //! Entries that stay are passed on byte for byte, so that nothing of them (capabilities, access
 //! lists) is lost.
@@ -25,8 +25,6 @@ pub(crate) enum Fate {
     Drop,
     /// It stays, and the builder reads it.
     Read,
-    /// It is left out, and the builder reads it.
-    Take,
 }
 
 /// What the name of an entry says of its fate, without what the builder wants to read.
@@ -94,7 +92,7 @@ pub(crate) enum Ours {
 /// What was found on the way.
 #[derive(Debug, Default)]
 pub(crate) struct Swept {
-    /// The files that were read or taken.
+    /// The files that were read.
     pub files: BTreeMap<String, Vec<u8>>,
     /// Symbolic links among them.
     pub links: BTreeMap<String, String>,
@@ -115,11 +113,11 @@ pub(crate) fn sweep(
         if is_folder && fate == Fate::Keep {
             swept.folders.insert(entry.path.clone());
         }
-        let wants = matches!(fate, Fate::Read | Fate::Take);
+        let wants = fate == Fate::Read;
         if wants && entry.kind == b'2' {
             swept.links.insert(entry.path.clone(), entry.link.clone());
         }
-        let stays = matches!(fate, Fate::Keep | Fate::Read);
+        let stays = fate != Fate::Drop;
         if stays {
             output.write_all(&entry.raw)?;
         }
@@ -131,9 +129,7 @@ pub(crate) fn sweep(
             }
             let mut bytes = Vec::new();
             content.read_to_end(&mut bytes)?;
-            if stays {
-                output.write_all(&bytes)?;
-            }
+            output.write_all(&bytes)?;
             if bytes.len() as u64 != padded {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -366,13 +362,14 @@ mod tests {
         let input = volary_host::read(&dir.path().join("in.tar")).unwrap();
         let wants = |path: &str, is_folder: bool| match path {
             "etc/kept" => Fate::Read,
-            "etc/soft" => Fate::Take,
+            "etc/pipe" => Fate::Drop,
+            "etc/soft" => Fate::Read,
             _ => fate(path, is_folder),
         };
         let mut output = Vec::new();
         let swept = sweep(&mut input.as_slice(), &mut output, &wants).unwrap();
         let ours = [
-            ("etc/soft".to_owned(), Ours::Link("other".into())),
+            ("etc/pipe".to_owned(), Ours::Link("other".into())),
             ("new/folder/file".to_owned(), Ours::File(b"text\n".to_vec(), 0o600)),
             ("data".to_owned(), Ours::Folder(0o700)),
         ];
@@ -381,7 +378,7 @@ mod tests {
         assert_eq!(swept.files["etc/kept"], vec![0; 1000]);
         assert_eq!(swept.links["etc/soft"], "kept");
         volary_host::write_atomic(&dir.path().join("out.tar"), &output, 0o644).unwrap();
-        run("mkdir o && tar -xpf out.tar -C o && test o/etc/other -ef o/etc/kept && test -p o/etc/pipe");
+        run("mkdir o && tar -xpf out.tar -C o && test o/etc/other -ef o/etc/kept && test -L o/etc/soft");
         let found = run("cd o && find . -mindepth 1 | LC_ALL=C sort");
         let expected = format!(
             "./data\n./etc\n./etc/kept\n./etc/other\n./etc/pipe\n./etc/soft\n./new\n./new/folder\n./new/folder/file\n\
@@ -390,7 +387,7 @@ mod tests {
         );
         assert_eq!(found, expected);
         assert_eq!(
-            run("cat o/new/folder/file; readlink o/etc/soft; stat -c %a%Y o/data"),
+            run("cat o/new/folder/file; readlink o/etc/pipe; stat -c %a%Y o/data"),
             "text\nother\n7001700000000\n"
         );
     }

@@ -1,14 +1,20 @@
 //! `volary image build`: from a device type in the fleet repository to files that can be flashed and
 //! installed.
 
+use std::fs::Permissions;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
 use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
 use volary_artifact::{Encoding, PrivateKey};
-use volary_fleet::{CONFIG_FILE, DEVICE_TYPES, FleetConfig, FleetLock, LOCK_FILE, parse_device_type};
+use volary_fleet::{
+    CA_FILE, CONFIG_FILE, DEVICE_TYPES, FleetConfig, FleetLock, LOCK_FILE, parse_device_type,
+};
 use volary_host::Cmd;
 use volary_image::{BuildError, BuildEvent, ImageRecord, Order, build};
 use volary_model::{ArchiveSource, DeviceType, Digest, ImageName, Recipe, StageName, Suite};
@@ -80,7 +86,8 @@ pub fn run(args: &BuildArgs, out: &Out) -> Result<(), Failure> {
             return Err(Failure::with_help(error, help));
         }
     }
-    let output = absolute_folder(&args.output)?;
+    let output = output_folder(&args.output)?;
+    let authority = authority(&fleet)?;
     let order = Order {
         recipe: &recipe,
         recipe_digest: Digest::from_bytes(Sha256::digest(&text).into()),
@@ -88,6 +95,7 @@ pub fn run(args: &BuildArgs, out: &Out) -> Result<(), Failure> {
         name: &name,
         stage: &args.stage,
         archive,
+        ca: authority.as_ref().map(NamedTempFile::path),
         fleet: &fleet,
         commit: commit.as_deref(),
         agent: agent.as_deref(),
@@ -205,6 +213,21 @@ fn archive(
     }
 }
 
+/// A copy of the fleet's authority that apt can read in its own user namespace, wherever the clone is.
+fn authority(fleet: &Path) -> Result<Option<NamedTempFile>, Failure> {
+    let path = fleet.join(CA_FILE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let mut copy = tempfile::Builder::new()
+        .prefix("volary-ca-")
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile()
+        .context("cannot write to the folder for temporary files")?;
+    copy.write_all(&volary_host::read(&path)?)?;
+    Ok(Some(copy))
+}
+
 fn git(folder: &Path, args: &[&str]) -> Option<String> {
     let output = Cmd::new("git").arg("-C").arg(folder).args(args).run().ok()?;
     output.status.success().then(|| output.text().trim().to_owned())
@@ -234,8 +257,12 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     Ok(path.canonicalize().with_context(|| format!("cannot read {}", path.display()))?)
 }
 
-fn absolute_folder(path: &Path) -> Result<PathBuf, Failure> {
-    volary_host::create_dir(path)?;
+/// The folder of images, made if it is not there. Images are no part of the repository around it.
+pub fn output_folder(path: &Path) -> Result<PathBuf, Failure> {
+    if !path.exists() {
+        volary_host::create_dir(path)?;
+        volary_host::write_atomic(&path.join(".gitignore"), b"*\n", 0o644)?;
+    }
     absolute(path)
 }
 

@@ -8,6 +8,7 @@ use volary_image::{Import, ImportError, import};
 use volary_model::{DeviceType, ImageName};
 
 use super::artifact::read_key;
+use super::image_build::output_folder;
 use crate::failure::Failure;
 use crate::out::{Out, bytes};
 
@@ -35,12 +36,13 @@ pub fn run(args: &ImportArgs, out: &Out) -> Result<(), Failure> {
     let keys: Vec<PublicKey> =
         args.keys.iter().map(|path| read_key(path, PublicKey::from_pem)).collect::<Result<_, _>>()?;
     let policy = if keys.is_empty() { Policy::unsigned() } else { Policy::signed_by(&keys) };
+    let output = output_folder(&args.output)?;
     let order = Import {
         file: &args.file,
         device_type: args.device_type.as_ref(),
         name: args.name.as_ref(),
         policy: &policy,
-        output: &args.output,
+        output: &output,
     };
     let record = import(&order).map_err(failure)?;
     out.show(&record, |record| {
