@@ -6,20 +6,23 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use volary_api::v1::deployment as api;
-use volary_store::Deployment;
+use volary_model::DeviceName;
+use volary_store::{Client, Deployment, Device};
 
 use crate::app::App;
 use crate::http::auth::{Developer, Viewer};
-use crate::http::mender::{call_back, device, release};
+use crate::http::input::name;
+use crate::http::mender::{Mender, MenderClient, finish, tell};
 use crate::http::refusal::Refusal;
+use crate::mender::deployment::abort as aborted;
 
 /// `GET /api/v1/devices/{name}/deployments`.
 pub(crate) async fn deployments(
     State(app): State<Arc<App>>,
     Viewer(_): Viewer,
-    Path(name): Path<String>,
+    Path(text): Path<String>,
 ) -> Result<Json<Vec<api::Deployment>>, Refusal> {
-    let device = device(&app, &name).await?;
+    let device = device(&app, &text).await?;
     let deployments = app.store.deployments(&device.fingerprint).await?;
     Ok(Json(deployments.into_iter().map(shown).collect()))
 }
@@ -48,14 +51,14 @@ fn shown(deployment: Deployment) -> api::Deployment {
 pub(crate) async fn retry(
     State(app): State<Arc<App>>,
     Developer(person): Developer,
-    Path(name): Path<String>,
+    Path(text): Path<String>,
 ) -> Result<StatusCode, Refusal> {
-    let device = device(&app, &name).await?;
+    let device = device(&app, &text).await?;
     if release(&app, &device).await? == 0 {
-        return Err(Refusal::conflict(format!("nothing keeps {name} from trying its image")));
+        return Err(Refusal::conflict(format!("nothing keeps {text} from trying its image")));
     }
-    let text = format!("{} lets {name} try its image again", person.name);
-    app.event("device-retry", &name, &text).await;
+    let text = format!("{} lets {text} try its image again", person.name);
+    app.event("device-retry", &text, &text).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -63,11 +66,45 @@ pub(crate) async fn retry(
 pub(crate) async fn abort(
     State(app): State<Arc<App>>,
     Developer(person): Developer,
-    Path(name): Path<String>,
+    Path(text): Path<String>,
 ) -> Result<StatusCode, Refusal> {
-    let device = device(&app, &name).await?;
+    let device = device(&app, &text).await?;
     match call_back(&app, &device, &person.name).await? {
         true => Ok(StatusCode::NO_CONTENT),
-        false => Err(Refusal::conflict(format!("{name} has no update on its way"))),
+        false => Err(Refusal::conflict(format!("{text} has no update on its way"))),
+    }
+}
+
+/// Calls the open deployment of a device back, for a person. False if there is none.
+async fn call_back(app: &App, device: &Device, by: &str) -> Result<bool, Refusal> {
+    let _turn = Mender::of(app)?.changing.lock().await;
+    let Some(member) = app.registry.member(&device.fingerprint) else { return Ok(false) };
+    let client = MenderClient { member, key: device.fingerprint };
+    let history = app.store.deployments(&client.key).await?;
+    let Some(open) = history.first().filter(|newest| !newest.state.is_over()) else { return Ok(false) };
+    finish(app, &client, &aborted(open, &format!("by {by}"), true, volary_host::now())).await?;
+    Ok(true)
+}
+
+/// Lets images be tried again on a device, for a person. Returns how many ends that concerns.
+async fn release(app: &App, device: &Device) -> Result<u64, Refusal> {
+    let _turn = Mender::of(app)?.changing.lock().await;
+    let count = app.store.release_deployments(&device.fingerprint).await?;
+    if let Some(member) = app.registry.member(&device.fingerprint).filter(|_| count > 0) {
+        tell(app, &MenderClient { member, key: device.fingerprint }, None).await?;
+    }
+    Ok(count)
+}
+
+/// A device's name from a path.
+async fn device(app: &App, text: &str) -> Result<Device, Refusal> {
+    let name: DeviceName = name(text)?;
+    let device = app.store.device(&name).await?.ok_or_else(|| {
+        Refusal::not_found(format!("there is no device {name}")).help("see them with: volary device list")
+    })?;
+    match device.client {
+        Client::Mender => Ok(device),
+        Client::Agent => Err(Refusal::conflict(format!("{name} runs our agent, which decides by itself"))
+            .help("on the device: volary-agent retry, volary-agent hold")),
     }
 }

@@ -402,6 +402,16 @@ fn who_is_let_in_and_who_is_not() {
     assert_eq!(waits.ask_in(&secret).status.as_u16(), 200);
     let mut joins = Imitation::new(&server, "{\"name\":\"gate-9\"}");
     assert_eq!(joins.ask_in(&secret).status.as_u16(), 200);
+    let request = json!({"stage": "development", "uses": 1, "valid_for": 600});
+    let whole: Value = admin.post("/api/v1/device-tokens", &request).json();
+    let mut also = Imitation::new(&server, "{}");
+    assert_eq!(
+        also.ask_in(whole["token"].as_str().unwrap()).status.as_u16(),
+        200,
+        "the token as it is shown"
+    );
+    let long = json!({ "name": "x".repeat(5000) }).to_string();
+    Imitation::new(&server, &long).ask_in("").refused(400, "id_data is longer");
     let mut late = Imitation::new(&server, "{\"name\":\"gate-10\"}");
     assert_eq!(late.ask_in(&secret).status.as_u16(), 401, "used up: it waits");
     assert!(waiting("gate-10").starts_with("Waiting"));
