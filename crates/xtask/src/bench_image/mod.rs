@@ -31,6 +31,9 @@ pub struct BenchImageArgs {
     /// Only these parts
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
+    /// Only these steps: small, security, trixie; docs/deltas.md is written only with all of them
+    #[arg(long, value_delimiter = ',')]
+    steps: Vec<String>,
 }
 
 /// Measures and writes the figures.
@@ -49,7 +52,7 @@ pub fn run(args: &BenchImageArgs) -> anyhow::Result<()> {
         artifacts(&workspace, &examples.join("figures"))?;
     }
     if wants(Part::Deltas) {
-        deltas::run(&workspace, &examples.join("deltas"))?;
+        deltas::run(&workspace, &examples.join("deltas"), &args.steps)?;
     }
     Ok(())
 }
