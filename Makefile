@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test test-slow test-foreign demo bench-agent bench-archive bench-image bench-inventory campaign-archive campaign-builds fuzz powercut simulate clean
+.PHONY: help setup build agent-deb check test test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory campaign-archive campaign-builds fuzz powercut simulate clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -62,6 +62,10 @@ test-foreign: setup ## The agent for arm64 and armhf: built, packed, started and
 
 demo: build agent-deb ## The whole chain on six devices; KEEP=0 ends instead of keeping the page up
 	@$(SUDO) $(TARGET)/debug/volary-xtask demo $(if $(filter 0,$(KEEP)),--no-keep)
+
+image-demo: build agent-deb ## An image is built, booted in QEMU, and updated by a merge; KEEP=0 ends at once
+	@scripts/setup machine
+	@$(SUDO) $(TARGET)/debug/volary-xtask image-demo $(if $(filter 0,$(KEEP)),--no-keep)
 
 campaign-builds: build ## Two packages of Debian for amd64 and arm64: built, installed, traced
 	@$(SUDO) scripts/campaign-builds $(TARGET)/debug/volary

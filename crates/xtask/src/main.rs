@@ -1,4 +1,4 @@
-//! The project's own tools: `cargo xtask tidy|agent-deb|demo|bench-agent|bench-archive|bench-image|bench-inventory|
+//! The project's own tools: `cargo xtask tidy|agent-deb|demo|image-demo|bench-agent|bench-archive|bench-image|bench-inventory|
 //! campaign-archive|test-foreign|figures|clean`.
 //!
 //! What a person types stands in the Makefile; this is what it calls. Not here: installing
@@ -17,6 +17,7 @@ mod demo;
 mod figures;
 mod foreign;
 mod fuzz;
+mod image_demo;
 mod simulate;
 mod target;
 mod tidy;
@@ -45,6 +46,8 @@ enum Command {
     AgentDeb(deb::AgentDebArgs),
     /// Show the whole chain on six devices
     Demo(demo::DemoArgs),
+    /// Build an image, boot it, and update it over the air by a merge
+    ImageDemo(image_demo::ImageDemoArgs),
     /// Measure the agent beside ansible-pull and ansible-playbook; prints figures
     BenchAgent(bench_agent::BenchAgentArgs),
     /// Measure the archive beside aptly and reprepro; prints figures
@@ -95,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Demo(args) => demo::run(&args),
+        Command::ImageDemo(args) => image_demo::run(&args),
         Command::BenchAgent(args) => bench_agent::run(&args),
         Command::BenchArchive(args) => bench_archive::run(&args),
         Command::BenchImage(args) => bench_image::run(&args),

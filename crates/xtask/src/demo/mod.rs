@@ -5,9 +5,9 @@
 //! and devices goes through `volary_testkit::chain`, which the system tests use too.
 
 mod fleet;
-mod interrupt;
+pub(crate) mod interrupt;
 mod sources;
-mod story;
+pub(crate) mod story;
 mod table;
 
 use std::path::{Path, PathBuf};

@@ -12,7 +12,7 @@ macro_rules! say {
         let _ = writeln!(std::io::stdout(), $($text)*);
     }};
 }
-pub(super) use say;
+pub(crate) use say;
 
 /// Where the times stand.
 const WIDTH: usize = 92;
