@@ -405,6 +405,18 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_are_sound() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/device-types");
+        let files = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "yml")).collect();
+        assert_eq!(files.len(), 3);
+        for file in files {
+            let parsed = parse_device_type(&volary_host::read_to_string(&file).unwrap());
+            assert_eq!(parsed.err(), None, "{}", file.display());
+        }
+    }
+
+    #[test]
     fn everything_can_be_said() {
         let recipe = parse_device_type(
             "version: 1\narchitecture: arm64\nsuite: trixie\nmirror: none\nloader: raspberrypi\n\
