@@ -67,6 +67,14 @@ struct Running {
     guest: Guest,
 }
 
+/// The kernel that machines run, made with their root if it is not in the cache.
+///
+/// # Errors
+/// [`LabError`] if the root cannot be made.
+pub fn machine_kernel(cache: &Cache, debian: Debian) -> Result<PathBuf, LabError> {
+    Ok(Base::in_cache(cache, debian)?.kernel())
+}
+
 impl<'a> Machine<'a> {
     /// Makes a machine of the lab and boots it. The disk is made once and kept in the cache.
     ///
