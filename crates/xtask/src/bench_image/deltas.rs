@@ -36,7 +36,9 @@ struct Need {
 /// Measures all methods on all steps.
 pub fn run(workspace: &Workspace, program: &Path, steps: &[String]) -> anyhow::Result<()> {
     let cache = Cache::open()?;
-    let folder = images(&cache)?;
+    let folder = cache.dir().join("deltas");
+    create_dir(&folder)?;
+    make_images(&folder)?;
     let lab = Lab::open(&cache)?;
     let work = Work { folder: &folder, program, lab: &lab };
     let mut table: BTreeMap<&str, Vec<(&str, Need)>> = BTreeMap::new();
@@ -58,18 +60,15 @@ pub fn run(workspace: &Workspace, program: &Path, steps: &[String]) -> anyhow::R
     Ok(write_atomic(&workspace.path("docs/deltas.md"), page.as_bytes(), 0o644)?)
 }
 
-/// The folder with the images, which are made once.
-pub(super) fn images(cache: &Cache) -> anyhow::Result<PathBuf> {
-    let folder = cache.dir().join("deltas");
-    create_dir(&folder)?;
+fn make_images(folder: &Path) -> anyhow::Result<()> {
     Cmd::new("sh")
         .args(["-c", include_str!("images.sh")])
         .env("TOOLS", folder.join("tools"))
-        .cwd(&folder)
+        .cwd(folder)
         .timeout(PATIENCE)
         .check()
         .context("the images cannot be made")?;
-    Ok(folder)
+    Ok(())
 }
 
 struct Work<'a> {

@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use volary_host::Cmd;
-use volary_testkit::Cache;
 
 use crate::figures::Figure;
 use crate::workspace::Workspace;
@@ -50,8 +49,7 @@ pub fn run(args: &BenchImageArgs) -> anyhow::Result<()> {
     }
     let examples = workspace.target.join("release/examples");
     if wants(Part::Artifacts) {
-        let image = deltas::images(&Cache::open()?)?.join("before.ext4");
-        artifacts(&workspace, &examples.join("figures"), &image)?;
+        artifacts(&workspace, &examples.join("figures"))?;
     }
     if wants(Part::Deltas) {
         deltas::run(&workspace, &examples.join("deltas"), &args.steps)?;
@@ -60,8 +58,8 @@ pub fn run(args: &BenchImageArgs) -> anyhow::Result<()> {
 }
 
 /// Runs the benchmark of the crate and takes its figures.
-fn artifacts(workspace: &Workspace, program: &Path, image: &Path) -> anyhow::Result<()> {
-    let output = Cmd::new(program).arg(image).timeout(Duration::from_secs(3600)).check()?;
+fn artifacts(workspace: &Workspace, program: &Path) -> anyhow::Result<()> {
+    let output = Cmd::new(program).timeout(Duration::from_secs(3600)).check()?;
     let text = output.text();
     let mut found = 0;
     for line in text.lines() {
