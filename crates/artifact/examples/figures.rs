@@ -174,10 +174,11 @@ fn measure_one(dir: &Path, image: &Path, tool: &str, encoding: &str) -> Result<(
 fn make_image(dir: &Path) -> Result<PathBuf> {
     let (root, image) = (dir.join("root"), dir.join("root.ext4"));
     let script = format!(
-        "set -e; mkdir -p {root}; left=950000; \
+        "set -e; left=950000; number=0; \
          for part in /usr/bin /usr/share /usr/lib/* /usr/include; do \
            size=$(du -sk \"$part\" | cut -f1); [ \"$size\" -lt \"$left\" ] || continue; \
-           left=$((left - size)); cp -a --parents \"$part\" {root}; done; \
+           left=$((left - size)); number=$((number + 1)); mkdir -p {root}/$number; \
+           cp -a \"$part\" {root}/$number/; done; \
          truncate -s 1G {image}; \
          mke2fs -q -t ext4 -m 0 -d {root} {image}; rm -r {root}",
         root = root.display(),
