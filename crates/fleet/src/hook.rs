@@ -14,7 +14,7 @@ use crate::approval::APPROVAL_REFS;
 use crate::check::{self, CheckOptions, Severity};
 use crate::config::{FleetConfig, Stage};
 use crate::hook_approval;
-use crate::object::{ObjectError, ObjectSource, ReadObjects};
+use crate::object::{MAX_OBJECT, ObjectError, ObjectSource, ReadObjects};
 use crate::refusal::Refusal;
 use crate::repository::GitRepository;
 use crate::rules::{Rules, RulesError};
@@ -253,6 +253,7 @@ impl Push<'_> {
         if self.objects().find_commit(new)?.is_none() {
             return Err(refused(format!("{new} is not a commit")));
         }
+        self.in_size(new)?;
         let from_tip = match &stage.from {
             Some(from) => Some(self.tip_after_push(config, from)?),
             None => None,
@@ -281,6 +282,22 @@ impl Push<'_> {
             }
             None => self.check(new),
         }
+    }
+
+    /// No file is larger than what a device, or this server, would read. Found out by sizes alone: it is not read here either.
+    fn in_size(&self, new: &CommitId) -> Result<(), Trouble> {
+        let large = self.repository.oversized(new)?;
+        if large.is_empty() {
+            return Ok(());
+        }
+        let remedy = "take it out of the commit; images go to the server with `volary image publish`";
+        let words = |(path, size): (String, u64)| {
+            format!(
+                "commit {}: {path} has {size} bytes, more than the {MAX_OBJECT} that a fleet repository may hold; {remedy}",
+                new.short()
+            )
+        };
+        Err(Trouble::Refused(large.into_iter().map(words).collect()))
     }
 
     /// What is pushed now was signed with keys that are valid now, and not in the future.

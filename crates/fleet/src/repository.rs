@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use volary_host::Cmd;
+use volary_host::{Cmd, CmdError};
 use volary_model::CommitId;
 
 use crate::approval::{APPROVAL_REFS, read_approval_ref};
@@ -158,6 +158,37 @@ impl GitRepository {
             repository: self.git_dir.display().to_string(),
             reason: format!("did not answer: {reason}"),
         }
+    }
+}
+
+impl GitRepository {
+    /// The files that come with a commit and are larger than [`MAX_OBJECT`], with their sizes in bytes.
+    ///
+    /// # Errors
+    /// [`ObjectError::Conversation`] if git cannot be asked.
+    pub(crate) fn oversized(&self, new: &CommitId) -> Result<Vec<(String, u64)>, ObjectError> {
+        let told = |error: CmdError| self.trouble(&error);
+        // The list may be longer than what is kept of a program's words, so that it is looked at line by line.
+        let list = || self.git().args(["rev-list", "--objects", new.as_str(), "--not", "--all"]);
+        let filter = format!("--filter=blob:limit={}", MAX_OBJECT + 1);
+        let mut ids: Vec<String> = Vec::new();
+        list()
+            .args([&filter, "--filter-print-omitted"])
+            .check_lines(&mut |line| ids.extend(line.strip_prefix('~').map(str::to_owned)))
+            .map_err(told)?;
+        let mut large = Vec::new();
+        for id in ids {
+            let size = self.git().args(["cat-file", "-s", &id]).check().map_err(told)?.text();
+            let mut path = String::new();
+            let mut look = |line: &str| {
+                if let Some(rest) = line.strip_prefix(&id) {
+                    rest.trim().clone_into(&mut path);
+                }
+            };
+            list().check_lines(&mut look).map_err(told)?;
+            large.push((path, size.trim().parse().unwrap_or(MAX_OBJECT + 1)));
+        }
+        Ok(large)
     }
 }
 

@@ -120,6 +120,18 @@ fn a_plain_git_merge_is_taken_too() {
 }
 
 #[test]
+fn a_file_that_no_device_would_read_is_refused_by_its_name() {
+    let hosted = Hosted::three_stages();
+    hosted.fleet.write("images/board.img", &"x".repeat((32 << 20) + 1));
+    hosted.fleet.commit("alice", "An image");
+    hosted.refused(&["master"], "images/board.img has 33554433 bytes, more than the 33554432");
+    // Also if a later commit of the same push takes it out: devices may begin in between.
+    std::fs::remove_file(hosted.fleet.work().join("images/board.img")).unwrap();
+    hosted.fleet.commit("alice", "No image");
+    hosted.refused(&["master"], "volary image publish");
+}
+
+#[test]
 fn unsigned_and_unknown_are_refused() {
     let hosted = Hosted::three_stages();
     hosted.fleet.commit("", "Unsigned");
