@@ -1,6 +1,7 @@
 //! The header archive: what the artifact is, its scripts, and each payload's conditions. It is parsed
 //! from memory, after its checksum was found right; nothing of a damaged header is ever looked at.
 
+use ring::digest::{Context, SHA256};
 use serde_json::{Map, Value};
 use volary_model::Digest;
 
@@ -328,6 +329,12 @@ pub(crate) fn check_files(info: &Info) -> Result<(), Error> {
 }
 
 pub(crate) fn digest(bytes: &[u8]) -> Digest {
-    let sum = ring::digest::digest(&ring::digest::SHA256, bytes);
-    Digest::from_bytes(sum.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    let mut sum = Context::new(&SHA256);
+    sum.update(bytes);
+    to_digest(sum)
+}
+
+/// What a SHA-256 came to.
+pub(crate) fn to_digest(sum: Context) -> Digest {
+    Digest::from_bytes(sum.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }

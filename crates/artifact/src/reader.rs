@@ -8,7 +8,7 @@ use volary_model::Digest;
 
 use crate::codec::Decoder;
 use crate::front::{Front, next_member, read_header};
-use crate::header::{self, Header, PayloadHeader};
+use crate::header::{self, Header, PayloadHeader, to_digest};
 use crate::tar::{Member, TarReader};
 use crate::wire::{AugmentHeaderInfo, HeaderInfo};
 use crate::{Compression, Error, Info, Limits, PublicKey, Script};
@@ -271,10 +271,6 @@ impl<R: Read> Reader<R> {
         }
         Ok(count)
     }
-}
-
-fn to_digest(sum: Context) -> Digest {
-    Digest::from_bytes(sum.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }
 
 /// A payload file as it streams by.

@@ -398,5 +398,5 @@ fn pack_file<W: Write>(encoder: &mut Encoder<W>, file: &mut Source<'_>) -> Resul
         return Err(wrong_size("longer"));
     }
     encoder.write_all(&[0; BLOCK][..padding(file.size)]).map_err(Error::Write)?;
-    Ok(Digest::from_bytes(sum.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")))
+    Ok(header::to_digest(sum))
 }

@@ -14,6 +14,7 @@ use super::fetch::Fetch;
 use super::format::{Entry, HEAD, Head, Table, parse_list};
 use super::seen::Seen;
 use super::{BLOCK, BlocksError, CONTEXT, GROUP_BYTES, group_hash, hash, malformed};
+use crate::header::to_digest;
 
 /// Something with bytes at offsets: a partition, a file.
 pub trait ReadAt {
@@ -149,7 +150,7 @@ pub fn assemble(
         let state = Progress { done: at + size as u64, of: head.length, fetched: fetch.bytes };
         progress(state).map_err(|source| BlocksError::Write { what: "the slot", source })?;
     }
-    let actual = Digest::from_bytes(whole.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"));
+    let actual = to_digest(whole);
     if actual != *expected {
         return Err(BlocksError::AnotherImage { expected: *expected, actual });
     }

@@ -8,6 +8,7 @@ use zstd::zstd_safe::{CCtx, CParameter, FrameFormat, get_error_name};
 
 use super::format::{Entry, HEAD, Head, LARGEST, Row, SHORT, list_to_bytes};
 use super::{BLOCK, BlocksError, CONTEXT, GROUP_BYTES, group_hash, hash, is_zero};
+use crate::header::to_digest;
 use crate::pool::{Done, Pool, Work};
 
 /// What a block file came to.
@@ -75,7 +76,7 @@ pub fn write_blocks(
     while let Some(done) = pool.take() {
         writer.take(Some(done)).map_err(failed)?;
     }
-    let image = Digest::from_bytes(whole.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"));
+    let image = to_digest(whole);
     let head = Head { length, lists: front as u64 + writer.data, image };
     let size = writer.finish(&head).map_err(failed)?;
     Ok(Packed { image, length, size, table: front as u64 })

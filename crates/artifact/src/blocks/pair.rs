@@ -21,6 +21,7 @@ use super::assemble::put;
 use super::fetch::Fetch;
 use super::format::LARGEST;
 use super::{BLOCK, BlocksError, Progress, Ranges, ReadAt, WriteAt, hash, malformed, roll};
+use crate::header::to_digest;
 
 pub(super) const MAGIC: [u8; 8] = *b"VOLPAIR1";
 pub(super) const HEAD: usize = 104;
@@ -228,8 +229,8 @@ pub fn apply_pair(
         let state = Progress { done: maker.at * BLOCK as u64, of: head.new_length, fetched: fetch.bytes };
         progress(state).map_err(|source| BlocksError::Write { what: "the slot", source })?;
     }
-    let actual: [u8; 32] = maker.whole.finish().as_ref().try_into().expect("SHA-256 has 32 bytes");
-    let complete = failed == 0 && actual == *expected.as_bytes();
+    let actual = to_digest(maker.whole);
+    let complete = failed == 0 && actual == *expected;
     Ok(Applied { complete, fetched: fetch.bytes, requests: fetch.requests, written: maker.written, failed })
 }
 

@@ -11,6 +11,7 @@ use super::format::{LARGEST, SHORT};
 use super::pair::{Head, MAKES, NEW, Operation, REFERENCES, Reference, Row, push_number};
 use super::seen::Seen;
 use super::{BLOCK, BlocksError, ReadAt, group_hash, hash, is_zero};
+use crate::header::to_digest;
 
 /// What a pair came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +71,13 @@ pub fn write_pair(
     while at < blocks {
         at = pack.segment(at, blocks)?;
     }
-    let image: [u8; 32] = pack.whole.finish().as_ref().try_into().expect("SHA-256 has 32 bytes");
+    let image = to_digest(pack.whole);
     let head = Head {
         old_length: old.length(),
         new_length: length,
         segments: pack.rows.len() as u64,
         old: old_digest,
-        new: Digest::from_bytes(image),
+        new: image,
     };
     let mut bytes = head.to_bytes();
     bytes.extend(pack.rows.iter().flat_map(|row| row.to_bytes()));
@@ -104,7 +105,7 @@ fn digest(image: &dyn ReadAt) -> Result<Digest, BlocksError> {
         whole.update(&piece[..size]);
         at += size as u64;
     }
-    Ok(Digest::from_bytes(whole.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")))
+    Ok(to_digest(whole))
 }
 
 struct Pack<'a> {
