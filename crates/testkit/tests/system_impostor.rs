@@ -12,7 +12,8 @@ use volary_model::CommitId;
 use volary_testkit::chain::{Chain, Clone, installed, inventory};
 use volary_testkit::{Debian, Device, DeviceOptions, roots, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(120);
+/// Twice the longest wait of a device that was not answered twice.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A device that follows development and has volary-probe 1.0.
 fn follower(chain: &Chain) -> (Device, Clone) {

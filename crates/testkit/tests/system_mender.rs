@@ -264,7 +264,7 @@ fn the_debian_client_takes_an_update_and_rolls_a_broken_one_back() {
     let size = image["rootfs_size"].as_u64().unwrap();
     assert_eq!(format!("sha256:{}", board.slot_sum(1, size)), image["rootfs"]);
     let head = fleet.head().unwrap();
-    chain.wait_for_good("gate-1", &head, Duration::from_secs(20)).unwrap();
+    chain.wait_for_good("gate-1", &head, PATIENCE).unwrap();
 
     // The next image does not boot: the boot loader goes back, and the client follows.
     pin(&chain, &fleet, &folder, "release-3");
@@ -304,5 +304,5 @@ fn the_debian_client_takes_an_update_and_rolls_a_broken_one_back() {
         newest_is(&chain, "release-4", "success").map(drop)
     });
     assert_eq!(board.env("mender_boot_part"), board.slots[0].number());
-    chain.wait_for_good("gate-1", &fleet.head().unwrap(), Duration::from_secs(20)).unwrap();
+    chain.wait_for_good("gate-1", &fleet.head().unwrap(), PATIENCE).unwrap();
 }

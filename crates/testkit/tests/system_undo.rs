@@ -356,7 +356,7 @@ fn check_back(chain: &Chain, fleet: &Clone, device: &Device, case: &Case, bad: &
         "active" => Ok(()),
         other => Err(other.to_owned()),
     };
-    wait_until("the agent", Duration::from_secs(60), active).unwrap();
+    wait_until("the agent", Duration::from_secs(300), active).unwrap();
     let known = wait_until("the server to hear of it", LIMIT, || {
         let known = chain.known(device.name()).map_err(|error| error.to_string())?;
         if known.reason.contains(case.tells) {
