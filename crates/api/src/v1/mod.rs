@@ -11,6 +11,7 @@ pub mod export;
 pub mod fleet;
 pub mod image;
 pub mod keys;
+pub mod metrics;
 pub mod mirror;
 pub mod status;
 pub mod upkeep;
