@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::civil::{Weekday, date};
-use volary_fleet::{DriftAction, FleetConfig, Freeze, Moment, Zone};
+use volary_fleet::{DriftAction, FleetConfig, Freeze, Moment, SERIES, Zone};
 use volary_model::StageName;
 
 const STAGES: &str = "version: 1\nstages:\n  dev: { branch: master }\n  prod: { branch: prod, from: dev }\n";
@@ -179,4 +179,59 @@ fn the_examples_in_the_template_are_valid() {
     assert_eq!(config.quorum_of(&production), 2);
     assert!(config.windows_of(&production).is_some() && config.stop_of(&production).is_some());
     assert_eq!((config.freezes.len(), config.drift.len(), config.rollout.len()), (1, 1, 1));
+    assert_eq!(config.metrics_of(&production).unwrap().units, ["ssh.service"]);
+}
+
+#[test]
+fn metrics_are_on_and_each_stage_has_its_own() {
+    let default = parse("").metrics_of(&stage("prod")).unwrap();
+    assert_eq!((default.every.as_secs(), default.send.as_secs(), default.journal), (60, 300, 20));
+    assert_eq!(default.series.len(), SERIES.len());
+    assert_eq!(parse("metrics: { prod: {} }\n").metrics_of(&stage("prod")), Some(default.clone()));
+    let config = parse(
+        "metrics:\n  dev: off\n  prod:\n    every: 10m\n    set: [load1, uptime_seconds]\n    units: app.service\n    \
+         certificates: [/etc/app/tls.crt]\n    files: { fleet_queue: /run/app/queue }\n    commands: { \
+         fleet_bar: [metrics/pressure, --bar], fleet_up: metrics/up }\n    journal: 0\n",
+    );
+    assert_eq!(config.metrics_of(&stage("dev")), None);
+    let prod = config.metrics_of(&stage("prod")).unwrap();
+    assert_eq!((prod.every.as_secs(), prod.send.as_secs(), prod.journal), (600, 600, 0));
+    assert_eq!(Vec::from_iter(&prod.series), ["load1", "uptime_seconds"]);
+    assert_eq!((&prod.units[0][..], &prod.certificates[0][..]), ("app.service", "/etc/app/tls.crt"));
+    assert_eq!(prod.files["fleet_queue"], "/run/app/queue");
+    assert_eq!(prod.commands["fleet_bar"], ["metrics/pressure", "--bar"]);
+    assert_eq!(prod.commands["fleet_up"], ["metrics/up"]);
+    let basic = parse("metrics: { prod: { set: basic } }\n").metrics_of(&stage("prod")).unwrap();
+    assert!(basic.series.contains("disk_free_bytes") && !basic.series.contains("load1"));
+    assert!(SERIES.is_sorted(), "people look for names in the messages");
+}
+
+#[test]
+fn mistakes_about_metrics_are_named() {
+    let check = |entry: &str, expected: &[&str]| {
+        let error = FleetConfig::parse(&format!("{STAGES}metrics: {{ prod: {entry} }}\n")).unwrap_err();
+        let error = error.to_string();
+        assert!(expected.iter().all(|part| error.contains(part)), "{entry}: {error}");
+    };
+    check("on", &["line 5, metrics.prod", "\"on\" is nothing", "`off`"]);
+    check("{ evry: 1m }", &["metrics.prod.evry", "did you mean \"every\"?"]);
+    check("{ every: 1s }", &["metrics.prod.every", "out of range, which is 10 s to 3600 s"]);
+    check("{ every: 10m, send: 5m }", &["metrics.prod.send", "out of range, which is 600 s"]);
+    check("{ every: 10s, send: 24h }", &["metrics.prod.send", "8640 points", "at most 720"]);
+    check("{ set: [lod1] }", &["metrics.prod.set", "\"lod1\" is nothing", "did you mean \"load1\"?"]);
+    check("{ set: [basic, load1] }", &["metrics.prod.set", "without a list"]);
+    check("{ set: [fleet_x] }", &["metrics.prod.set", "because they are named"]);
+    check("{ units: [app] }", &["metrics.prod.units", "write it in full: app.service"]);
+    check("{ units: [--all.service] }", &["metrics.prod.units", "not the name of a unit"]);
+    check("{ certificates: [tls.crt] }", &["metrics.prod.certificates", "not an absolute path"]);
+    check("{ files: { queue: /run/q } }", &["metrics.prod.files.queue", "begin with `fleet_`"]);
+    check("{ files: { fleet_Q: /run/q } }", &["metrics.prod.files.fleet_Q", "lower-case"]);
+    check("{ files: { fleet_: /run/q } }", &["metrics.prod.files.fleet_", "no name for a series"]);
+    check("{ files: { fleet_q: /run/../q } }", &["metrics.prod.files.fleet_q", "plain path"]);
+    check("{ commands: { fleet_q: /bin/true } }", &["metrics.prod.commands.fleet_q", "not in the fleet"]);
+    check("{ commands: { fleet_q: [] } }", &["metrics.prod.commands.fleet_q", "this is no command"]);
+    check("{ commands: { fleet_q: ../up } }", &["metrics.prod.commands.fleet_q", "plain path"]);
+    let twice = "{ files: { fleet_q: /run/q }, commands: { fleet_q: up } }";
+    check(twice, &["metrics.prod.commands", "fleet_q is the name of a file and of a command"]);
+    check("{ journal: 1000 }", &["metrics.prod.journal", "at most 200 lines a minute"]);
 }

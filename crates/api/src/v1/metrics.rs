@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The most series in one [`Samples`], so that a mistake in a fleet's own measurement cannot fill
 /// the server.
@@ -43,6 +43,7 @@ pub struct Samples {
     pub points: u32,
     /// The series, oldest point first; `null` where there is none. Shorter ones lack their oldest
     /// points. An integer is written without a fraction.
+    #[serde(serialize_with = "without_fractions")]
     pub series: BTreeMap<String, Vec<Option<f64>>>,
     /// Lines of the journal of priority error and above since the samples before, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -69,4 +70,60 @@ pub struct JournalError {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+/// Integers up to here are exact in a double, and so in every reader of JSON.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+fn without_fractions<S: Serializer>(
+    series: &BTreeMap<String, Vec<Option<f64>>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(series.iter().map(|(name, points)| (name, Points(points))))
+}
+
+struct Points<'a>(&'a [Option<f64>]);
+
+impl Serialize for Points<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|point| point.map(Number)))
+    }
+}
+
+struct Number(f64);
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[expect(clippy::cast_possible_truncation, reason = "it is a whole number below 2^53")]
+        if self.0.fract() == 0.0 && self.0.abs() <= EXACT {
+            serializer.serialize_i64(self.0 as i64)
+        } else {
+            serializer.serialize_f64(self.0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_have_no_fraction_and_come_back() {
+        let points = vec![None, Some(5.0), Some(-0.25), Some(1e300), Some(f64::NAN)];
+        let samples = Samples {
+            id: "1".to_owned(),
+            boot_id: String::new(),
+            at: Timestamp::UNIX_EPOCH,
+            age: 0,
+            step: 60,
+            points: 5,
+            series: BTreeMap::from([("load1".to_owned(), points)]),
+            errors: Vec::new(),
+            errors_left_out: 0,
+        };
+        let text = serde_json::to_string(&samples).unwrap();
+        assert!(text.contains(r#""load1":[null,5,-0.25,1e300,null]"#), "{text}");
+        let back: Samples = serde_json::from_str(&text).unwrap();
+        assert_eq!(back.series["load1"], [None, Some(5.0), Some(-0.25), Some(1e300), None]);
+    }
 }

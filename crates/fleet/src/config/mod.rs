@@ -8,6 +8,7 @@
 mod conduct;
 mod freeze;
 mod gates;
+mod metrics;
 mod stages;
 mod windows;
 
@@ -21,6 +22,7 @@ use crate::fields::{FieldError, Fields, did_you_mean};
 pub use conduct::{Drift, DriftAction, Rollout, SITE_VARIABLE};
 pub use freeze::{Freeze, Moment};
 pub use gates::{Gates, Healthy, Percent};
+pub use metrics::{Metrics, SERIES};
 pub use stages::{Packages, Stage};
 pub use windows::{Weekdays, Window, Windows, Zone};
 
@@ -31,7 +33,7 @@ const DEFAULT_POLL: Duration = Duration::from_secs(60);
 const LONGEST_POLL: Duration = Duration::from_secs(300);
 
 /// Every section that may stand in the file.
-const SECTIONS: [&str; 18] = [
+const SECTIONS: [&str; 19] = [
     "version",
     "stages",
     "gates",
@@ -50,6 +52,7 @@ const SECTIONS: [&str; 18] = [
     "rollout",
     "drift",
     "fresh",
+    "metrics",
 ];
 
 /// The content of `volary.yml`.
@@ -91,6 +94,8 @@ pub struct FleetConfig {
     /// A commit of the stage that is older than this makes a device say that its server may keep
     /// newer ones back.
     pub fresh: BTreeMap<StageName, Duration>,
+    /// What devices measure; `None` is nothing. A stage that is not named has the default.
+    pub metrics: BTreeMap<StageName, Option<Metrics>>,
 }
 
 impl FleetConfig {
@@ -128,6 +133,7 @@ impl FleetConfig {
             rollout: per_stage(&fields, "rollout", &names, conduct::rollout)?,
             drift: per_stage(&fields, "drift", &names, conduct::drift)?,
             fresh: per_stage(&fields, "fresh", &names, conduct::fresh)?,
+            metrics: per_stage(&fields, "metrics", &names, metrics::metrics)?,
         };
         let contradiction = config.first_stage_gate(&fields).or_else(|| config.quorum_too_high(&fields));
         contradiction.map_or(Ok(config), Err)
@@ -211,6 +217,11 @@ impl FleetConfig {
     /// How old the newest commit of this stage may be; `None` is as old as it likes.
     pub fn fresh_of(&self, name: &StageName) -> Option<Duration> {
         self.fresh.get(name).copied()
+    }
+
+    /// What the devices of this stage measure; `None` is nothing.
+    pub fn metrics_of(&self, name: &StageName) -> Option<Metrics> {
+        self.metrics.get(name).cloned().unwrap_or_else(|| Some(Metrics::default()))
     }
 
     fn first_stage_gate(&self, fields: &Fields<'_>) -> Option<FieldError> {
