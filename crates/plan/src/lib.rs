@@ -1,5 +1,5 @@
-//! Pure decisions: what a device's condition is, whether a commit may be promoted, and what is to be
-//! built again.
+//! Pure decisions: what a device's condition is, which alerts that makes, whether a commit may be
+//! promoted, and what is to be built again.
 //!
 //! Every function here takes all it needs as arguments, the time included, and returns a value
 //! that also says what was *not* decided and what it waits for. Not here: git, the store, HTTP,
@@ -7,6 +7,7 @@
 
 #![warn(missing_docs)]
 
+pub mod alert;
 pub mod condition;
 pub mod gate;
 pub mod rebuild;
