@@ -122,7 +122,7 @@ mod tests {
             errors_left_out: 0,
         };
         let text = serde_json::to_string(&samples).unwrap();
-        assert!(text.contains(r#""load1":[null,5,-0.25,1e300,null]"#), "{text}");
+        assert!(text.contains(r#""load1":[null,5,-0.25,1e+300,null]"#), "{text}");
         let back: Samples = serde_json::from_str(&text).unwrap();
         assert_eq!(back.series["load1"], [None, Some(5.0), Some(-0.25), Some(1e300), None]);
     }
