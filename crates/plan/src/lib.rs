@@ -11,5 +11,6 @@ pub mod alert;
 pub mod condition;
 pub mod gate;
 pub mod rebuild;
+pub mod stats;
 pub mod text;
 pub mod turn;
