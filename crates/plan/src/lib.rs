@@ -10,7 +10,9 @@
 pub mod alert;
 pub mod condition;
 pub mod gate;
+pub mod leak;
 pub mod rebuild;
+pub mod series;
 pub mod stats;
 pub mod text;
 pub mod turn;
