@@ -9,6 +9,7 @@
 mod build;
 mod digest;
 mod name;
+mod place;
 mod recipe;
 mod release;
 mod slot;
@@ -19,6 +20,7 @@ pub use name::{
     Architecture, CommitId, Component, DeviceName, DeviceType, ImageName, IndexName, InvalidName,
     PackageName, SourceName, StageName,
 };
+pub use place::Place;
 pub use recipe::{AptSource, ArchiveSource, BootFile, BootLoader, Mirror, Recipe};
 pub use release::{ReleaseName, ReleaseRef, Revision, Suite};
 pub use slot::Slot;

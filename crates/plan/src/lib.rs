@@ -14,5 +14,6 @@ pub mod leak;
 pub mod rebuild;
 pub mod series;
 pub mod stats;
+pub mod rollout;
 pub mod text;
 pub mod turn;
