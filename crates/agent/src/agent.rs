@@ -320,6 +320,11 @@ impl Agent {
         self.from.is_some()
     }
 
+    /// True if the last offer came from another place than the server.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.elsewhere.is_some()
+    }
+
     /// Where the objects of the last offer are.
     pub(crate) fn supply(&self) -> Supply<'_> {
         self.elsewhere.as_ref().map_or(Supply::Server(&self.server), Supply::Elsewhere)

@@ -1,5 +1,7 @@
 //! What the signed `volary.yml` says about changes of this device, in the words of the machine.
 
+use std::time::Duration;
+
 use jiff::civil::Time;
 use volary_device::{Days, DriftPolicy, Freeze, Moment, Policy, Window, Zone};
 use volary_fleet as fleet;
@@ -9,6 +11,8 @@ use volary_model::StageName;
 /// The policy of a device of this stage, at this site.
 pub fn of(config: &FleetConfig, stage: &StageName, site: Option<String>) -> Policy {
     let windows = config.windows_of(stage);
+    let rollout = config.rollout_of(stage);
+    let waves = rollout.and_then(|rollout| rollout.waves.as_ref());
     Policy {
         confirm_within: config.confirm_of(stage),
         run_within: config.run_within_of(stage),
@@ -26,9 +30,15 @@ pub fn of(config: &FleetConfig, stage: &StageName, site: Option<String>) -> Poli
                 fleet::DriftAction::Repair => true,
             },
         }),
-        per_site_at_most: config.rollout_of(stage).map(|rollout| rollout.per_site_at_most),
+        per_site_at_most: rollout.and_then(|rollout| rollout.per_site_at_most),
         site,
+        waves: waves.map(shares).unwrap_or_default(),
+        pause: waves.map_or(Duration::ZERO, |waves| waves.pause),
     }
+}
+
+fn shares(waves: &fleet::Waves) -> Vec<u16> {
+    waves.shares.iter().map(|share| share.hundredths()).collect()
 }
 
 fn window(window: &fleet::Window) -> Window {
@@ -59,8 +69,6 @@ fn freeze(freeze: &fleet::Freeze) -> Freeze {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@ use volary_api::v1::device::DriftedTask;
 use volary_device::{Event, Scope, Target, outlook};
 use volary_fleet::ARCHIVE_KEY_FILE;
 use volary_host::{Lock, now};
-use volary_model::{CommitId, StageName};
+use volary_model::{CommitId, Place, StageName};
 
 use crate::agent::{Agent, AgentError};
 use crate::http::{Answer, HttpError};
@@ -109,6 +109,13 @@ fn look(agent: &Agent, target: &Target) -> Result<Preview, PreviewError> {
         outlook(state, target, &passed, now()).obstacles.iter().map(ToString::to_string).collect();
     if let Some(at_most) = passed.policy.per_site_at_most {
         waits.push(format!("a turn from the server: at most {at_most} of a site change at once"));
+    }
+    if !passed.policy.waves.is_empty() {
+        let place = Place::of(&target.commit, &agent.config.name);
+        let waves = passed.policy.waves.len();
+        waits.push(format!(
+            "its wave, which the server opens: it stands at {place} of the stage, in {waves} waves"
+        ));
     }
     let mut preview = Preview {
         version: 1,

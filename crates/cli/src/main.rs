@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    approve, archive, artifact, build, check, device, export_fleet, fleet, image, inventory, release, server,
-    simulate, source, status, token,
+    approve, archive, artifact, build, check, device, export_fleet, fleet, image, inventory, release,
+    rollout, server, simulate, source, status, token,
 };
 use crate::config::Connection;
 use crate::failure::Failure;
@@ -69,6 +69,9 @@ enum Command {
     Approve(approve::ApproveArgs),
     /// Merge one stage into the next
     Promote(fleet::PromoteArgs),
+    /// See how a commit reaches the devices of a stage, stop it and let it go on
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
     /// Write what devices need of the fleet into a folder, for a USB stick or a web server
     ExportFleet(export_fleet::ExportFleetArgs),
     /// Read, check, sign and make update artifacts in Mender's format
@@ -128,6 +131,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Bump(args) => fleet::bump(&args, &connection, out),
         Command::Approve(args) => approve::run(&args, &connection, out),
         Command::Promote(args) => fleet::promote(&args, &connection, out),
+        Command::Rollout(command) => rollout::run(command, &connection, out),
         Command::ExportFleet(args) => export_fleet::run(&args, out),
         Command::Artifact(command) => artifact::run(command, out),
         Command::Image(command) => image::run(command, &connection, out),

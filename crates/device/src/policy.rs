@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time, Weekday};
 use serde::{Deserialize, Serialize};
+use volary_model::Place;
 
 /// How long a change has to hold before it is confirmed, unless the fleet says otherwise: longer
 /// than a service needs to die of a leak at start, short enough for a person to wait.
@@ -43,6 +44,27 @@ pub struct Policy {
     pub per_site_at_most: Option<u32>,
     /// The site of this device.
     pub site: Option<String>,
+    /// In which waves a commit reaches the devices of the stage, each the part of them that is open then
+    /// in hundredths of a percent; the server opens them. All at once if there is none.
+    pub waves: Vec<u16>,
+    /// The least time between two waves.
+    pub pause: Duration,
+}
+
+impl Policy {
+    /// True if the server is asked before a change begins.
+    pub fn needs_turn(&self) -> bool {
+        self.per_site_at_most.is_some() || !self.waves.is_empty()
+    }
+
+    /// When the wave of a device opens if nobody judges them, and its number from 1: as soon as it could
+    /// at the earliest with a server. For devices that follow a place which only has files.
+    pub fn wave_by_clock(&self, place: Place, committed_at: Timestamp) -> (usize, Timestamp) {
+        let wave = self.waves.iter().position(|share| place.is_within(*share));
+        let wave = wave.unwrap_or(self.waves.len().saturating_sub(1));
+        let wait = self.pause.saturating_mul(u32::try_from(wave).unwrap_or(u32::MAX));
+        (wave + 1, committed_at.checked_add(wait).unwrap_or(Timestamp::MAX))
+    }
 }
 
 impl Default for Policy {
@@ -60,6 +82,8 @@ impl Default for Policy {
             drift: None,
             per_site_at_most: None,
             site: None,
+            waves: Vec::new(),
+            pause: Duration::ZERO,
         }
     }
 }

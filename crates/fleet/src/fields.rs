@@ -242,7 +242,8 @@ fn duration(text: &str) -> Option<Duration> {
     digits.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_secs)
 }
 
-fn percent(text: &str) -> Option<Percent> {
+/// A percentage as people write it: `98%`, `99.95%`.
+pub(crate) fn percent(text: &str) -> Option<Percent> {
     let number = text.strip_suffix('%')?.trim_end();
     let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

@@ -44,7 +44,7 @@ fn each_section_is_read_for_the_stage_that_it_names() {
     assert_eq!((config.splay_of(&prod), config.splay_of(&dev)), (seconds(900), Duration::ZERO));
     assert_eq!((config.quorum_of(&prod), config.quorum_of(&dev)), (2, 1));
     assert_eq!(config.checkpoint, ["/opt/app", "/srv/data/x"]);
-    assert_eq!(config.rollout_of(&prod).unwrap().per_site_at_most, 3);
+    assert_eq!(config.rollout_of(&prod).unwrap().per_site_at_most, Some(3));
     let (repairs, reports) = (config.drift_of(&prod).unwrap(), config.drift_of(&dev).unwrap());
     assert_eq!((repairs.every, repairs.action), (seconds(12 * 3600), DriftAction::Repair));
     assert_eq!((reports.every, reports.action), (seconds(24 * 3600), DriftAction::Report));
@@ -101,8 +101,18 @@ fn mistakes_are_named_with_line_field_and_remedy() {
     );
     check("signers: { prod: a }\n", &["signers.prod", "not a list"]);
     check("rollout: { prod: { per_site_at_most: 0 } }\n", &["rollout.prod.per_site_at_most", "no device"]);
-    check("rollout: { prod: { waves: [1%] } }\n", &["rollout.prod.waves", "unknown"]);
-    check("rollout: { prod: {} }\n", &["rollout.prod.per_site_at_most", "missing"]);
+    check("rollout: { prod: { waves: [1%] } }\n", &["rollout.prod.waves", "not 100%"]);
+    check("rollout: { prod: { waves: [5%, 5%, 100%] } }\n", &["rollout.prod.waves", "5% adds no device"]);
+    check(
+        "rollout: { prod: { waves: [5%, all] } }\n",
+        &["rollout.prod.waves", "\"all\" is not a percentage"],
+    );
+    check("rollout: { prod: { waves: 100% } }\n", &["rollout.prod.waves", "not a list"]);
+    check(
+        "rollout: { prod: { pause: 1h, per_site_at_most: 1 } }\n",
+        &["rollout.prod.pause", "without `waves`"],
+    );
+    check("rollout: { prod: {} }\n", &["rollout.prod", "nothing is said"]);
     check("drift: { prod: { do: ignore } }\n", &["drift.prod.do", "`report` or `repair`"]);
     check("drift: { prod: { every: 1s } }\n", &["drift.prod.every", "out of range"]);
     check("fresh: { prod: 1m }\n", &["fresh.prod", "out of range"]);

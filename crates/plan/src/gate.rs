@@ -70,6 +70,21 @@ pub struct Evidence {
     pub devices: Tally,
     /// The images that the commit pins.
     pub images: Vec<PinnedImage>,
+    /// How the commit reaches the stage before; `None` if that has no waves.
+    pub rollout: Option<RolloutSays>,
+}
+
+/// How far a rollout is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RolloutSays {
+    /// It is not known: it has not begun.
+    Unknown,
+    /// It goes on; its sentence.
+    Running(String),
+    /// It was stopped; its sentence.
+    Stopped(String),
+    /// All devices that are heard of have the commit; its sentence.
+    Finished(String),
 }
 
 /// An image that a commit pins.
@@ -84,7 +99,8 @@ pub struct PinnedImage {
 }
 
 /// Asks every gate. An empty answer means that no gate is set. The gate `images` is always there if
-/// images are pinned: devices could not even fetch one that the server does not have.
+/// images are pinned: devices could not even fetch one that the server does not have. So is `rollout`
+/// if the stage before has waves: what stopped there goes no further.
 pub fn verdicts(gates: &Gates, evidence: &Evidence, now: Timestamp) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     if gates.frozen {
@@ -95,6 +111,9 @@ pub fn verdicts(gates: &Gates, evidence: &Evidence, now: Timestamp) -> Vec<Verdi
     }
     if let Some(policy) = &gates.healthy {
         verdicts.push(healthy(policy, &evidence.devices));
+    }
+    if let Some(rollout) = &evidence.rollout {
+        verdicts.push(rolled_out(rollout));
     }
     if !evidence.images.is_empty() {
         verdicts.push(images(&evidence.images));
@@ -134,6 +153,16 @@ fn soaked(soak: Duration, evidence: &Evidence, now: Timestamp) -> Verdict {
         }
     };
     Verdict { gate: "soak", say, reason }
+}
+
+fn rolled_out(rollout: &RolloutSays) -> Verdict {
+    let (say, reason) = match rollout {
+        RolloutSays::Unknown => (Say::Ask, "its rollout in the stage before has not begun".to_owned()),
+        RolloutSays::Running(says) => (Say::Stop, format!("its rollout in the stage before goes on: {says}")),
+        RolloutSays::Stopped(says) => (Say::Stop, format!("its rollout in the stage before: {says}")),
+        RolloutSays::Finished(says) => (Say::Go, says.clone()),
+    };
+    Verdict { gate: "rollout", say, reason }
 }
 
 fn images(pinned: &[PinnedImage]) -> Verdict {
@@ -270,6 +299,19 @@ mod tests {
         for verdict in verdicts(&gates, &Evidence::default(), Timestamp::UNIX_EPOCH) {
             assert_eq!(verdict.say, Say::Ask, "{}", verdict.gate);
         }
+    }
+
+    #[test]
+    fn what_is_not_rolled_out_goes_no_further() {
+        let check = |rollout: RolloutSays, expected: Say| {
+            let evidence = Evidence { rollout: Some(rollout), ..Evidence::default() };
+            let verdicts = verdicts(&Gates::default(), &evidence, Timestamp::UNIX_EPOCH);
+            assert_eq!((verdicts[0].gate, verdicts[0].say), ("rollout", expected), "{}", verdicts[0].reason);
+        };
+        check(RolloutSays::Unknown, Say::Ask);
+        check(RolloutSays::Running("wave 1 of 2".to_owned()), Say::Stop);
+        check(RolloutSays::Stopped("stopped: 2 of 2 failed".to_owned()), Say::Stop);
+        check(RolloutSays::Finished("finished: 5 of 5 devices good".to_owned()), Say::Go);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::images::Images;
 use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
 use crate::registry::Registry;
+use crate::rollouts::Rollouts;
 use crate::tls::authority::{self, Authority};
 use crate::tls::listener::CurrentCertificate;
 use crate::uploads::Uploads;
@@ -58,6 +59,10 @@ pub(crate) struct App {
     pub(crate) outcomes: Outcomes,
     /// The stages as they were read last.
     pub(crate) view: Current<FleetView>,
+    /// The rollouts that go on.
+    pub(crate) rollouts: Current<Rollouts>,
+    /// One step of them at a time: an older one must not replace a newer one.
+    pub(crate) rolling_out: tokio::sync::Mutex<()>,
     /// Changes with rolling's content; for devices that follow it.
     pub(crate) rolling: Current<String>,
     /// Rings when devices may have something new to do: for questions that stay open.

@@ -7,9 +7,10 @@ use jiff::tz::Offset;
 
 use volary_fleet::{
     CONFIG_FILE, FleetConfig, FleetLock, Freeze, Gates, GitRepository, Images, LOCK_FILE, Moment, ObjectId,
-    ObjectSource, ReadObjects, Rules, Windows, file_at,
+    ObjectSource, Percent, ReadObjects, Rules, Waves, Windows, file_at,
 };
 use volary_model::{CommitId, StageName, Suite};
+use volary_plan::rollout::Policy;
 
 use crate::Layout;
 
@@ -52,10 +53,12 @@ impl Rhythm {
 }
 
 /// How the devices of a stage may change, by the commit that they go for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Pace {
     /// How many of one site at once; `None` if that is not bounded.
     pub(crate) per_site_at_most: Option<u32>,
+    /// In which waves; `None` for all at once.
+    pub(crate) waves: Option<Policy>,
     /// How long a convergence may take.
     pub(crate) run_within: Duration,
     /// How long it is watched.
@@ -65,11 +68,23 @@ pub(crate) struct Pace {
 impl Pace {
     /// What the configuration says of a stage.
     pub(crate) fn of(config: &FleetConfig, stage: &StageName) -> Self {
+        let rollout = config.rollout_of(stage);
         Self {
-            per_site_at_most: config.rollout_of(stage).map(|rollout| rollout.per_site_at_most),
+            per_site_at_most: rollout.and_then(|rollout| rollout.per_site_at_most),
+            waves: rollout.and_then(|rollout| rollout.waves.as_ref()).map(waves),
             run_within: config.run_within_of(stage),
             confirm_within: config.confirm_of(stage),
         }
+    }
+}
+
+fn waves(waves: &Waves) -> Policy {
+    let percent = |share: Percent| f64::from(share.hundredths()) / 100.0;
+    Policy {
+        waves: waves.shares.iter().map(|share| share.hundredths()).collect(),
+        pause: waves.pause,
+        stop_above: percent(waves.stop_above),
+        silent_at_most: percent(waves.silent_at_most),
     }
 }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 use volary_api::v1::fleet::{Say, Verdict};
 use volary_fleet::{FleetConfig, GitRepository, LockedImage};
 use volary_model::{CommitId, StageName, Suite};
-use volary_plan::gate::{self, Evidence};
-use volary_store::{Branch, Store};
+use volary_plan::gate::{self, Evidence, RolloutSays};
+use volary_plan::rollout::State;
+use volary_store::{Branch, Rollout, Store};
 
 use crate::Layout;
 use crate::config::Config;
@@ -63,7 +64,8 @@ pub(crate) fn of_merge(
     let asked = fleet_view::gates_into(repository, to, base.as_ref(), commit, config);
     let rules = fleet_view::rules_at(repository, commit, to, config).map_err(GateError::Fleet)?;
     // Most stages of most fleets have no gates; then nothing needs to be opened.
-    if asked == volary_fleet::Gates::default() && pinned(layout, &rules).is_empty() {
+    let has_waves = in_waves(repository, config, stage.from.as_ref(), commit)?;
+    if asked == volary_fleet::Gates::default() && pinned(layout, &rules).is_empty() && !has_waves {
         return Ok(Vec::new());
     }
     let view = FleetView::read(layout, &FleetView::default());
@@ -73,14 +75,15 @@ pub(crate) fn of_merge(
     let mender_poll = own.as_ref().map(Config::mender_poll).unwrap_or_default();
     let depot = Depot::open(&layout.archive(), signers)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (records, branches) = runtime.block_on(async {
+    let (records, branches, rollouts) = runtime.block_on(async {
         let store = Store::open_read_only(&layout.database()).await?;
-        Ok::<_, GateError>((store.devices().await?, store.branches().await?))
+        let rollouts = store.rollouts().await?;
+        Ok::<_, GateError>((store.devices().await?, store.branches().await?, rollouts))
     })?;
     let mut judge = Judge::new(&view, &depot, mender_poll, volary_host::now());
     let devices: Vec<Judged> = records.into_iter().map(|record| judge.judge(record, None)).collect();
-    Question { layout, repository, config, depot: &depot, devices: &devices, branches: &branches }
-        .ask(to, commit)
+    let (devices, branches, rollouts) = (&devices, &branches, &rollouts);
+    Question { layout, repository, config, depot: &depot, devices, branches, rollouts }.ask(to, commit)
 }
 
 /// What is known when gates are asked.
@@ -97,9 +100,28 @@ pub(crate) struct Question<'a> {
     pub(crate) devices: &'a [Judged],
     /// Since when the branches are where they are.
     pub(crate) branches: &'a [Branch],
+    /// The rollouts that are kept.
+    pub(crate) rollouts: &'a [Rollout<State>],
+}
+
+/// Whether a commit reaches the devices of the stage before in waves.
+fn in_waves(
+    repository: &GitRepository,
+    config: &FleetConfig,
+    from: Option<&StageName>,
+    commit: &CommitId,
+) -> Result<bool, GateError> {
+    let Some(from) = from else { return Ok(false) };
+    let rules = fleet_view::rules_at(repository, commit, from, config).map_err(GateError::Fleet)?;
+    Ok(rules.pace.waves.is_some())
 }
 
 impl Question<'_> {
+    fn rollout(&self, stage: &StageName, commit: &CommitId) -> RolloutSays {
+        let known = self.rollouts.iter().find(|known| known.stage == *stage && known.commit == *commit);
+        known.map_or(RolloutSays::Unknown, said)
+    }
+
     /// Asks the gates of merging `commit` into `to`.
     pub(crate) fn ask(&self, to: &StageName, commit: &CommitId) -> Result<Vec<Verdict>, GateError> {
         let no_stage = || GateError::NoStage(to.clone());
@@ -110,6 +132,13 @@ impl Question<'_> {
         let rules =
             fleet_view::rules_at(self.repository, commit, to, self.config).map_err(GateError::Fleet)?;
         let images = pinned(self.layout, &rules);
+        let rollout = if rules.when.stop.is_none()
+            && in_waves(self.repository, self.config, Some(&from.name), commit)?
+        {
+            Some(self.rollout(&from.name, commit))
+        } else {
+            None
+        };
         let release = match rules.suite {
             Some(Suite::Release(release)) => Some(release),
             Some(Suite::Rolling) | None => None,
@@ -126,6 +155,7 @@ impl Question<'_> {
             unchanged_since: sent.map(|branch| branch.moved_at),
             devices: sent.map(|_| tally(self.devices, &from.name)).unwrap_or_default(),
             images,
+            rollout,
         };
         let verdicts = gate::verdicts(&plan_gates(&asked), &evidence, volary_host::now());
         let known = sent.is_some();
@@ -134,6 +164,16 @@ impl Question<'_> {
             .map(|verdict| if known { verdict } else { without_devices(verdict, &from.branch) })
             .map(api_verdict)
             .collect())
+    }
+}
+
+/// How far a rollout is, for the gate.
+fn said(rollout: &Rollout<State>) -> RolloutSays {
+    let says = rollout.says.clone();
+    match &rollout.state {
+        state if state.finished_at.is_some() => RolloutSays::Finished(says),
+        state if state.halt.is_some() => RolloutSays::Stopped(says),
+        _ => RolloutSays::Running(says),
     }
 }
 

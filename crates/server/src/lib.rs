@@ -34,6 +34,7 @@ mod reconcile;
 mod registry;
 mod release_diff;
 mod repository;
+mod rollouts;
 mod serve;
 mod status_hook;
 mod tls;

@@ -29,6 +29,8 @@ pub(crate) struct Nudges {
     pub(crate) deltas: Notify,
     /// Devices may have changed their condition.
     pub(crate) devices: Notify,
+    /// A rollout may go on.
+    pub(crate) rollouts: Notify,
 }
 
 /// What the last run of each reconciler came to.

@@ -8,7 +8,8 @@ use volary_fleet::{
     ChangeKind, FleetConfig, GitRepository, ImageStep, ReadObjects, changed_files, image_steps, is_ancestor,
 };
 use volary_model::{CommitId, StageName};
-use volary_store::{Branch, StoreError};
+use volary_plan::rollout::State;
+use volary_store::{Branch, Rollout, StoreError};
 
 use crate::Layout;
 use crate::app::App;
@@ -26,6 +27,7 @@ pub(crate) struct Facts {
     depot: Arc<Depot>,
     devices: Vec<Judged>,
     branches: Vec<Branch>,
+    rollouts: Vec<Rollout<State>>,
 }
 
 impl Facts {
@@ -36,6 +38,7 @@ impl Facts {
             depot: app.archive.clone(),
             devices: app.devices().await?,
             branches: app.store.branches().await?,
+            rollouts: app.store.rollouts().await?,
         })
     }
 
@@ -66,6 +69,7 @@ fn ask(
         depot: &facts.depot,
         devices: &facts.devices,
         branches: &facts.branches,
+        rollouts: &facts.rollouts,
     };
     question.ask(to, commit)
 }

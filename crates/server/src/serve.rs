@@ -131,6 +131,8 @@ async fn start(
         url: url.clone(),
         rolling: Current::new(archive.rolling_digest()?),
         view: Current::new(FleetView::default()),
+        rollouts: Current::default(),
+        rolling_out: tokio::sync::Mutex::new(()),
         news: Notify::new(),
         stop: stopping.clone(),
         registry: Registry::default(),

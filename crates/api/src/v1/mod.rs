@@ -13,6 +13,7 @@ pub mod image;
 pub mod keys;
 pub mod metrics;
 pub mod mirror;
+pub mod rollout;
 pub mod status;
 pub mod upkeep;
 

@@ -14,6 +14,7 @@ use super::archive::{Package, Release};
 use super::build::{Build, Source};
 use super::device::Report;
 use super::image::PinnedImage;
+use super::rollout::Rollout;
 
 /// The chain from left to right.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,6 +70,9 @@ pub struct Stage {
     /// The devices that have a turn to change now, if that is bounded.
     #[serde(default)]
     pub turns: Vec<HeldTurn>,
+    /// How its newest commit reaches the devices, if that is in waves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// Its devices by name.
     pub devices: Vec<Device>,
 }

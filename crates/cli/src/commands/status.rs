@@ -1,6 +1,7 @@
 //! `volary status`, `trace` and `events`: what is where, since when, and why.
 
 use clap::Args;
+use volary_api::v1::rollout::State;
 use volary_api::v1::status::{Condition, Device, Event, HeldTurn, Stage, Status, Trace};
 use volary_model::{Architecture, StageName};
 use volary_plan::text;
@@ -115,6 +116,10 @@ fn stage_table(stage: &Stage, out: &Out) {
         let now: Vec<String> = stage.turns.iter().map(turn).collect();
         let now = if now.is_empty() { "none".to_owned() } else { text::some(&now, 5) };
         out.line(format!("  {} {most}; now: {now}", out.tone(Tone::Dim, "at once:")));
+    }
+    if let Some(rollout) = &stage.rollout {
+        let tone = if rollout.state == State::Stopped { Tone::Bad } else { Tone::Dim };
+        out.line(format!("  {} {}", out.tone(tone, "rollout:"), rollout.says));
     }
     devices(&stage.devices, out);
 }

@@ -200,7 +200,7 @@ pub(super) fn verified(mut state: State, passed: Passed, now: Timestamp) -> (Sta
         return wait(state, work, permit, now);
     }
     state.memory.failed_units = passed.failed_units;
-    if work.policy.per_site_at_most.is_some() {
+    if work.policy.needs_turn() {
         // It is this one's even if it was granted before: that was some time ago.
         state.phase = Phase::Verify(work.clone());
         return (state, vec![Effect::AskTurn(work)]);
@@ -286,7 +286,7 @@ pub(super) fn begin_or_wait(mut state: State, work: Work, now: Timestamp) -> (St
     if !permit.obstacles.is_empty() {
         return wait(state, work, permit, now);
     }
-    if work.policy.per_site_at_most.is_none() {
+    if !work.policy.needs_turn() {
         return verify_anew(state, work, now);
     }
     // What it waited for is told until there is another answer.

@@ -1,5 +1,5 @@
 //! Sections of `volary.yml` about how devices go through a change: `confirm`, `run_within`,
-//! `checkpoint`, `carry`, `splay`, `rollout`, `drift` and `fresh`.
+//! `checkpoint`, `carry`, `splay`, `drift` and `fresh`.
 
 use std::time::Duration;
 
@@ -20,17 +20,6 @@ const MAX_PATHS: usize = 100;
 
 /// Trees of the kernel, of which nothing can be put back, and the agent's own checkpoints.
 const NEVER_SAVED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/lib/volary"];
-
-/// How a stage is rolled out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rollout {
-    /// So many devices of one site change at once at most. The site of a device is its variable
-    /// [`SITE_VARIABLE`].
-    pub per_site_at_most: u32,
-}
-
-/// The variable of a device that names its site.
-pub const SITE_VARIABLE: &str = "volary_site";
 
 /// Looking for what changed on a device without a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,17 +53,6 @@ pub(super) fn splay(section: &Fields<'_>, stage: &str) -> Result<Duration, Field
 
 pub(super) fn fresh(section: &Fields<'_>, stage: &str) -> Result<Duration, FieldError> {
     section.duration(stage, HOUR, 366 * DAY)
-}
-
-pub(super) fn rollout(section: &Fields<'_>, stage: &str) -> Result<Rollout, FieldError> {
-    let fields = section.map(stage, &["per_site_at_most"])?;
-    match fields.number("per_site_at_most")? {
-        0 => {
-            let remedy = "write at least 1; `stop:` keeps a stage from changing";
-            Err(fields.complain("per_site_at_most", "with 0 no device would ever change", remedy))
-        }
-        per_site_at_most => Ok(Rollout { per_site_at_most }),
-    }
 }
 
 pub(super) fn drift(section: &Fields<'_>, stage: &str) -> Result<Drift, FieldError> {

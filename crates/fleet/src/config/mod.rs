@@ -9,6 +9,7 @@ mod conduct;
 mod freeze;
 mod gates;
 mod metrics;
+mod rollout;
 mod stages;
 mod windows;
 
@@ -19,10 +20,11 @@ use volary_model::StageName;
 
 use crate::fields::{FieldError, Fields, did_you_mean};
 
-pub use conduct::{Drift, DriftAction, Rollout, SITE_VARIABLE};
+pub use conduct::{Drift, DriftAction};
 pub use freeze::{Freeze, Moment};
 pub use gates::{Gates, Healthy, Percent};
 pub use metrics::{Metrics, SERIES};
+pub use rollout::{Rollout, SITE_VARIABLE, Waves};
 pub use stages::{Packages, Stage};
 pub use windows::{Weekdays, Window, Windows, Zone};
 
@@ -130,7 +132,7 @@ impl FleetConfig {
             freezes: freeze::freezes(&fields, &names)?,
             stops: per_stage(&fields, "stop", &names, freeze::stop)?,
             splay: per_stage(&fields, "splay", &names, conduct::splay)?,
-            rollout: per_stage(&fields, "rollout", &names, conduct::rollout)?,
+            rollout: per_stage(&fields, "rollout", &names, rollout::rollout)?,
             drift: per_stage(&fields, "drift", &names, conduct::drift)?,
             fresh: per_stage(&fields, "fresh", &names, conduct::fresh)?,
             metrics: per_stage(&fields, "metrics", &names, metrics::metrics)?,
@@ -205,8 +207,8 @@ impl FleetConfig {
     }
 
     /// How this stage is rolled out; `None` is all at once.
-    pub fn rollout_of(&self, name: &StageName) -> Option<Rollout> {
-        self.rollout.get(name).copied()
+    pub fn rollout_of(&self, name: &StageName) -> Option<&Rollout> {
+        self.rollout.get(name)
     }
 
     /// How this stage looks for drift; `None` is not at all.

@@ -20,6 +20,7 @@ pub(crate) mod page;
 pub(crate) mod quality;
 pub(crate) mod refusal;
 pub(crate) mod report;
+pub(crate) mod rollout;
 pub(crate) mod status;
 pub(crate) mod turn;
 pub(crate) mod upkeep;
@@ -111,6 +112,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/tokens/{name}", delete(fleet::remove_token))
         .route("/api/v1/promotion", get(fleet::promotion))
         .route("/api/v1/gates", get(fleet::gates))
+        .route("/api/v1/rollouts", get(rollout::rollouts))
+        .route("/api/v1/rollouts/{stage}/stop", post(rollout::stop))
+        .route("/api/v1/rollouts/{stage}/resume", post(rollout::resume))
+        .route("/api/v1/rollouts/{stage}/next", post(rollout::next))
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/trace", get(status::trace))
         .route("/api/v1/events", get(status::events))

@@ -101,6 +101,7 @@ async fn keep(app: &App, member: &Member, reports: Vec<(Report, String)>) -> Res
     if !fresh.is_empty() {
         stages_told(app, member, before, &fresh, is_stage).await?;
         app.nudges.devices.notify_one();
+        app.nudges.rollouts.notify_one();
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{Query, State};
 use serde::Deserialize;
 use volary_api::v1::image::PinnedImage;
+use volary_api::v1::rollout::Rollout;
 use volary_api::v1::status::{Device, Event, HeldTurn, Stage, Status, Trace, TracedDevice, TracedStage};
 use volary_debian::Version;
 use volary_fleet::LockedImage;
@@ -14,11 +15,18 @@ use volary_plan::condition::Condition;
 
 use crate::app::App;
 use crate::facts::Judged;
+use crate::fleet_view::StageView;
 use crate::http::auth::Viewer;
 use crate::http::build::{api_build, api_source};
 use crate::http::fleet::LimitQuery;
 use crate::http::input::{blocking, name};
 use crate::http::refusal::Refusal;
+use crate::http::rollout;
+
+/// True for the rollout of the commit that the stage is at.
+fn is_of(rollout: &Rollout, stage: &StageView) -> bool {
+    rollout.stage == stage.name && stage.tip.as_ref().is_some_and(|tip| tip.commit == rollout.commit)
+}
 
 /// How many builds the overview shows.
 const BUILDS: u32 = 20;
@@ -36,6 +44,7 @@ pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
     let depot = app.archive.clone();
     let releases = blocking(move || depot.releases()).await??;
     let devices = app.devices().await?;
+    let rollouts = rollout::list(app).await?;
     let turns = app.store.turns(volary_host::now()).await?;
     let mut problems = view.problems.clone();
     problems.extend(app.outcomes.problems());
@@ -55,6 +64,7 @@ pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
             freezes: stage.when.freezes.clone(),
             windows: stage.when.windows.clone(),
             per_site_at_most: stage.pace.per_site_at_most,
+            rollout: rollouts.iter().find(|rollout| is_of(rollout, stage)).cloned(),
             turns: turns.iter().filter(|turn| turn.stage == stage.name).map(held_turn).collect(),
             devices: of_stage(&devices, &stage.name),
         })

@@ -1,4 +1,4 @@
-//! Turns: the fleet may bound how many devices of a site change at once.
+//! Turns: the fleet may roll its commits out in waves, and bound how many devices of a site change at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::fleet_view::{self, FleetView, Pace};
 use crate::http::auth::DeviceIdentity;
 use crate::http::input::{Input, blocking};
 use crate::http::refusal::Refusal;
+use crate::rollouts;
 
 /// The longest name of a site, and the longest id of a report.
 const TEXT_LIMIT: usize = 200;
@@ -40,8 +41,18 @@ pub(crate) async fn ask(
     }
     let pace = pace(&app, &asked.stage, &asked.commit).await?;
     let length = turn::length(pace.run_within, pace.confirm_within);
+    if pace.waves.is_some()
+        && let Err((reason, again_after)) =
+            rollouts::may_begin(&app.rollouts.get(), &asked.stage, &asked.commit, &member.name)
+    {
+        app.store.give_turn_back(&member.name).await?;
+        return Ok(Json(Turn::Wait { reason, again_after: seconds(again_after) }));
+    }
     let Some(at_most) = pace.per_site_at_most else {
         app.store.give_turn_back(&member.name).await?;
+        if pace.waves.is_some() {
+            rollouts::begins(&app, &asked.stage, &asked.commit, &member.name).await?;
+        }
         return Ok(Json(granted(length)));
     };
     let wanted = NewTurn {
@@ -52,7 +63,12 @@ pub(crate) async fn ask(
         after: asked.after,
     };
     Ok(Json(match take(&app, &wanted, at_most, length).await? {
-        Decision::Granted { .. } => granted(length),
+        Decision::Granted { .. } => {
+            if pace.waves.is_some() {
+                rollouts::begins(&app, &wanted.stage, &wanted.commit, &wanted.device).await?;
+            }
+            granted(length)
+        }
         Decision::Wait { reason, again_after } => Turn::Wait { reason, again_after: seconds(again_after) },
     }))
 }
@@ -89,6 +105,7 @@ pub(crate) async fn give_back(
     DeviceIdentity(member): DeviceIdentity,
 ) -> Result<StatusCode, Refusal> {
     app.store.give_turn_back(&member.name).await?;
+    app.store.rollout_not_begun(&member.stage, &member.name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -106,7 +123,7 @@ async fn pace(app: &Arc<App>, stage: &StageName, commit: &CommitId) -> Result<Pa
     let view = app.view.get();
     let known = view.stage(stage).filter(|known| known.tip.as_ref().is_some_and(|tip| tip.commit == *commit));
     if let Some(known) = known {
-        return Ok(known.pace);
+        return Ok(known.pace.clone());
     }
     let (layout, stage, commit) = (app.layout.clone(), stage.clone(), commit.clone());
     blocking(move || older_pace(&layout, &view, &stage, &commit)).await?

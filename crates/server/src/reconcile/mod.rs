@@ -9,6 +9,7 @@ mod images;
 mod mirrors;
 mod rebuilds;
 mod reproductions;
+mod rollouts;
 mod sources;
 mod stages;
 mod statuses;
@@ -26,6 +27,7 @@ use crate::nudge::Nudges;
 use crate::tls::listener::asked_to_stop;
 
 pub(crate) use builds::recover;
+pub(crate) use rollouts::rollouts;
 pub(crate) use stages::stages;
 
 /// How often signs of life go from memory to disk; a kill loses no more than this.
@@ -36,6 +38,9 @@ const STAGES: Duration = Duration::from_secs(15);
 
 /// How often devices are judged without a report: silence makes no sound.
 const DEVICES: Duration = Duration::from_secs(30);
+
+/// How often rollouts are looked at without a report: pauses end, and silence makes no sound.
+const ROLLOUTS: Duration = Duration::from_secs(15);
 
 /// How often the mirrors are looked at; each has an interval of its own.
 const MIRRORS: Duration = Duration::from_secs(10);
@@ -84,6 +89,14 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
         DEVICES,
         Some(|nudges| &nudges.devices),
         devices::devices,
+    ));
+    tasks.spawn(every(
+        app.clone(),
+        stop.clone(),
+        "rollouts",
+        ROLLOUTS,
+        Some(|nudges| &nudges.rollouts),
+        rollouts::gathered,
     ));
     tasks.spawn(every(
         app.clone(),

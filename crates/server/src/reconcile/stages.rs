@@ -39,6 +39,7 @@ pub(crate) async fn stages(app: Arc<App>) -> Result<(), String> {
     if changed {
         app.news.notify_waiters();
         app.nudges.devices.notify_one();
+        app.nudges.rollouts.notify_one();
         app.nudges.deltas.notify_one();
     }
     Ok(())

@@ -12,6 +12,7 @@ mod mirrors;
 mod page;
 mod privacy;
 mod reports;
+mod rollouts;
 mod server;
 mod statuses;
 mod support;

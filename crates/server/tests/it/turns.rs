@@ -86,7 +86,8 @@ fn one_device_of_a_site_changes_and_the_others_wait_until_its_report() {
     assert_eq!(ask(&devices[0], &commit, Some("north")), "");
 }
 
-fn join_again(server: &TestServer, keys: &[DeviceKey], names: &[&str]) -> Vec<Client> {
+/// The devices with the certificates that they have, at the address of now.
+pub(crate) fn join_again(server: &TestServer, keys: &[DeviceKey], names: &[&str]) -> Vec<Client> {
     let known = |(key, name): (&DeviceKey, &&str)| {
         let enrolled: Value = key.enroll(server, name, None).json();
         key.client(server, enrolled["certificate"].as_str().unwrap())

@@ -27,6 +27,7 @@ use crate::http::turn::take;
 use crate::mender::deployment::abort;
 use crate::mender::next::{Asking, Next, Offer, next};
 use crate::mender::{hours, report, wire};
+use crate::rollouts;
 
 /// `POST /api/devices/v2/deployments/device/deployments/next`.
 pub(crate) async fn next_v2(
@@ -224,10 +225,18 @@ fn closed(stage: &StageView, client: &MenderDevice, now: Timestamp) -> Option<St
 
 /// Why others come first, if they do. A Mender device has no site: its stage is one.
 async fn may_begin(app: &App, question: &Question<'_>) -> Result<Option<String>, Refusal> {
-    let pace = question.stage.pace;
-    let Some(at_most) = pace.per_site_at_most else { return Ok(None) };
+    let (pace, name) = (&question.stage.pace, &question.client.member.name);
+    if pace.waves.is_some() {
+        let may = rollouts::may_begin(&app.rollouts.get(), &question.stage.name, question.tip, name);
+        if let Err((reason, _)) = may {
+            return Ok(Some(reason));
+        }
+    }
+    let Some(at_most) = pace.per_site_at_most else {
+        return begins(app, question).await.map(|()| None);
+    };
     let wanted = NewTurn {
-        device: question.client.member.name.clone(),
+        device: name.clone(),
         stage: question.stage.name.clone(),
         site: String::new(),
         commit: question.tip.clone(),
@@ -235,9 +244,17 @@ async fn may_begin(app: &App, question: &Question<'_>) -> Result<Option<String>,
     };
     let length = turn::length(pace.run_within, pace.confirm_within);
     Ok(match take(app, &wanted, at_most, length).await? {
-        Decision::Granted { .. } => None,
+        Decision::Granted { .. } => begins(app, question).await.map(|()| None)?,
         Decision::Wait { reason, .. } => Some(reason),
     })
+}
+
+async fn begins(app: &App, question: &Question<'_>) -> Result<(), Refusal> {
+    let stage = &question.stage;
+    if stage.pace.waves.is_some() {
+        rollouts::begins(app, &stage.name, question.tip, &question.client.member.name).await?;
+    }
+    Ok(())
 }
 
 /// A new id, in the form that Mender's are: a random UUID (RFC 9562, version 4).

@@ -8,6 +8,7 @@ use volary_api::v1::archive::Release;
 use volary_api::v1::build::{Build, BuildState};
 use volary_api::v1::device::RunningImage;
 use volary_api::v1::image::PinnedImage;
+use volary_api::v1::rollout;
 use volary_api::v1::status::{Condition, Device, Event, HeldTurn, Stage, Status, Trace};
 use volary_model::{BuildScope, CommitId, StageName};
 use volary_plan::text;
@@ -303,7 +304,12 @@ fn conduct(stage: &Stage, now: Timestamp) -> Vec<Conduct> {
         let most = text::count(at_most as usize, "device");
         Conduct { tone: "dim", name: "at once", text: format!("at most {most} of a site; now: {turns}") }
     });
-    stop.chain(freezes).chain(windows).chain(at_once).collect()
+    let rollout = stage.rollout.as_ref().map(|rollout| Conduct {
+        tone: if rollout.state == rollout::State::Stopped { "bad" } else { "dim" },
+        name: "rollout",
+        text: rollout.says.clone(),
+    });
+    stop.chain(rollout).chain(freezes).chain(windows).chain(at_once).collect()
 }
 
 fn held(turn: &HeldTurn, now: Timestamp) -> String {

@@ -1,0 +1,151 @@
+//! Rollouts: a commit reaches the devices in waves, stops when it hurts them, and a person goes on.
+
+use serde_json::json;
+use volary_api::v1::device::{Failure, Outcome, Turn};
+use volary_api::v1::rollout::{Rollout, State};
+
+use crate::support::{Client, DeviceKey, TestServer, good_report, wait_for};
+use crate::turns::join_again;
+
+const WAVES: &str = "version: 1
+stages:
+  development: { branch: master, packages: rolling }
+  canary:      { branch: canary, from: development }
+rollout:
+  development: { waves: [20%, 60%, 100%], pause: 0s }
+";
+
+const NAMES: [&str; 5] = ["dev-1", "dev-2", "dev-3", "dev-4", "dev-5"];
+
+/// Five devices that are well, and the first commit that comes to them in waves.
+struct Fleet {
+    server: TestServer,
+    keys: Vec<DeviceKey>,
+    devices: Vec<Client>,
+    commit: String,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let server = TestServer::start();
+        let fleet = server.fleet_clone();
+        let before = fleet.run(&["rev-parse", "HEAD"]);
+        let keys: Vec<DeviceKey> = NAMES.iter().map(|_| DeviceKey::new()).collect();
+        let join = |(key, name): (&DeviceKey, &&str)| key.join(&server, name, "development");
+        let devices: Vec<Client> = keys.iter().zip(&NAMES).map(join).collect();
+        for device in &devices {
+            let report = good_report("1", "development", &before, None);
+            assert!(device.post("/device/v1/reports", &report).status.is_success());
+        }
+        let commit = fleet.commit("volary.yml", WAVES, "In waves");
+        fleet.push("HEAD:master").unwrap();
+        let fleet = Self { server, keys, devices, commit };
+        fleet.wait("the first wave", |rollout| rollout.says.contains("wave 1 of 3 (20 %)"));
+        fleet
+    }
+
+    fn rollout(&self) -> Option<Rollout> {
+        let rollouts: Vec<Rollout> = self.server.admin().get("/api/v1/rollouts").json();
+        rollouts.into_iter().find(|rollout| rollout.commit.as_str() == self.commit)
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, holds: impl Fn(&Rollout) -> bool) -> Rollout {
+        wait_for(what, || self.rollout().filter(&holds))
+    }
+
+    /// Asks for a turn; `""` if it was given, else the reason.
+    fn ask(&self, device: usize) -> String {
+        let asked = json!({"stage": "development", "commit": self.commit, "after": "1"});
+        match self.devices[device].post("/device/v1/turn", &asked).json() {
+            Turn::Granted { .. } => String::new(),
+            Turn::Wait { reason, again_after } => {
+                assert!((20..=600).contains(&again_after), "{again_after}");
+                reason
+            }
+            Turn::Unknown => panic!("the server has an answer of its own"),
+        }
+    }
+
+    fn granted(&self) -> Vec<usize> {
+        (0..NAMES.len()).filter(|device| self.ask(*device).is_empty()).collect()
+    }
+
+    fn report(&self, device: usize, outcome: Outcome) {
+        let mut report = good_report("2", "development", &self.commit, None);
+        let convergence = report.convergence.as_mut().unwrap();
+        convergence.outcome = outcome;
+        if outcome == Outcome::Failed {
+            report.good_commit = None;
+            let message = "no answer".to_owned();
+            convergence.failure = Some(Failure { step: "check".to_owned(), what: "dns".to_owned(), message });
+        }
+        assert!(self.devices[device].post("/device/v1/reports", &report).status.is_success());
+    }
+
+    fn say(&self, verb: &str) -> crate::support::Answer {
+        let path = format!("/api/v1/rollouts/development/{verb}");
+        self.server.admin().post(&path, &json!({"reason": "it is said"}))
+    }
+}
+
+#[test]
+fn a_commit_reaches_the_devices_in_waves_also_over_a_restart() {
+    let mut fleet = Fleet::new();
+    let first = fleet.granted();
+    assert_eq!(first.len(), 1, "{first:?}");
+    let other = (0..5).find(|device| !first.contains(device)).unwrap();
+    let waits = fleet.ask(other);
+    assert!(waits.starts_with("wave 1 of 3 (20 %) is open, and this device stands at "), "{waits}");
+    fleet.report(first[0], Outcome::Good);
+    fleet.wait("the second wave", |rollout| rollout.wave == 2);
+    let second = fleet.granted();
+    assert_eq!(second.len(), 3, "{second:?}");
+    fleet.server.stop();
+    fleet.server.resume();
+    fleet.devices = join_again(&fleet.server, &fleet.keys, &NAMES);
+    fleet.wait("the second wave again", |rollout| rollout.says.starts_with("wave 2 of 3 (60 %): 1 of 5"));
+    for device in second {
+        fleet.report(device, Outcome::Good);
+    }
+    fleet.wait("the third wave", |rollout| rollout.wave == 3);
+    (0..5).for_each(|device| fleet.report(device, Outcome::Good));
+    let done = fleet.wait("the end", |rollout| rollout.state == State::Finished);
+    assert_eq!(done.says, "finished: 5 of 5 devices good");
+}
+
+#[test]
+fn a_commit_that_hurts_stops_with_its_first_device_until_a_person_goes_on() {
+    let fleet = Fleet::new();
+    fleet.say("resume").refused(409, "is not stopped");
+    let first = fleet.granted()[0];
+    fleet.report(first, Outcome::Failed);
+    let stopped = fleet.wait("the stop", |rollout| rollout.state == State::Stopped);
+    assert!(stopped.says.contains("1 of 1 device failed, 2 % are borne: dev-"), "{}", stopped.says);
+    assert!(stopped.says.contains("check \"dns\": no answer"), "{}", stopped.says);
+    assert_eq!(fleet.granted(), [0_usize; 0]);
+    let waits = fleet.ask(first);
+    assert!(waits.starts_with("its rollout is stopped by itself: 1 of 1 device failed"), "{waits}");
+    fleet.say("next").refused(409, "volary rollout resume development");
+
+    let resumed: Rollout = fleet.say("resume").json();
+    assert_eq!((resumed.state, resumed.wave), (State::Running, 2), "{}", resumed.says);
+    let second = fleet.granted();
+    assert_eq!(second.len(), 3);
+    let hurried: Rollout = fleet.say("next").json();
+    assert_eq!(hurried.wave, 3);
+    assert_eq!(fleet.granted().len(), 5);
+    let held: Rollout = fleet.say("stop").json();
+    assert_eq!((held.state, held.stopped_by.is_some()), (State::Stopped, true));
+    assert!(fleet.ask(second[0]).contains("it is said"));
+    fleet
+        .server
+        .anonymous()
+        .post("/api/v1/rollouts/development/resume", &json!({"reason": "x"}))
+        .refused(401, "");
+    fleet
+        .server
+        .admin()
+        .post("/api/v1/rollouts/canary/stop", &json!({"reason": "x"}))
+        .refused(404, "no rollout");
+}
