@@ -3,7 +3,8 @@
 //! One SQLite file in write-ahead mode, one writer and a few readers. No SQL leaves this crate;
 //! what comes out are typed records. The statements use `$1` and no dialect, so that PostgreSQL
 //! can take the same text with migrations of its own. Not here: HTTP, planning, processes, and
-//! what a report means: its JSON is kept as the text that came.
+//! what a report means: its JSON is kept as the text that came. Measurements have a file of their own:
+//! [`Series`].
 
 #![warn(missing_docs)]
 
@@ -18,6 +19,7 @@ mod rebuild;
 mod report;
 mod reproduction;
 mod rollout;
+mod series;
 mod setting;
 mod source;
 mod status;
@@ -35,6 +37,10 @@ pub use rebuild::{BuildFacts, NewRebuild};
 pub use report::{NewReport, Sighting, StoredReport};
 pub use reproduction::{Reproduction, ReproductionState};
 pub use rollout::Rollout;
+pub use series::{
+    AppendError, Appended, JournalLine, Latest, LatestOf, NewBatch, NewSamples, Series, SeriesOptions,
+    SeriesStats, Value,
+};
 pub use source::Source;
 pub use status::{Status, Untold};
 pub use token::Token;
