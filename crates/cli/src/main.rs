@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     approve, archive, artifact, build, check, device, export_fleet, fleet, image, inventory, release,
-    rollout, server, simulate, source, status, token,
+    rollout, server, simulate, source, status, token, verify,
 };
 use crate::config::Connection;
 use crate::failure::Failure;
@@ -72,6 +72,8 @@ enum Command {
     /// See how a commit reaches the devices of a stage, stop it and let it go on
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),
+    /// Prove the history of stages offline: who signed each step, and why it was allowed
+    Verify(verify::VerifyArgs),
     /// Write what devices need of the fleet into a folder, for a USB stick or a web server
     ExportFleet(export_fleet::ExportFleetArgs),
     /// Read, check, sign and make update artifacts in Mender's format
@@ -132,6 +134,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Approve(args) => approve::run(&args, &connection, out),
         Command::Promote(args) => fleet::promote(&args, &connection, out),
         Command::Rollout(command) => rollout::run(command, &connection, out),
+        Command::Verify(args) => verify::run(&args, out),
         Command::ExportFleet(args) => export_fleet::run(&args, out),
         Command::Artifact(command) => artifact::run(command, out),
         Command::Image(command) => image::run(command, &connection, out),

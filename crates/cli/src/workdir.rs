@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::anyhow;
 use volary_api::v1::image::ImageChange;
 use volary_fleet::{
-    APPROVAL_REFS, FleetLock, GitRepository, Images, LOCK_FILE, ObjectId, ReadObjects, Refusal, Start,
-    file_at, image_steps,
+    APPROVAL_REFS, EVIDENCE_REF, FleetLock, GitRepository, Images, LOCK_FILE, ObjectId, ReadObjects, Refusal,
+    Start, file_at, image_steps,
 };
 use volary_host::{Cmd, Output};
 use volary_model::{CommitId, StageName};
@@ -76,9 +76,11 @@ impl WorkDir {
     /// Brings the remote branches and the approvals up to date.
     pub fn fetch(&self) -> Result<(), Failure> {
         let approvals = format!("+{APPROVAL_REFS}*:{APPROVAL_REFS}*");
+        // A pattern, since a fleet without a promotion has none yet.
+        let evidence = format!("+{EVIDENCE_REF}*:{EVIDENCE_REF}*");
         self.git()
             .args(["fetch", "--quiet", "--prune", "origin"])
-            .args(["+refs/heads/*:refs/remotes/origin/*", &approvals])
+            .args(["+refs/heads/*:refs/remotes/origin/*", &approvals, &evidence])
             .check()?;
         Ok(())
     }

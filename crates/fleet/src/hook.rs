@@ -13,6 +13,7 @@ use volary_model::{CommitId, StageName};
 use crate::approval::APPROVAL_REFS;
 use crate::check::{self, CheckOptions, Severity};
 use crate::config::{FleetConfig, Stage};
+use crate::evidence::EVIDENCE_REF;
 use crate::hook_approval;
 use crate::object::{MAX_OBJECT, ObjectError, ObjectSource, ReadObjects};
 use crate::refusal::Refusal;
@@ -113,6 +114,10 @@ pub fn pre_receive(repo: &Path, updates: &[RefUpdate], options: &HookOptions) ->
         if update.name.starts_with(APPROVAL_REFS) {
             let judged = push.judge_approval(update, base.as_ref());
             rejections.extend(judged.err().map(|message| Rejection { name: update.name.clone(), message }));
+        }
+        if update.name == EVIDENCE_REF {
+            let message = "only the server writes evidence; fetch it with: git fetch origin ".to_owned();
+            rejections.push(Rejection { name: update.name.clone(), message: message + EVIDENCE_REF });
         }
         let Some(branch) = update.branch() else { continue };
         let judged = push.stage_of(branch, update, base.as_ref()).and_then(|stage| match stage {

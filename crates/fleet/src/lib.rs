@@ -16,6 +16,7 @@ mod commit;
 mod config;
 mod device_type;
 mod diff;
+mod evidence;
 mod fields;
 mod hook;
 mod hook_approval;
@@ -50,6 +51,9 @@ pub use config::{
 };
 pub use device_type::{DEVICE_TYPES, parse_device_type};
 pub use diff::{Change, ChangeKind, changed_files, files};
+pub use evidence::{
+    DeviceWord, EVIDENCE_NAMESPACE, EVIDENCE_REF, Evidence, EvidenceError, EvidenceKey, GateWord, Merge,
+};
 pub use fields::FieldError;
 pub use hook::{HookOptions, InvalidUpdate, RefUpdate, Rejection, pre_receive};
 pub use inventory::{INVENTORIES, PLAYBOOKS};

@@ -12,7 +12,7 @@ use crate::commit::Commit;
 use crate::object::{ObjectError, ObjectSource, ReadObjects};
 use crate::rules::Rules;
 use crate::signature::{Made, Signer, verify};
-use crate::signers::AllowedSigner;
+use crate::signers::{AllowedSigner, NAMESPACE};
 
 /// What is to be counted.
 pub(crate) struct Ballot<'a> {
@@ -73,7 +73,7 @@ impl Ballot<'_> {
         }
         let mut missing: BTreeMap<usize, String> = BTreeMap::new();
         for (line, person) in lines.iter().zip(&people) {
-            let may = self.rules.config.may_sign(self.stage, &line.principals);
+            let may = line.signs_in(NAMESPACE) && self.rules.config.may_sign(self.stage, &line.principals);
             if may && *person != first && !counted.contains_key(person) {
                 missing.entry(*person).or_insert_with(|| line.principals[0].clone());
             }
@@ -115,8 +115,9 @@ pub fn approvers(
 
 /// How many different people could sign for a stage by these rules, at a time or later.
 pub(crate) fn electorate(rules: &Rules, stage: &StageName, time: i64) -> usize {
-    let could =
-        |line: &AllowedSigner| rules.config.may_sign(stage, &line.principals) && !line.has_expired(time);
+    let could = |line: &AllowedSigner| {
+        line.signs_in(NAMESPACE) && rules.config.may_sign(stage, &line.principals) && !line.has_expired(time)
+    };
     let lines = rules.signers.signers.iter().zip(rules.signers.people());
     let mut people: Vec<usize> = lines.filter(|(line, _)| could(line)).map(|(_, person)| person).collect();
     people.sort_unstable();

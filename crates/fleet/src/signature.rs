@@ -38,8 +38,8 @@ pub enum SignatureError {
     /// It cannot be read.
     #[error("its signature cannot be read ({0}); sign it again")]
     Unreadable(String),
-    /// It was made for something else than git.
-    #[error("its signature was made for {0:?}, not for git")]
+    /// It was made for something else, by the namespace in it.
+    #[error("its signature was made for {0:?}, which is something else")]
     Namespace(String),
     /// The key is not listed.
     #[error("the key {0} that signed it is not in .volary/allowed_signers of the commit before")]
@@ -94,6 +94,16 @@ pub(crate) fn verify(
     allowed: &AllowedSigners,
     made: Made,
 ) -> Result<Signer, SignatureError> {
+    verify_for(NAMESPACE, signed, allowed, made)
+}
+
+/// As [`verify`], for what is signed in another namespace than git's.
+pub(crate) fn verify_for(
+    namespace: &str,
+    signed: &Signed,
+    allowed: &AllowedSigners,
+    made: Made,
+) -> Result<Signer, SignatureError> {
     if !signed.armored.starts_with("-----BEGIN SSH SIGNATURE-----") {
         return Err(SignatureError::NotSsh);
     }
@@ -111,7 +121,7 @@ pub(crate) fn verify(
     if signature.version() != SshSig::VERSION {
         return Err(SignatureError::Unreadable(format!("version {}", signature.version())));
     }
-    if signature.namespace() != NAMESPACE {
+    if signature.namespace() != namespace {
         return Err(SignatureError::Namespace(signature.namespace().to_owned()));
     }
     let fingerprint = signature.public_key().fingerprint(HashAlg::Sha256).to_string();
@@ -120,7 +130,7 @@ pub(crate) fn verify(
     let Some(first) = listed.peek().copied() else {
         return Err(SignatureError::UnknownKey(fingerprint));
     };
-    let mut in_time = listed.filter(|signer| is_valid(signer, made.claimed)).peekable();
+    let mut in_time = listed.filter(|signer| is_valid(signer, namespace, made.claimed)).peekable();
     let Some(one) = in_time.peek().copied() else {
         return Err(SignatureError::OutsideValidity { name: first.principals[0].clone(), fingerprint });
     };
@@ -129,13 +139,13 @@ pub(crate) fn verify(
     };
     signer
         .key
-        .verify(NAMESPACE, &signed.payload, &signature)
+        .verify(namespace, &signed.payload, &signature)
         .map_err(|_| SignatureError::Tampered(signer.principals[0].clone()))?;
     Ok(Signer { principals: signer.principals.clone(), fingerprint, valid_before: signer.valid_before })
 }
 
-fn is_valid(signer: &AllowedSigner, time: i64) -> bool {
-    signer.namespaces.as_ref().is_none_or(|names| names.iter().any(|name| name == NAMESPACE))
+fn is_valid(signer: &AllowedSigner, namespace: &str, time: i64) -> bool {
+    signer.signs_in(namespace)
         && signer.valid_after.is_none_or(|after| time >= after)
         && !signer.has_expired(time)
 }

@@ -37,6 +37,11 @@ impl AllowedSigner {
         self.key.fingerprint(ssh_key::HashAlg::Sha256).to_string()
     }
 
+    /// True if it may sign in a namespace.
+    pub fn signs_in(&self, namespace: &str) -> bool {
+        self.namespaces.as_ref().is_none_or(|names| names.iter().any(|name| name == namespace))
+    }
+
     /// True if the key is no longer valid at a time, in seconds since 1970.
     pub(crate) fn has_expired(&self, time: i64) -> bool {
         self.valid_before.is_some_and(|before| time > before)

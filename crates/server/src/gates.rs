@@ -48,7 +48,17 @@ pub fn gates(dir: &Path, to: &StageName, commit: &CommitId) -> Result<Vec<Verdic
     let layout = Layout::new(dir);
     let repository = fleet_view::open(&layout).map_err(GateError::Fleet)?;
     let config = fleet_view::head_config(&repository).map_err(GateError::Fleet)?;
-    of_merge(&layout, &repository, &config, to, commit)
+    of_merge(&layout, &repository, &config, to, commit).map(|asked| asked.verdicts)
+}
+
+/// What the gates said, and what they were shown.
+pub(crate) struct Asked {
+    /// Their words.
+    pub(crate) verdicts: Vec<Verdict>,
+    /// The devices of the stage before; none if no gate was to be asked.
+    pub(crate) devices: Vec<Judged>,
+    /// The release revision that the commit pins.
+    pub(crate) release: Option<String>,
 }
 
 /// As [`gates`], with the repository as the hook sees it.
@@ -58,15 +68,19 @@ pub(crate) fn of_merge(
     config: &FleetConfig,
     to: &StageName,
     commit: &CommitId,
-) -> Result<Vec<Verdict>, GateError> {
+) -> Result<Asked, GateError> {
     let stage = config.stage(to).ok_or_else(|| GateError::NoStage(to.clone()))?;
     let base = repository.branch(&stage.branch)?;
     let asked = fleet_view::gates_into(repository, to, base.as_ref(), commit, config);
     let rules = fleet_view::rules_at(repository, commit, to, config).map_err(GateError::Fleet)?;
+    let release = match &rules.suite {
+        Some(Suite::Release(release)) => Some(release.to_string()),
+        Some(Suite::Rolling) | None => None,
+    };
     // Most stages of most fleets have no gates; then nothing needs to be opened.
     let has_waves = in_waves(repository, config, stage.from.as_ref(), commit)?;
     if asked == volary_fleet::Gates::default() && pinned(layout, &rules).is_empty() && !has_waves {
-        return Ok(Vec::new());
+        return Ok(Asked { verdicts: Vec::new(), devices: Vec::new(), release });
     }
     let view = FleetView::read(layout, &FleetView::default());
     // Opening may finish what a killed server left undone, signatures among it.
@@ -82,8 +96,18 @@ pub(crate) fn of_merge(
     })?;
     let mut judge = Judge::new(&view, &depot, mender_poll, volary_host::now());
     let devices: Vec<Judged> = records.into_iter().map(|record| judge.judge(record, None)).collect();
-    let (devices, branches, rollouts) = (&devices, &branches, &rollouts);
-    Question { layout, repository, config, depot: &depot, devices, branches, rollouts }.ask(to, commit)
+    let question = Question {
+        layout,
+        repository,
+        config,
+        depot: &depot,
+        devices: &devices,
+        branches: &branches,
+        rollouts: &rollouts,
+    };
+    let verdicts = question.ask(to, commit)?;
+    let is_before = |device: &Judged| device.record.stage == stage.from;
+    Ok(Asked { verdicts, devices: devices.into_iter().filter(is_before).collect(), release })
 }
 
 /// What is known when gates are asked.

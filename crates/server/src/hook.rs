@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use volary_api::v1::fleet::{Say, Verdict};
 use volary_fleet::{
-    FleetConfig, FleetLock, GitRepository, HookOptions, Images, LOCK_FILE, ReadObjects, RefUpdate, Rules,
-    RulesError, file_at, image_steps, pre_receive as fleet_pre_receive,
+    Evidence, FleetConfig, FleetLock, GitRepository, HookOptions, Images, LOCK_FILE, Merge, ReadObjects,
+    RefUpdate, Rules, RulesError, file_at, image_steps, pre_receive as fleet_pre_receive,
 };
 use volary_model::CommitId;
 
-use crate::{GateError, Layout, fleet_view, gates};
+use crate::config::Config;
+use crate::{GateError, Layout, evidence, fleet_view, gates};
 
 /// The environment variable with the server's folder.
 pub(crate) const SERVER_DIR: &str = "VOLARY_SERVER_DIR";
@@ -51,20 +52,36 @@ fn judge(layout: &Layout, repository: &Path, input: &str) -> Result<(), PushRefu
         .map_err(|error| PushRefused(vec![format!("{error}")]))?;
     fleet_pre_receive(repository, &updates, &HookOptions::default())
         .map_err(|rejections| PushRefused(rejections.iter().map(ToString::to_string).collect()))?;
-    let mut closed = closed_gates(layout, repository, &updates).map_err(|error| {
+    let (mut closed, evidence) = closed_gates(layout, repository, &updates).map_err(|error| {
         PushRefused(vec![format!("the gates cannot be asked: {error}; nothing was changed, try again")])
     })?;
     closed.extend(
         missing_images(layout, repository, &updates)
             .map_err(|error| PushRefused(vec![format!("the pinned images cannot be read: {error}")]))?,
     );
-    if closed.is_empty() { Ok(()) } else { Err(PushRefused(closed)) }
+    if !closed.is_empty() {
+        return Err(PushRefused(closed));
+    }
+    for evidence in &evidence {
+        evidence::leave(layout, evidence).map_err(|error| {
+            PushRefused(vec![format!("the evidence cannot be kept: {error}; nothing was changed")])
+        })?;
+    }
+    Ok(())
 }
 
-/// A sentence for each gate that keeps the push out.
-fn closed_gates(layout: &Layout, repository: &Path, updates: &[RefUpdate]) -> Result<Vec<String>, GateError> {
+/// A sentence for each gate that keeps the push out, and what the gates said.
+fn closed_gates(
+    layout: &Layout,
+    repository: &Path,
+    updates: &[RefUpdate],
+) -> Result<(Vec<String>, Vec<Evidence>), GateError> {
     let objects = GitRepository::open(repository)?;
+    let own = Config::read(&layout.config()).ok();
+    let fleet = own.as_ref().map_or("", |own| own.fleet.as_str());
+    let pushed_by = std::env::var(PUSHED_BY).unwrap_or_default();
     let mut closed = Vec::new();
+    let mut taken = Vec::new();
     for update in updates {
         // A new branch is where the stage before is: nothing is merged into it yet.
         let (Some(branch), Some(old), Some(new)) = (update.branch(), &update.old, &update.new) else {
@@ -77,14 +94,27 @@ fn closed_gates(layout: &Layout, repository: &Path, updates: &[RefUpdate]) -> Re
         let Some(stage) = config.stage_of_branch(branch).filter(|stage| stage.from.is_some()) else {
             continue;
         };
-        let overridden: Vec<&str> = overrides(&commit.message).map(|(gate, _)| gate).collect();
-        for verdict in gates::of_merge(layout, &objects, &config, &stage.name, merged)? {
-            if verdict.say != Say::Go && !overridden.contains(&verdict.gate.as_str()) {
-                closed.push(sentence(&stage.branch, &verdict));
+        let why = |asked: &str| {
+            let mut found = overrides(&commit.message).filter(|(gate, _)| *gate == asked);
+            found.next().map(|(_, why)| why.to_owned())
+        };
+        let asked = gates::of_merge(layout, &objects, &config, &stage.name, merged)?;
+        for verdict in &asked.verdicts {
+            if verdict.say != Say::Go && why(&verdict.gate).is_none() {
+                closed.push(sentence(&stage.branch, verdict));
             }
         }
+        let from = stage.from.as_ref().expect("stages without one were passed over");
+        let merge = Merge { merge: new, base: old, commit: merged };
+        taken.push(Evidence {
+            pushed_by: pushed_by.clone(),
+            release: asked.release,
+            gates: evidence::words(&asked.verdicts, why).collect(),
+            devices: evidence::devices(asked.devices.iter()),
+            ..Evidence::new(fleet, &stage.name, from, merge, volary_host::now())
+        });
     }
-    Ok(closed)
+    Ok((closed, taken))
 }
 
 /// A sentence for each image that a push pins first and that the server does not have. A merge

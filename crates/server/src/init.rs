@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::depot::Depot;
 use crate::http::auth::{hash, new_secret, role_text};
 use crate::tls::authority::Authority;
-use crate::{Layout, ServerError, hook, repository};
+use crate::{Layout, ServerError, evidence, hook, repository};
 
 /// The file of the operator's key if `init` makes it.
 const OPERATOR_KEY: &str = "operator_ed25519";
@@ -125,9 +125,15 @@ fn fill(
     authority.renew_server(&layout, &config.hosts)?;
     let depot = Depot::create(&layout.archive(), &config.fleet, volary_host::now())?;
     let key = operator_key(&layout, options)?;
+    let evidence = evidence::key(&layout).map_err(ServerError::Option)?;
     let values = TemplateValues {
         fleet_name: config.fleet.clone(),
-        signers: format!("{} namespaces=\"git\" {}\n", options.operator, key.public),
+        signers: format!(
+            "{} namespaces=\"git\" {}\n{}\n",
+            options.operator,
+            key.public,
+            evidence.signers_line(evidence::PRINCIPAL)
+        ),
         archive_key: depot.public_key(),
         archive_url: format!("{}/archive", config.url()),
         ca_certificate: Some(authority.certificate().to_owned()),

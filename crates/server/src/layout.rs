@@ -126,6 +126,16 @@ impl Layout {
         self.root.join("uploaders")
     }
 
+    /// The key that signs evidence.
+    pub fn evidence_key(&self) -> PathBuf {
+        self.root.join("evidence/key")
+    }
+
+    /// Evidence of merges that are on their way.
+    pub fn pending_evidence(&self) -> PathBuf {
+        self.root.join("evidence/pending")
+    }
+
     /// Held while a server runs on this folder.
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")

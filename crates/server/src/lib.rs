@@ -13,6 +13,7 @@ mod config;
 mod depot;
 mod depot_upkeep;
 mod error;
+mod evidence;
 mod export;
 mod facts;
 mod fleet_view;

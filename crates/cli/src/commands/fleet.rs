@@ -11,7 +11,9 @@ use volary_api::client::Client;
 use volary_api::v1::archive::Pin;
 use volary_api::v1::fleet::{Promotion, Say, Verdict};
 use volary_api::v1::image::{Image, ImageChange, PinnedImage};
-use volary_fleet::{FleetConfig, FleetLock, LockedImage, LockedRelease, STAGE_TRAILER};
+use volary_fleet::{
+    APPROVAL_REFS, EVIDENCE_REF, FleetConfig, FleetLock, LockedImage, LockedRelease, STAGE_TRAILER,
+};
 use volary_host::Cmd;
 use volary_model::{DeviceType, ImageName, ReleaseName, Revision, StageName};
 use volary_plan::text;
@@ -92,6 +94,10 @@ pub fn clone(args: &CloneArgs, connection: &Connection, out: &Out) -> Result<(),
         options.push(("commit.gpgsign".into(), "true".into()));
     }
     if name == "fleet" {
+        // What `volary verify` reads without a server: who approved, and why it was allowed.
+        for kept in [APPROVAL_REFS, EVIDENCE_REF] {
+            options.push(("remote.origin.fetch".into(), format!("+{kept}*:{kept}*")));
+        }
         options.push(("gpg.ssh.allowedSignersFile".into(), ".volary/allowed_signers".into()));
     }
     // `git clone -c` keeps these settings in the clone. The token is not among them.

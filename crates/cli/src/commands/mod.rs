@@ -28,6 +28,7 @@ pub mod simulate;
 pub mod source;
 pub mod status;
 pub mod token;
+pub mod verify;
 
 /// Percent-encodes what goes into a query or a path segment.
 pub fn encode(text: &str) -> String {

@@ -8,3 +8,4 @@ mod quorum;
 mod support;
 mod upkeep;
 mod uploads;
+mod verify;

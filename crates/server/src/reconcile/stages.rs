@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::app::App;
+use crate::evidence;
 use crate::fleet_view::FleetView;
 
 /// Reads the fleet repository and notes what moved.
@@ -35,12 +36,20 @@ pub(crate) async fn stages(app: Arc<App>) -> Result<(), String> {
         }
     }
     let changed = view.stages.iter().map(|stage| &stage.tip).ne(before.stages.iter().map(|stage| &stage.tip));
+    let (layout, now) = (app.layout.clone(), view.clone());
+    let settled = tokio::task::spawn_blocking(move || evidence::settle(&layout, &now))
+        .await
+        .map_err(|error| format!("it has a bug: {error}"))?;
     app.view.set(view);
     if changed {
         app.news.notify_waiters();
         app.nudges.devices.notify_one();
         app.nudges.rollouts.notify_one();
         app.nudges.deltas.notify_one();
+    }
+    for evidence in settled.map_err(|problem| format!("evidence cannot be kept in git: {problem}"))? {
+        let text = format!("{} has the evidence for {}", evidence.stage, evidence.merge.short());
+        app.event("evidence-kept", evidence.stage.as_str(), &text).await;
     }
     Ok(())
 }
