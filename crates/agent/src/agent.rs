@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use volary_api::v1::device::{CheckResult, Desired};
 use volary_device::{Effect, Event, Outcome, Phase, State, Target, Urge, next_report, step};
-use volary_fleet::Own;
+use volary_fleet::{FleetConfig, Own};
 use volary_host::{FileError, Lock, LockError, now, read};
 use volary_model::Architecture;
 
@@ -52,6 +52,8 @@ pub struct Agent {
     pub(crate) handed: Handed,
     /// What apt and dpkg said last.
     pub(crate) answers: Answers,
+    /// The units of the archive's packages that are expected to run, as the last report had them.
+    pub(crate) watched_units: Vec<String>,
     /// What the last run of the fleet's checks said.
     pub(crate) checks: Vec<CheckResult>,
     /// If the program was replaced, whether the new one takes the place of this process.
@@ -139,6 +141,7 @@ impl Agent {
             own,
             handed: Handed::default(),
             answers: Answers::default(),
+            watched_units: Vec::new(),
             checks: Vec::new(),
             hands_over: true,
             etag: None,
@@ -166,6 +169,16 @@ impl Agent {
         Repo::open(&self.paths, &self.own)
     }
 
+    /// What the newest commit says in its `volary.yml`; `None` without one, or if it cannot be read.
+    pub(crate) fn rules(&self) -> Option<FleetConfig> {
+        let target = Target {
+            stage: self.state.stage.clone(),
+            commit: self.state.trusted.clone()?,
+            rolling: String::new(),
+        };
+        Some(self.repo().ok()?.wishes(&target).ok()?.rules.config)
+    }
+
     /// For how long a question may stay open at the server, if the fleet wants that.
     pub fn long_poll(&self) -> Option<Duration> {
         Some(self.long_poll).filter(|wait| !wait.is_zero())
@@ -177,6 +190,12 @@ impl Agent {
     /// [`AgentError`].
     pub fn another_server(&self) -> Result<Server, AgentError> {
         server(&self.paths, &self.config, Patience::default())
+    }
+
+    /// The server, if it answered last and does not want to be left alone.
+    pub(crate) fn answering_server(&self) -> Option<&Server> {
+        let answers = self.state.memory.unanswered == 0 && self.server.quiet_until().is_none();
+        answers.then_some(&self.server)
     }
 
     /// How to tell the agent that it is to end.
@@ -487,6 +506,7 @@ impl Agent {
         }
         self.spool.keep(&report, news::kind(&report, self.told.as_ref()))?;
         self.told = Some(Signs::of(&report));
+        self.watched_units = report.units.into_keys().collect();
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use volary_device::Event;
 use volary_host::{Cmd, now};
+use volary_model::{CommitId, StageName};
 
 use crate::agent::{Agent, AgentError, Ending};
+use crate::metrics::{Meter, Plan};
 use crate::paths::Paths;
 use crate::slots::switch;
 use crate::{listen, log};
@@ -43,7 +45,9 @@ enum Wake {
 pub fn run(paths: &Paths) -> Result<(), AgentError> {
     let mut agent = Agent::open(paths)?;
     let (sender, wakes) = mpsc::channel();
-    hear_signals(agent.ending(), sender.clone());
+    let meter = Meter::start(paths);
+    let mut measures = Measures { meter: meter.clone(), followed: None };
+    hear_signals(agent.ending(), sender.clone(), meter);
     let mut listening: Option<JoinHandle<()>> = None;
     log::say(format!(
         "volary-agent {} of {} follows {} at {}",
@@ -63,6 +67,9 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
                 AFTER_ERROR
             }
         };
+        if agent.hands_over && replaced_program().is_some() {
+            measures.end(false);
+        }
         agent.hands_over &= become_the_new_version();
         if told.elapsed() >= HEALTH {
             if let Err(error) = agent.tell_if_free() {
@@ -75,26 +82,81 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
         {
             listening = listen_for_news(&agent, wait, sender.clone());
         }
+        measures.follow(&agent);
+        measures.send(&agent);
         // A clock that jumped must not put the device to sleep for a year.
-        match wakes.recv_timeout(wait.min(Duration::from_secs(24 * 3600))) {
+        let wait = wait.min(Duration::from_secs(24 * 3600));
+        match measures.send_while_waiting(&agent, &wakes, wait) {
             Ok(Wake::End) | Err(RecvTimeoutError::Disconnected) => break,
             Ok(Wake::Nudge) => event = Event::Nudged { again: false },
             Ok(Wake::News) => event = Event::Due,
             Err(RecvTimeoutError::Timeout) => event = Event::Due,
         }
     }
+    measures.end(true);
     log::say("ends between two steps, as asked");
     Ok(())
 }
 
+/// The measurements, which go on by themselves: the daemon says what is to be measured, and lends its
+/// connection when it has one.
+struct Measures {
+    meter: Meter,
+    /// What the plan was made from.
+    followed: Option<(StageName, Option<CommitId>, Vec<String>)>,
+}
+
+impl Measures {
+    fn follow(&mut self, agent: &Agent) {
+        let state = agent.state();
+        let from = (state.stage.clone(), state.trusted.clone(), agent.watched_units.clone());
+        if self.followed.as_ref() != Some(&from) {
+            self.meter.follow(Plan::of(agent));
+            self.followed = Some(from);
+        }
+    }
+
+    fn send(&self, agent: &Agent) {
+        if let Some(server) = agent.answering_server() {
+            self.meter.send_if_due(server);
+        }
+    }
+
+    /// Waits for what wakes the daemon. If that takes so long that measurements would be late, they are
+    /// sent meanwhile.
+    fn send_while_waiting(
+        &self,
+        agent: &Agent,
+        wakes: &Receiver<Wake>,
+        wait: Duration,
+    ) -> Result<Wake, RecvTimeoutError> {
+        let started = Instant::now();
+        loop {
+            let left = wait.saturating_sub(started.elapsed());
+            let can_send = agent.answering_server().is_some();
+            let until_sending = self.meter.wakes_in().filter(|_| can_send).unwrap_or(left);
+            match wakes.recv_timeout(until_sending.min(left)) {
+                Err(RecvTimeoutError::Timeout) if started.elapsed() < wait => self.send(agent),
+                woken => return woken,
+            }
+        }
+    }
+
+    fn end(&mut self, for_good: bool) {
+        self.meter.end(for_good);
+        self.followed = None;
+    }
+}
+
 /// Outside of a step that changes the device, an end is an end at once: the main thread may be
 /// waiting for a server that is away, and every state on disk is one to go on from.
-fn hear_signals(ending: Arc<Ending>, sender: Sender<Wake>) {
+fn hear_signals(ending: Arc<Ending>, sender: Sender<Wake>, meter: Meter) {
     match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
         Ok(mut signals) => {
             std::thread::spawn(move || {
                 for signal in signals.forever() {
                     if signal != SIGHUP && !ending.changing.load(Ordering::SeqCst) {
+                        meter.end(true);
                         log::say("ends, as asked");
                         std::process::exit(0);
                     }

@@ -373,6 +373,29 @@ impl Server {
         }
     }
 
+    /// Sends measurements that are JSON already, in one request. They may be sent twice: the server knows
+    /// them by their ids.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn metrics(&self, lines: &[Vec<u8>]) -> Result<ReceivedBatch, HttpError> {
+        let path = "/device/v1/metrics";
+        let packed = gzip(&lines.join(&b'\n'));
+        let send = || {
+            self.agent
+                .post(self.at(path))
+                .header(header::CONTENT_TYPE, "application/x-ndjson")
+                .header(header::CONTENT_ENCODING, "gzip")
+                .send(&packed)
+        };
+        // A kept connection may have been closed just now.
+        let sent = match send() {
+            Err(ureq::Error::Io(_) | ureq::Error::ConnectionFailed) => send(),
+            sent => sent,
+        };
+        self.json(path, sent)
+    }
+
     /// Asks whether the device may change itself now.
     ///
     /// # Errors
@@ -530,7 +553,8 @@ fn after(text: &str, now: Timestamp) -> Option<Timestamp> {
     Some(until.min(latest))
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+/// Packs bytes.
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     use std::io::Write;
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).expect("a Vec takes any write");

@@ -28,6 +28,7 @@ pub mod key;
 pub mod ledger;
 pub mod listen;
 pub mod log;
+pub mod metrics;
 pub mod news;
 pub mod path;
 pub mod paths;

@@ -45,6 +45,7 @@ volary-agent: follows a branch of a fleet repository
                                 no convergence begins until it is released, or for that long
   volary-agent release [--json] ends a hold
   volary-agent status [--json]  what this device is, what it waits for, how its last convergence ended
+  volary-agent metrics [--json] what this device measures, with its values now
   volary-agent log [-n 20] [--json]
                                 how the last convergences ended and why, newest first
   volary-agent confirm [--json] ends the confirmation of a change early: it stays
@@ -183,6 +184,7 @@ fn run() -> Result<Exit, MainError> {
         }
         "status" => status(&paths, parser),
         "plan" => plan(&paths, parser),
+        "metrics" => metrics(&paths, parser),
         "log" => show_log(&paths, parser),
         "rescue" => rescue_from_outside(&paths, parser),
         "keep-packages" => keep_packages(&paths, parser),
@@ -479,6 +481,17 @@ fn status(paths: &Paths, parser: lexopt::Parser) -> Result<Exit, MainError> {
     let config = Config::load(paths).map_err(AgentError::Config)?;
     let (_, state) = Ledger::open(paths, &config).map_err(AgentError::Ledger)?;
     print_status(paths, &config, &state, json);
+    Ok(Exit::Good)
+}
+
+fn metrics(paths: &Paths, parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let [json] = flags(parser, ["json"])?;
+    let shown = volary_agent::metrics::show(&Agent::open(paths)?);
+    if json {
+        print_json(&shown)
+    } else {
+        log::print(shown.text())
+    }
     Ok(Exit::Good)
 }
 

@@ -156,6 +156,11 @@ impl Paths {
         self.state.join("spool")
     }
 
+    /// Measurements that wait to be sent.
+    pub fn metrics(&self) -> PathBuf {
+        self.state.join("metrics")
+    }
+
     /// How the last convergences ended, one JSON a line.
     pub fn history(&self) -> PathBuf {
         self.state.join("history.jsonl")

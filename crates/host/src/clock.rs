@@ -17,6 +17,12 @@ pub fn since_boot() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// Time since the machine was switched on, sleep left out: the clock of the journal.
+pub fn awake() -> Duration {
+    let time = clock_gettime(ClockId::Monotonic);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 /// The id of this boot; empty where the kernel does not tell.
 pub fn boot_id() -> String {
     let text = crate::read_to_string(Path::new("/proc/sys/kernel/random/boot_id"));

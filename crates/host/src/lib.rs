@@ -12,7 +12,7 @@ mod file;
 mod lock;
 mod mounts;
 
-pub use clock::{boot_id, now, set_clock, since_boot};
+pub use clock::{awake, boot_id, now, set_clock, since_boot};
 pub use cmd::{Cmd, CmdError, Output, Stop, tail};
 pub use file::{
     FileError, NewFile, create_dir, read, read_to_string, remove_if_exists, sync_dir, write_atomic,

@@ -9,7 +9,7 @@ use volary_host::{Cmd, Output};
 use crate::fleet::Fleet;
 use crate::stub::Stub;
 
-fn agent(root: &Path, args: &[&str]) -> Cmd {
+pub fn agent(root: &Path, args: &[&str]) -> Cmd {
     Cmd::new(env!("CARGO_BIN_EXE_volary-agent")).env("VOLARY_AGENT_ROOT", root).args(args)
 }
 
@@ -18,19 +18,19 @@ fn said(output: &Output) -> String {
 }
 
 #[track_caller]
-fn check(root: &Path, args: &[&str], status: i32, expected: &str) {
+pub fn check(root: &Path, args: &[&str], status: i32, expected: &str) {
     let output = agent(root, args).run().unwrap();
     let text = said(&output);
     assert_eq!(output.status.code(), Some(status), "{args:?}: {text}");
     assert!(text.contains(expected), "{args:?}: {text}");
 }
 
-fn start(root: &Path) -> Child {
+pub fn start(root: &Path) -> Child {
     let mut command = agent(root, &["daemon"]).into_std();
     command.stderr(Stdio::inherit()).stdin(Stdio::null()).spawn().unwrap()
 }
 
-fn end(mut child: Child, signal: &str) -> Option<i32> {
+pub fn end(mut child: Child, signal: &str) -> Option<i32> {
     Cmd::new("kill").args([signal, &child.id().to_string()]).check().unwrap();
     let started = Instant::now();
     loop {

@@ -11,6 +11,7 @@ mod enrolment;
 mod fleet;
 mod images;
 mod inventory;
+mod metrics;
 mod offline;
 mod operate;
 mod stub;

@@ -15,6 +15,7 @@ use volary_api::join::JoinToken;
 use volary_api::v1::device::{
     AskTurn, Desired, Enroll, Enrolled, Outcome, ReceivedBatch, RefusedReport, Report, Turn, WantObjects,
 };
+use volary_api::v1::metrics::Samples;
 use volary_fleet::{GitRepository, pack_for_device};
 use volary_model::{CommitId, DeviceName};
 
@@ -69,6 +70,10 @@ pub struct World {
     pub knows_batches: bool,
     /// Ids of reports that it never takes in a batch.
     pub refuses: Vec<String>,
+    /// Measurements that came.
+    pub metrics: Vec<Samples>,
+    /// True if it takes measurements; an older server does not.
+    pub knows_metrics: bool,
     /// What it says to a device that asks for a turn.
     pub turn: Turn,
     /// What the last one that asked for a turn said.
@@ -110,6 +115,8 @@ impl Stub {
             reports: Vec::new(),
             knows_batches: true,
             refuses: Vec::new(),
+            metrics: Vec::new(),
+            knows_metrics: true,
             turn: Turn::Granted { seconds: 600 },
             asked: None,
             requests: Vec::new(),
@@ -384,6 +391,20 @@ fn answer(request: &Request, shared: &Shared) -> (u16, String, Vec<u8>) {
                 }
                 received.received.push(report.id.clone());
                 world.reports.push(report);
+            }
+            json(serde_json::to_value(received).unwrap())
+        }
+        "POST /device/v1/metrics" if world.knows_metrics => {
+            let body = if request.packed { unpacked(&request.body) } else { request.body.clone() };
+            let mut received = ReceivedBatch::default();
+            for (line, text) in (1..).zip(String::from_utf8(body).unwrap().lines()) {
+                let samples: Samples = serde_json::from_str(text).unwrap();
+                if world.refuses.contains(&samples.boot_id) {
+                    received.refused.push(RefusedReport { line, error: "not liked".to_owned() });
+                    continue;
+                }
+                received.received.push(samples.id.clone());
+                world.metrics.push(samples);
             }
             json(serde_json::to_value(received).unwrap())
         }
