@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory campaign-archive campaign-builds fuzz powercut simulate clean
+.PHONY: help setup build agent-deb check test test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory campaign-archive campaign-builds fuzz powercut simulate simulate-judge clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -117,6 +117,10 @@ RUNS ?= 100000
 
 simulate: setup ## Run the devices' machine in RUNS=100000 worlds that are out to break it
 	@cargo xtask simulate --runs $(RUNS)
+	@cargo xtask figures
+
+simulate-judge: setup ## Count how often the judges are wrong, on made-up fleets, and write docs/judges.md
+	@cargo xtask simulate-judge --runs $(if $(filter file,$(origin RUNS)),2000,$(RUNS)) --seed $(if $(filter file,$(origin SEED)),1,$(SEED))
 	@cargo xtask figures
 
 fuzz: setup ## Fuzz every parser, SECONDS_EACH=600 each, or only those in ONLY

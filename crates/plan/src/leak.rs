@@ -36,6 +36,10 @@ const EACH_CYCLE: f64 = 0.25;
 /// touch eight, so that the others show nothing more often than not.
 const RISEN: f64 = 0.75;
 
+/// The part of the expected rise that the last two cycles together must show. Above 1, since the tail of a slow
+/// warm-up comes close to it.
+const OF_LAST: f64 = 1.03;
+
 /// The part of the expected rise that the floor must show: saw teeth blur it.
 const OF_FLOOR: f64 = 0.5;
 
@@ -165,7 +169,7 @@ impl Shape {
         let cycle = at_least * self.level / CYCLES as f64;
         let risen = self.rises.iter().filter(|rise| **rise > EACH_CYCLE * cycle).count() as f64;
         self.level > 0.0
-            && self.last_rise > 2.0 * cycle
+            && self.last_rise > OF_LAST * 2.0 * cycle
             && self.middle_rise > cycle
             && risen >= RISEN * self.rises.len() as f64
             && self.floor_rises.0 > OF_FLOOR * 2.0 * cycle

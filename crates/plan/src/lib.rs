@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod alert;
+pub mod compare;
 pub mod condition;
 pub mod gate;
 pub mod leak;

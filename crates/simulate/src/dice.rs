@@ -28,6 +28,13 @@ impl Dice {
         if until <= from { from } else { from + self.next() % (until - from) }
     }
 
+    /// A number from 0 until before 1.
+    #[allow(clippy::cast_precision_loss)]
+    pub(crate) fn unit(&mut self) -> f64 {
+        // 53 bits are what a float holds exactly.
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
     /// True so many times out of a thousand.
     pub(crate) fn chance(&mut self, thousandth: u64) -> bool {
         self.next() % 1000 < thousandth

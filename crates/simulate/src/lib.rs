@@ -14,6 +14,7 @@ mod device;
 mod dice;
 mod disk;
 mod effects;
+pub mod judges;
 mod people;
 mod plan;
 mod rules;

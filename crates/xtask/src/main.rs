@@ -19,6 +19,7 @@ mod foreign;
 mod fuzz;
 mod image_demo;
 mod simulate;
+mod simulate_judge;
 mod target;
 mod tidy;
 mod workspace;
@@ -66,6 +67,8 @@ enum Command {
     Fuzz(fuzz::FuzzArgs),
     /// Run the devices' machine in virtual time, in many worlds; prints figures
     Simulate(simulate::SimulateArgs),
+    /// Count how often judges are wrong, on made-up fleets; writes docs/judges.md and prints figures
+    SimulateJudge(simulate_judge::SimulateJudgeArgs),
     /// Take down stale labs and remove cached roots
     Clean,
 }
@@ -106,6 +109,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::CampaignArchive(args) => campaign_archive::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Simulate(args) => simulate::run(&args, &Workspace::find()?),
+        Command::SimulateJudge(args) => simulate_judge::run(&args, &Workspace::find()?),
         Command::TestForeign(args) => foreign::run(&args),
         Command::Figures => figures::write_page(&Workspace::find()?),
         Command::Clean => Ok(volary_testkit::Cache::open()?.clear()?),
