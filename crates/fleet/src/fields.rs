@@ -81,6 +81,11 @@ impl<'a> Fields<'a> {
         Self::any(self.required(name)?, &self.at(name))
     }
 
+    /// The map `node`, in which any key may stand: what keys it may have depends on one of them.
+    pub fn of_any_key(node: &'a Node, path: &str) -> Result<Self, FieldError> {
+        Self::any(node, path)
+    }
+
     fn any(node: &'a Node, path: &str) -> Result<Self, FieldError> {
         let entries: &[_] = match &node.value {
             Value::Map(entries) => entries,

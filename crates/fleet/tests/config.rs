@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::civil::{Weekday, date};
 use volary_fleet::{DriftAction, FleetConfig, Freeze, Moment, SERIES, Zone};
-use volary_model::StageName;
+use volary_model::{Bound, Severity, StageName, WatchKind};
 
 const STAGES: &str = "version: 1\nstages:\n  dev: { branch: master }\n  prod: { branch: prod, from: dev }\n";
 
@@ -244,4 +244,75 @@ fn mistakes_about_metrics_are_named() {
     let twice = "{ files: { fleet_q: /run/q }, commands: { fleet_q: up } }";
     check(twice, &["metrics.prod.commands", "fleet_q is the name of a file and of a command"]);
     check("{ journal: 1000 }", &["metrics.prod.journal", "at most 200 lines a minute"]);
+}
+
+#[test]
+fn watch_rules_are_read_with_their_defaults() {
+    let rules = parse(
+        "watch:\n  - { name: leak, kind: leak, series: 'unit_memory_bytes{unit=\"app-*\"}', stages: prod }\n  \
+         - { name: low, kind: threshold, series: disk_free_bytes, of: disk_size_bytes, below: 5%, severity: critical }\n  \
+         - { name: swap, kind: threshold, series: swap_used_bytes, above: 64 MiB, for: 1m, clear: 2m, text: look }\n  \
+         - { name: flaps, kind: flapping }\n  - { name: gone, kind: absence, longer_than: 1h }\n",
+    )
+    .watch;
+    let names: Vec<(&str, &str)> =
+        rules.iter().map(|rule| (rule.name.as_str(), rule.kind.as_str())).collect();
+    let expected = [
+        ("leak", "leak"),
+        ("low", "threshold"),
+        ("swap", "threshold"),
+        ("flaps", "flapping"),
+        ("gone", "absence"),
+    ];
+    assert_eq!(names, expected);
+    let WatchKind::Leak { series, window, at_least } = &rules[0].kind else { panic!("{:?}", rules[0]) };
+    assert_eq!(series.to_string(), "unit_memory_bytes{unit=\"app-*\"}");
+    assert_eq!((*window, *at_least), (Duration::from_secs(7 * 86_400), 0.09));
+    assert_eq!((rules[0].stages.as_slice(), rules[0].severity), (&[stage("prod")][..], Severity::Warning));
+    assert_eq!((rules[0].held_for, rules[0].clear_after), (Duration::ZERO, Duration::from_secs(7 * 3600)));
+    let WatchKind::Threshold { bound, part_of, .. } = &rules[1].kind else { panic!("{:?}", rules[1]) };
+    assert_eq!((*bound, part_of.as_deref()), (Bound::Below(0.05), Some("disk_size_bytes")));
+    assert_eq!((rules[1].severity, rules[1].held_for), (Severity::Critical, Duration::from_secs(300)));
+    let WatchKind::Threshold { bound, .. } = &rules[2].kind else { panic!("{:?}", rules[2]) };
+    assert_eq!((*bound, rules[2].text.as_str()), (Bound::Above(67_108_864.0), "look"));
+    assert_eq!(
+        (rules[2].held_for, rules[2].clear_after),
+        (Duration::from_secs(60), Duration::from_secs(120))
+    );
+    assert_eq!(rules[3].clear_after, Duration::from_secs(600));
+}
+
+#[test]
+fn a_watch_rule_that_cannot_be_read_says_why() {
+    let check = |rule: &str, expected: &str| {
+        let text = format!("{STAGES}watch:\n  - {{ {rule} }}\n");
+        let error = FleetConfig::parse(&text).unwrap_err().to_string();
+        assert!(error.starts_with("line 6, watch[0]") && error.contains(expected), "{error}");
+    };
+    check("name: a", "the key \"kind\" is missing");
+    check("name: a, kind: leek, series: x", "there is no kind \"leek\"; did you mean \"leak\"?");
+    check("name: a, kind: leak", "the key \"series\" is missing");
+    check("name: A, kind: flapping", "\"A\" is no name of a rule");
+    check("name: a, kind: leak, series: x, above: 3", "the key \"above\" is unknown");
+    check("name: a, kind: leak, series: 'x{', window: 7d", "series");
+    check("name: a, kind: threshold, series: x", "there is no bound");
+    check("name: a, kind: threshold, series: x, above: 1, below: 0", "there are two bounds");
+    check("name: a, kind: threshold, series: x, above: NaN", "\"NaN\" is not a number");
+    check("name: a, kind: threshold, series: x, above: 5%", "\"5%\" is not a number");
+    check("name: a, kind: threshold, series: x, above: 5, of: y", "\"5\" is not a percentage");
+    check("name: a, kind: threshold, series: x, above: 5%, of: 'y{}'", "is no name of a series");
+    check("name: a, kind: flapping, restarts: 0", "0 would always hold");
+    check("name: a, kind: flapping, stages: [produ]", "there is no stage \"produ\"");
+    check("name: a, kind: flapping, severity: bad", "severity");
+    check("name: a, kind: version-skew, longer_than: 0s", "out of range");
+    let two =
+        format!("{STAGES}watch:\n  - {{ name: a, kind: flapping }}\n  - {{ name: a, kind: clock-skew }}\n");
+    assert!(FleetConfig::parse(&two).unwrap_err().to_string().contains("there are two rules \"a\""));
+    assert!(
+        FleetConfig::parse(&format!("{STAGES}watch: 3\n"))
+            .unwrap_err()
+            .to_string()
+            .contains("this is not a list")
+    );
+    assert_eq!(parse("watch: []\n").watch, []);
 }

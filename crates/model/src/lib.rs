@@ -13,6 +13,7 @@ mod place;
 mod recipe;
 mod release;
 mod slot;
+mod watch;
 
 pub use build::{BuildMethod, BuildScope};
 pub use digest::Digest;
@@ -24,3 +25,4 @@ pub use place::Place;
 pub use recipe::{AptSource, ArchiveSource, BootFile, BootLoader, Mirror, Recipe};
 pub use release::{ReleaseName, ReleaseRef, Revision, Suite};
 pub use slot::Slot;
+pub use watch::{Bound, SeriesPattern, Severity, WatchKind, WatchRule, sibling};

@@ -11,12 +11,13 @@ mod gates;
 mod metrics;
 mod rollout;
 mod stages;
+mod watch;
 mod windows;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use volary_model::StageName;
+use volary_model::{StageName, WatchRule};
 
 use crate::fields::{FieldError, Fields, did_you_mean};
 
@@ -35,7 +36,7 @@ const DEFAULT_POLL: Duration = Duration::from_secs(60);
 const LONGEST_POLL: Duration = Duration::from_secs(300);
 
 /// Every section that may stand in the file.
-const SECTIONS: [&str; 19] = [
+const SECTIONS: [&str; 20] = [
     "version",
     "stages",
     "gates",
@@ -55,6 +56,7 @@ const SECTIONS: [&str; 19] = [
     "drift",
     "fresh",
     "metrics",
+    "watch",
 ];
 
 /// The content of `volary.yml`.
@@ -96,6 +98,8 @@ pub struct FleetConfig {
     /// A commit of the stage that is older than this makes a device say that its server may keep
     /// newer ones back.
     pub fresh: BTreeMap<StageName, Duration>,
+    /// Rules that watch devices.
+    pub watch: Vec<WatchRule>,
     /// What devices measure; `None` is nothing. A stage that is not named has the default.
     pub metrics: BTreeMap<StageName, Option<Metrics>>,
 }
@@ -135,6 +139,7 @@ impl FleetConfig {
             rollout: per_stage(&fields, "rollout", &names, rollout::rollout)?,
             drift: per_stage(&fields, "drift", &names, conduct::drift)?,
             fresh: per_stage(&fields, "fresh", &names, conduct::fresh)?,
+            watch: watch::rules(&fields, &names)?,
             metrics: per_stage(&fields, "metrics", &names, metrics::metrics)?,
         };
         let contradiction = config.first_stage_gate(&fields).or_else(|| config.quorum_too_high(&fields));
