@@ -119,8 +119,8 @@ simulate: setup ## Run the devices' machine in RUNS=100000 worlds that are out t
 	@cargo xtask simulate --runs $(RUNS)
 	@cargo xtask figures
 
-simulate-judge: setup ## Count how often the judges are wrong, on made-up fleets, and write docs/judges.md
-	@cargo xtask simulate-judge --runs $(if $(filter file,$(origin RUNS)),2000,$(RUNS)) --seed $(if $(filter file,$(origin SEED)),1,$(SEED))
+simulate-judge: setup ## Count how often the judges are wrong, on made-up fleets, and write docs/judges.md (some 8 minutes)
+	@cargo xtask simulate-judge --runs $(if $(filter file,$(origin RUNS)),1000,$(RUNS)) --seed $(if $(filter file,$(origin SEED)),1,$(SEED))
 	@cargo xtask figures
 
 fuzz: setup ## Fuzz every parser, SECONDS_EACH=600 each, or only those in ONLY

@@ -22,6 +22,9 @@ const PER_CYCLE: usize = 4;
 
 const BLOCKS: usize = CYCLES * PER_CYCLE;
 
+/// A block counts at most so many values: one in five minutes, if the window is a week.
+const PER_BLOCK: usize = 72;
+
 /// A block is told by its lower decile, since what garbage collection and short peaks add lies above it.
 const FLOOR_PART: f64 = 0.1;
 
@@ -110,13 +113,22 @@ pub fn judge(rule: &LeakRule, points: &[Point], starts: &[Timestamp], now: Times
     }
 }
 
-/// The lower decile of each block of the window; `None` where there are no points.
+/// The lower decile of each block of the window; `None` where there are no points. Points that are denser than
+/// one in five minutes of a week are averaged to that first, as older ones are in the store: the decile of
+/// single values lies lower than that of means, which would look like a step.
 fn blocks(points: &[Point], from: Timestamp, window: Duration) -> [Option<f64>; BLOCKS] {
     let edge = |block: usize| series::after(from, window.mul_f64(block as f64 / BLOCKS as f64));
     std::array::from_fn(|block| {
         let inside = series::between(points, edge(block), edge(block + 1));
-        let values: Vec<f64> =
-            inside.iter().map(|point| point.value).filter(|value| value.is_finite()).collect();
+        let part = |point: &Point| {
+            let part = series::elapsed(from, point.at).as_secs_f64() / window.as_secs_f64();
+            (part * (BLOCKS * PER_BLOCK) as f64) as usize
+        };
+        let known: Vec<Point> = inside.iter().copied().filter(|point| point.value.is_finite()).collect();
+        let values: Vec<f64> = known
+            .chunk_by(|before, after| part(before) == part(after))
+            .map(|chunk| chunk.iter().map(|point| point.value).sum::<f64>() / chunk.len() as f64)
+            .collect();
         quantile(&values, FLOOR_PART)
     })
 }

@@ -18,3 +18,4 @@ pub mod series;
 pub mod stats;
 pub mod text;
 pub mod turn;
+pub mod watch;

@@ -22,6 +22,16 @@ pub fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
+/// A number of bytes in its largest unit, negative ones too: `512 B`, `1.5 MiB`.
+pub fn size(bytes: f64) -> String {
+    const UNITS: [(f64, &str); 4] =
+        [(1_099_511_627_776.0, "TiB"), (1_073_741_824.0, "GiB"), (1_048_576.0, "MiB"), (1024.0, "KiB")];
+    match UNITS.into_iter().find(|(size, _)| bytes.abs() >= *size) {
+        Some((size, unit)) => format!("{:.1} {unit}", bytes / size),
+        None => format!("{bytes:.0} B"),
+    }
+}
+
 /// At most `most` names, and how many more there are.
 pub fn some(names: &[String], most: usize) -> String {
     let shown = names.iter().take(most).cloned().collect::<Vec<_>>().join(", ");
@@ -48,6 +58,16 @@ mod tests {
         ] {
             assert_eq!(duration(Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        let check = |bytes: f64, text: &str| assert_eq!(size(bytes), text);
+        check(0.0, "0 B");
+        check(1023.0, "1023 B");
+        check(1_572_864.0, "1.5 MiB");
+        check(-2048.0, "-2.0 KiB");
+        check(5e12, "4.5 TiB");
     }
 
     #[test]

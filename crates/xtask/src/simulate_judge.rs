@@ -27,7 +27,7 @@ made up, in `crates/simulate/src/judges/`. Other methods are written down from t
 #[derive(Args)]
 pub struct SimulateJudgeArgs {
     /// How many of each case; of the largest fleets a part of that
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 1000)]
     runs: u64,
     /// The seed
     #[arg(long, default_value_t = 1)]

@@ -17,6 +17,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use volary_model::DeviceName;
 
+pub use volary_model::Severity;
+
 pub use fault::{Subject, of_condition};
 pub use silence::{InvalidMatcher, Matcher, Silence};
 pub use words::{details, sentence};
@@ -38,26 +40,6 @@ pub const RELEASE: &str = "release";
 pub const DEVICE_TYPE: &str = "type";
 /// The label of the stage.
 pub const STAGE: &str = "stage";
-
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Severity {
-    /// Worth a look in working hours.
-    Warning,
-    /// Somebody should look now.
-    Critical,
-}
-
-impl Severity {
-    /// Its word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
-}
 
 /// Something that is wrong with one device now.
 #[derive(Debug, Clone, PartialEq, Eq)]

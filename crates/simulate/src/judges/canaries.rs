@@ -183,8 +183,8 @@ pub(super) fn table(runs: u64, seed: u64) -> Table {
         explained: "Fleets of which some devices change. Devices differ by 20 %, samples of one depend on each other \
                     (0.97 from one to the next after 10 min), days have hours, and after the change everything shifts on \
                     all devices. The alarm is that the changed ones are worse. Volary judges a whole promotion: four \
-                    metrics, of which one rises, four looks, and a floor of 5 %; the others judge that metric alone, \
-                    which favours them."
+                    metrics, of which one rises, four looks, and a floor of 5 %; where the groups are too small to show anything \
+                    (3 of 10) it asks a person. The others judge that metric alone, which favours them."
             .to_owned(),
         methods: METHODS.to_vec(),
         rows: cases.map(|(fleet, rise)| row(fleet, rise, runs, seed)).collect(),
