@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    approve, archive, artifact, build, check, device, export_fleet, fleet, image, inventory, release,
+    alert, approve, archive, artifact, build, check, device, export_fleet, fleet, image, inventory, release,
     rollout, server, simulate, source, status, token, verify,
 };
 use crate::config::Connection;
@@ -85,6 +85,12 @@ enum Command {
     /// Enrol, accept and see devices
     #[command(subcommand)]
     Device(device::DeviceCommand),
+    /// See what is wrong in the fleet, and silence it for a while
+    #[command(subcommand)]
+    Alert(alert::AlertCommand),
+    /// See who is told of alerts and measurements
+    #[command(subcommand)]
+    Feed(alert::FeedCommand),
     /// Run the devices' machine in virtual time, in worlds that are out to break it
     Simulate(simulate::SimulateArgs),
     /// Give people and programs access
@@ -140,6 +146,8 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Image(command) => image::run(command, &connection, out),
         Command::Credential(args) => fleet::credential(&args, &connection, out),
         Command::Device(command) => device::run(command, &connection, out),
+        Command::Alert(command) => alert::run(command, &connection, out),
+        Command::Feed(command) => alert::feed(&command, &connection, out),
         Command::Simulate(args) => simulate::simulate(&args, out),
         Command::Token(command) => token::run(command, &connection, out),
         Command::Init(args) => server::init(args, out),

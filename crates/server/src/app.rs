@@ -67,6 +67,8 @@ pub(crate) struct App {
     pub(crate) rolling: Current<String>,
     /// Rings when devices may have something new to do: for questions that stay open.
     pub(crate) news: Notify,
+    /// When this server began.
+    pub(crate) started_at: jiff::Timestamp,
     /// True once the server is to end.
     pub(crate) stop: watch::Receiver<bool>,
     /// Sources that somebody wants looked at now, not only when their time comes.

@@ -11,6 +11,7 @@ use volary_model::{Architecture, SourceName};
 
 use crate::ServerError;
 use crate::export::ExportConfig;
+use crate::feeds::FeedsConfig;
 use crate::status_hook::StatusHook;
 
 /// The version of the file's form that this program writes and reads.
@@ -48,6 +49,8 @@ const KEYS: &[&str] = &[
     "mender",
     "signers",
     "export",
+    "alerts",
+    "feeds",
 ];
 
 /// The configuration of a server.
@@ -148,6 +151,37 @@ pub struct Config {
     /// Suites that are kept up to date elsewhere, each as an `[[export]]`.
     #[serde(default, rename = "export", skip_serializing_if = "Vec::is_empty")]
     pub exports: Vec<ExportConfig>,
+    /// How patient alerts are.
+    #[serde(default, skip_serializing_if = "AlertConfig::is_default")]
+    pub alerts: AlertConfig,
+    /// Who is told of alerts and measurements.
+    #[serde(default, skip_serializing_if = "FeedsConfig::is_default")]
+    pub feeds: FeedsConfig,
+}
+
+/// How patient alerts are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AlertConfig {
+    /// Seconds that a device must be wrong before an alert begins.
+    pub hold: u32,
+    /// Seconds that it must be well before it counts no more.
+    pub settle: u32,
+    /// Days that an alert is kept after its end.
+    pub days: u32,
+}
+
+impl Default for AlertConfig {
+    /// A minute, five minutes, ninety days.
+    fn default() -> Self {
+        Self { hold: 60, settle: 300, days: 90 }
+    }
+}
+
+impl AlertConfig {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Garbage collection of the archive.
@@ -317,6 +351,8 @@ impl Config {
             signers: BTreeMap::new(),
             status_hook: Vec::new(),
             exports: Vec::new(),
+            alerts: AlertConfig::default(),
+            feeds: FeedsConfig::default(),
         }
     }
 
@@ -433,6 +469,7 @@ impl Config {
             return Err("fleet must be a name of 1 to 64 characters".into());
         }
         ExportConfig::check_all(&self.exports)?;
+        self.feeds.check()?;
         if !self.archive_architectures.is_empty() {
             volary_build::check_architectures(&self.archive_architectures)
                 .map_err(|problem| format!("archive_architectures: {problem}"))?;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use volary_api::v1::device::{Convergence, Drift, Failure, Outcome, Report};
 use volary_api::v1::status;
 use volary_model::{Architecture, DeviceName, StageName, Suite};
+use volary_plan::alert::{Firing, Subject, of_condition};
 use volary_plan::condition::{Condition, Ending, Observed, Standing, Tally, Wanted, condition};
 use volary_plan::text;
 use volary_store::{Client, Device, DeviceState};
@@ -27,6 +28,8 @@ pub(crate) struct Judged {
     pub(crate) condition: Condition,
     /// Why not.
     pub(crate) reason: String,
+    /// What fires because of that.
+    pub(crate) firing: Option<Firing>,
 }
 
 /// Judges devices against what their stages want now.
@@ -52,6 +55,7 @@ impl<'a> Judge<'a> {
             record.report.as_deref().and_then(|report| serde_json::from_str(report).ok());
         let seen_at = record.seen_at.max(last_seen);
         let stage = record.stage.as_ref().and_then(|stage| self.view.stage(stage));
+        let observed = observed(&record, report.as_ref(), seen_at);
         let (condition, reason) = match stage {
             None if record.state == DeviceState::Accepted && self.view.read => {
                 let stage = record.stage.as_ref().map_or("none", StageName::as_str);
@@ -74,11 +78,19 @@ impl<'a> Judge<'a> {
                     Client::Agent => stage.map_or(Duration::from_secs(60), |stage| stage.rhythm.poll),
                     Client::Mender => self.mender_poll,
                 };
-                condition(&wanted, &observed(&record, report.as_ref(), seen_at), poll, self.now)
+                condition(&wanted, &observed, poll, self.now)
             }
         };
         let reason = reason.replace("NAME", record.name.as_str());
-        Judged { record, report, seen_at, condition, reason }
+        let firing = of_condition(&Subject {
+            device: &record.name,
+            stage: record.stage.as_ref().map(StageName::as_str),
+            observed: &observed,
+            has: record.suite.as_deref(),
+            condition,
+            reason: &reason,
+        });
+        Judged { record, report, seen_at, condition, reason, firing }
     }
 
     fn offers(&mut self, suite: &Suite, architecture: &Architecture) -> &BTreeMap<String, String> {

@@ -31,6 +31,10 @@ pub(crate) struct Nudges {
     pub(crate) devices: Notify,
     /// A rollout may go on.
     pub(crate) rollouts: Notify,
+    /// Something may fire, or a silence changed.
+    pub(crate) alerts: Notify,
+    /// Feeds may have something to tell.
+    pub(crate) feeds: Notify,
 }
 
 /// What the last run of each reconciler came to.

@@ -134,6 +134,7 @@ async fn start(
         rollouts: Current::default(),
         rolling_out: tokio::sync::Mutex::new(()),
         news: Notify::new(),
+        started_at: volary_host::now(),
         stop: stopping.clone(),
         registry: Registry::default(),
         tokens: Tokens::default(),

@@ -216,7 +216,12 @@ pub(crate) fn description(text: &str) -> String {
 
 /// How long to wait after so many failures in a row.
 pub(crate) fn wait_after(failures: u32) -> Duration {
-    FIRST_WAIT.saturating_mul(1 << failures.min(16)).min(LONGEST_WAIT)
+    doubled(FIRST_WAIT, failures, LONGEST_WAIT)
+}
+
+/// A wait that doubles with each failure in a row, up to the longest.
+pub(crate) fn doubled(first: Duration, failures: u32, longest: Duration) -> Duration {
+    first.saturating_mul(1 << failures.min(16)).min(longest)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The server's records: sources, builds, images, devices, reports, tokens, events.
+//! The server's records: sources, builds, images, devices, reports, alerts, tokens, events.
 //!
 //! One SQLite file in write-ahead mode, one writer and a few readers. No SQL leaves this crate;
 //! what comes out are typed records. The statements use `$1` and no dialect, so that PostgreSQL
@@ -8,11 +8,13 @@
 
 #![warn(missing_docs)]
 
+mod alert;
 mod branch;
 mod build;
 mod db;
 mod device;
 mod event;
+mod feed;
 mod image;
 mod mender;
 mod rebuild;
@@ -26,11 +28,13 @@ mod status;
 mod token;
 mod turn;
 
+pub use alert::{AlertChange, AlertStep, NewSilence, StoredAlert, StoredSilence};
 pub use branch::Branch;
 pub use build::{Build, BuildState, NewBuild};
 pub use db::{Store, StoreError};
 pub use device::{Client, Device, DeviceState, Enrolling, Enrolment, JoinRefusal};
 pub use event::Event;
+pub use feed::{FeedRecord, Leaves, Message, NewMessage};
 pub use image::{Added, Image};
 pub use mender::{Deployment, DeploymentState, MenderDevice};
 pub use rebuild::{BuildFacts, NewRebuild};

@@ -3,6 +3,7 @@
 //! Devices use `/device/v1/…` with their client certificate, people use `/api/v1/…` with a
 //! bearer token. Every refusal of the server is a [`Problem`] with a matching HTTP status.
 
+pub mod alert;
 pub mod archive;
 pub mod build;
 pub mod deployment;

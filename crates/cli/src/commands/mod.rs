@@ -1,5 +1,6 @@
 //! One file for each group of commands.
 
+pub mod alert;
 pub mod approve;
 pub mod archive;
 pub mod archive_export;

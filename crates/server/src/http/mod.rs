@@ -1,5 +1,6 @@
 //! All routes, and what surrounds each request: panics become an answer, and a line in the log.
 
+pub(crate) mod alert;
 pub(crate) mod archive;
 pub(crate) mod auth;
 mod batch;
@@ -119,6 +120,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/trace", get(status::trace))
         .route("/api/v1/events", get(status::events))
+        .route("/api/v1/alerts", get(alert::alerts))
+        .route("/api/v1/alerts/{id}", get(alert::alert))
+        .route("/api/v1/alert-changes", get(alert::changes))
+        .route("/api/v1/silences", get(alert::silences).post(alert::silence))
+        .route("/api/v1/silences/{id}", delete(alert::unsilence))
+        .route("/api/v1/feeds", get(alert::feeds))
         .route("/archive/{*path}", get(files::archive))
         .route("/images/{name}", get(files::image))
         .route("/git/{*path}", any(git::serve))

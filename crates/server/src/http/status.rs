@@ -16,6 +16,7 @@ use volary_plan::condition::Condition;
 use crate::app::App;
 use crate::facts::Judged;
 use crate::fleet_view::StageView;
+use crate::http::alert;
 use crate::http::auth::Viewer;
 use crate::http::build::{api_build, api_source};
 use crate::http::fleet::LimitQuery;
@@ -49,6 +50,7 @@ pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
     let mut problems = view.problems.clone();
     problems.extend(app.outcomes.problems());
     problems.extend(app.exports.problems());
+    problems.extend(alert::feed_problems(app).await?);
     let stages = view
         .stages
         .iter()

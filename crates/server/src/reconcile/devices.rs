@@ -45,6 +45,8 @@ pub(super) async fn devices(app: Arc<App>) -> Result<(), String> {
     for (kind, name, text) in events {
         app.event(kind, &name, &text).await;
     }
+    app.nudges.alerts.notify_one();
+    app.nudges.feeds.notify_waiters();
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The reconcilers: each is woken by a timer or a bell, reads the state, converges, and keeps how
 //! that went. Normal work and recovery after a kill are the same path.
 
+mod alerts;
 mod builds;
 mod deltas;
 mod devices;
@@ -23,9 +24,11 @@ use tokio::task::JoinSet;
 
 use crate::app::App;
 use crate::export;
+use crate::feeds;
 use crate::nudge::Nudges;
 use crate::tls::listener::asked_to_stop;
 
+pub(crate) use alerts::{from_stored, open_alerts, open_silences};
 pub(crate) use builds::recover;
 pub(crate) use rollouts::rollouts;
 pub(crate) use stages::stages;
@@ -41,6 +44,8 @@ const DEVICES: Duration = Duration::from_secs(30);
 
 /// How often rollouts are looked at without a report: pauses end, and silence makes no sound.
 const ROLLOUTS: Duration = Duration::from_secs(15);
+/// How often alerts are looked at without a bell: they begin and end by waiting.
+const ALERTS: Duration = Duration::from_secs(10);
 
 /// How often the mirrors are looked at; each has an interval of its own.
 const MIRRORS: Duration = Duration::from_secs(10);
@@ -106,6 +111,10 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
         Some(|nudges| &nudges.mirrors),
         mirrors::mirrors,
     ));
+    let bell: Option<Bell> = Some(|nudges| &nudges.alerts);
+    tasks.spawn(every(app.clone(), stop.clone(), "alerts", ALERTS, bell, alerts::alerts));
+    tasks.spawn(every(app.clone(), stop.clone(), "old alerts", TIDY, None, alerts::tidy));
+    feeds::start(app, stop, &mut tasks);
     tasks.spawn(mirrors::stopper(app.clone(), stop.clone()));
     tasks.spawn(every(app.clone(), stop.clone(), "publish", PUBLISH, None, builds::publish_all));
     if !app.config.status_hook.is_empty() {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 use volary_host::Cmd;
 use volary_store::{Build, BuildState, Untold};
 
 use crate::app::App;
+use crate::feeds::agent;
 use crate::status_hook::{Stand, Status, StatusHook, description, wait_after};
 
 /// How long one telling may take.
@@ -20,9 +20,6 @@ const AGE: SignedDuration = SignedDuration::from_hours(3 * 24);
 
 /// How much of an answer is read.
 const ANSWER_LIMIT: u64 = 64 << 10;
-
-/// Where Debian keeps the certificate authorities that everybody knows.
-const KNOWN_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Tells all hooks what they do not know yet.
 pub(super) async fn statuses(app: Arc<App>) -> Result<(), String> {
@@ -116,7 +113,10 @@ fn post(app: &App, hook: &StatusHook, status: &Status) -> Result<(), String> {
     let file = app.layout.root().join(file);
     let token = volary_host::read_to_string(&file).map_err(|error| error.to_string())?;
     let request = hook.request(token.trim(), status).ok_or("it has no address")?;
-    let mut post = agent(app, hook)?.post(&request.url).header("user-agent", "volary");
+    let address = hook.url.as_deref().unwrap_or_default();
+    let mut post = agent(app.layout.root(), address, hook.ca_file.as_deref())?
+        .post(&request.url)
+        .header("user-agent", "volary");
     for (name, value) in &request.headers {
         post = post.header(*name, value);
     }
@@ -124,7 +124,7 @@ fn post(app: &App, hook: &StatusHook, status: &Status) -> Result<(), String> {
     let mut answer = post
         .header("content-type", "application/json")
         .send(&body)
-        .map_err(|error| format!("cannot reach {}: {error}", hook.url.as_deref().unwrap_or_default()))?;
+        .map_err(|error| format!("cannot reach {address}: {error}"))?;
     let code = answer.status().as_u16();
     if answer.status().is_success() {
         return Ok(());
@@ -135,30 +135,4 @@ fn post(app: &App, hook: &StatusHook, status: &Status) -> Result<(), String> {
     }
     let line = text.lines().next().unwrap_or_default();
     Err(format!("{} answers {code}: {}", request.url, line.chars().take(200).collect::<String>()))
-}
-
-fn agent(app: &App, hook: &StatusHook) -> Result<ureq::Agent, String> {
-    let file =
-        hook.ca_file.as_ref().map_or_else(|| KNOWN_AUTHORITIES.into(), |file| app.layout.root().join(file));
-    let plain = hook.url.as_deref().is_some_and(|url| url.starts_with("http://"));
-    let mut roots = Vec::new();
-    if !plain {
-        let pem = volary_host::read(&file).map_err(|error| error.to_string())?;
-        for item in rustls_pemfile::certs(&mut pem.as_slice()) {
-            let der = item.map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
-            roots.push(Certificate::from_der(&der).to_owned());
-        }
-    }
-    let tls = TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .root_certs(RootCerts::new_with_certs(&roots))
-        .build();
-    Ok(ureq::Agent::config_builder()
-        .tls_config(tls)
-        .timeout_global(Some(LIMIT))
-        .http_status_as_error(false)
-        // The token is for the address that the operator wrote down.
-        .max_redirects(0)
-        .build()
-        .new_agent())
 }

@@ -1,6 +1,7 @@
 //! A real server with real TLS, asked by real clients: HTTP, git, devices.
 
 mod accounts;
+mod alerts;
 mod archive;
 mod builds;
 mod devices;
@@ -11,6 +12,7 @@ mod mender;
 mod mirrors;
 mod page;
 mod privacy;
+mod recorder;
 mod reports;
 mod rollouts;
 mod server;

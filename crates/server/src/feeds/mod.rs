@@ -1,0 +1,148 @@
+//! Feeds: other systems that are told of alerts and of how devices are. `[feeds.KIND.NAME]` in
+//! `server.toml` turns one on; each runs by itself, and one that is away holds up no other.
+//!
+//! What must arrive (alerts, points of time series) goes through a durable queue (`queue`); what is a
+//! state (Alertmanager's alerts, Icinga's objects) is compared and sent again until it is known there.
+
+mod alertmanager;
+mod http;
+mod labels;
+mod mail;
+mod queue;
+mod webhook;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use volary_plan::alert::{Alert, Change, Silence};
+use volary_store::NewMessage;
+
+use crate::app::App;
+
+pub use alertmanager::AlertmanagerConfig;
+pub(crate) use http::{Endpoint, agent};
+pub use mail::MailConfig;
+pub(crate) use queue::note_full;
+pub use webhook::WebhookConfig;
+
+/// MiB that may wait for one feed, unless it says otherwise: weeks of alerts, hours of measurements.
+const QUEUE: u32 = 64;
+
+/// Who is told, by kind and name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FeedsConfig {
+    /// Programs that take Alertmanager's webhook.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub webhook: BTreeMap<String, WebhookConfig>,
+    /// People.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub mail: BTreeMap<String, MailConfig>,
+    /// Prometheus' Alertmanager.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub alertmanager: BTreeMap<String, AlertmanagerConfig>,
+}
+
+impl FeedsConfig {
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What types do not say.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        for name in self.names() {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            let own = name.split_once('/').map_or("", |(_, own)| own);
+            if own.is_empty() || !own.chars().all(plain) {
+                return Err(format!("feeds: {name}: a name is letters, digits, -, _ and ."));
+            }
+        }
+        let at = |kind: &str, name: &str, result: Result<(), String>| {
+            result.map_err(|problem| format!("feeds.{kind}.{name}: {problem}"))
+        };
+        self.webhook.iter().try_for_each(|(name, feed)| at("webhook", name, feed.check()))?;
+        self.mail.iter().try_for_each(|(name, feed)| at("mail", name, feed.check()))?;
+        self.alertmanager.iter().try_for_each(|(name, feed)| at("alertmanager", name, feed.check()))
+    }
+
+    /// The names of all feeds, as `kind/name`.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        names.extend(self.webhook.keys().map(|name| webhook::feed(name)));
+        names.extend(self.mail.keys().map(|name| mail::feed(name)));
+        names.extend(self.alertmanager.keys().map(|name| alertmanager::feed(name)));
+        names
+    }
+}
+
+/// Something to tell of an alert.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct News<'a> {
+    /// The alert after it.
+    pub(crate) alert: &'a Alert,
+    /// What became of it.
+    pub(crate) change: Change,
+    /// The silences.
+    pub(crate) silences: &'a [Silence],
+    /// The fleet's name.
+    pub(crate) fleet: &'a str,
+    /// The server's address.
+    pub(crate) url: &'a str,
+    /// Now.
+    pub(crate) now: Timestamp,
+}
+
+/// The messages that tell all feeds of it.
+pub(crate) fn messages(config: &FeedsConfig, news: &News<'_>) -> Vec<NewMessage> {
+    let mut messages = Vec::new();
+    for (name, feed) in &config.webhook {
+        let body = webhook::body(name, news);
+        messages.push(NewMessage { feed: webhook::feed(name), limit: limit(feed.queue_mib), body });
+    }
+    for (name, feed) in &config.mail {
+        let body = mail::body(news);
+        messages.push(NewMessage { feed: mail::feed(name), limit: limit(feed.queue_mib), body });
+    }
+    messages
+}
+
+/// Starts all feeds.
+pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
+    let root = app.layout.root();
+    for (name, feed) in &app.config.feeds.webhook {
+        let destination = webhook::Webhook::new(root, feed.clone());
+        tasks.spawn(queue::deliver(app.clone(), webhook::feed(name), None, destination, stop.clone()));
+    }
+    for (name, feed) in &app.config.feeds.mail {
+        let destination = mail::Mail::new(root, feed.clone(), &app.config.fleet);
+        tasks.spawn(queue::deliver(app.clone(), mail::feed(name), None, destination, stop.clone()));
+    }
+    for (name, feed) in &app.config.feeds.alertmanager {
+        tasks.spawn(alertmanager::keep(app.clone(), name.clone(), feed.clone(), stop.clone()));
+    }
+}
+
+pub(crate) fn default_queue() -> u32 {
+    QUEUE
+}
+
+pub(crate) fn limit(mib: u32) -> u64 {
+    u64::from(mib) << 20
+}
+
+/// Refuses what is no address of a web service.
+pub(crate) fn check_url(url: &str) -> Result<(), String> {
+    if url.starts_with("https://") || url.starts_with("http://") {
+        return Ok(());
+    }
+    Err(format!("url {url:?} must begin with https:// or http://"))
+}
+
+/// Refuses a queue that holds nothing.
+pub(crate) fn check_queue(mib: u32) -> Result<(), String> {
+    if mib == 0 { Err("queue_mib must be at least 1".into()) } else { Ok(()) }
+}

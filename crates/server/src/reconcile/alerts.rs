@@ -1,0 +1,149 @@
+//! What is wrong in the fleet becomes alerts: what fires is decided on by `volary_plan::alert`, kept,
+//! and told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use volary_plan::alert::{
+    Alert, AlertState, Change, DEVICE_SILENT, Decision, Firing, Input, Policy, Silence, decide, sentence,
+    without_new,
+};
+use volary_store::{AlertChange, AlertStep, StoredAlert, StoredSilence};
+
+use crate::app::App;
+use crate::feeds::{self, News};
+
+/// The version of the form in which alerts are kept.
+const VERSION: u32 = 1;
+
+/// How long at least between two messages about the spread of one alert.
+const SPREAD: Duration = Duration::from_secs(300);
+
+/// How much longer than it takes every device to ask once a server waits after its start until it calls
+/// one silent.
+const COME_BACK: Duration = Duration::from_secs(120);
+
+/// Decides which alerts begin, go on and end, and tells.
+pub(super) async fn alerts(app: Arc<App>) -> Result<(), String> {
+    let now = volary_host::now();
+    let before = open_alerts(&app).await?;
+    let silences = open_silences(&app, now).await?;
+    let firing = firing(&app, &before, now).await?;
+    let next_id = app.store.next_alert().await.map_err(|error| error.to_string())?;
+    let policy = Policy {
+        hold: Duration::from_secs(app.config.alerts.hold.into()),
+        settle: Duration::from_secs(app.config.alerts.settle.into()),
+        spread: SPREAD,
+    };
+    let input = Input { before: &before, firing: &firing, silences: &silences, policy, next_id, now };
+    let decision = decide(&input);
+    let step = step(&app, &before, &silences, &decision, now);
+    if step.alerts.is_empty() && step.forgotten.is_empty() {
+        return Ok(());
+    }
+    let dropped = app.store.keep_alerts(&step, now).await.map_err(|error| error.to_string())?;
+    feeds::note_full(&app, dropped).await;
+    for change in &step.changes {
+        let kind = format!("alert-{}", change.kind);
+        app.event(&kind, &change.alert.to_string(), &change.text).await;
+    }
+    app.nudges.feeds.notify_waiters();
+    Ok(())
+}
+
+/// Forgets what was over long ago.
+pub(super) async fn tidy(app: Arc<App>) -> Result<(), String> {
+    let age = SignedDuration::from_hours(24 * i64::from(app.config.alerts.days));
+    let before = volary_host::now().checked_sub(age).unwrap_or(Timestamp::MIN);
+    app.store.prune_alerts(before).await.map_err(|error| error.to_string())?;
+    let gone = app.store.keep_feeds(&app.config.feeds.names()).await.map_err(|error| error.to_string())?;
+    for feed in gone {
+        tracing::info!(feed, "the feed is not configured any more; what waited for it is gone");
+    }
+    Ok(())
+}
+
+/// What fires now.
+async fn firing(app: &App, before: &[Alert], now: Timestamp) -> Result<Vec<Firing>, String> {
+    let judged = app.devices().await.map_err(|error| error.to_string())?;
+    let firing: Vec<Firing> = judged.into_iter().filter_map(|device| device.firing).collect();
+    let poll = app.view.get().stages.iter().map(|stage| stage.rhythm.poll).max().unwrap_or_default();
+    let poll = if app.mender.is_some() { poll.max(app.config.mender_poll()) } else { poll };
+    let up = Duration::try_from(now.duration_since(app.started_at)).unwrap_or_default();
+    if up < poll.saturating_add(COME_BACK) {
+        Ok(without_new(firing, before, DEVICE_SILENT))
+    } else {
+        Ok(firing)
+    }
+}
+
+/// What a decision changes in the records, and whom it tells what.
+fn step(app: &App, before: &[Alert], silences: &[Silence], decision: &Decision, now: Timestamp) -> AlertStep {
+    let mut step = AlertStep { forgotten: decision.forgotten.clone(), ..AlertStep::default() };
+    for alert in &decision.alerts {
+        if !before.contains(alert) {
+            step.alerts.push(to_stored(alert));
+        }
+    }
+    for (id, change) in &decision.changes {
+        let Some(alert) = decision.alerts.iter().find(|alert| alert.id == *id) else { continue };
+        let text = match alert.state {
+            AlertState::Resolved => format!("over: {}", sentence(alert, alert.devices.iter())),
+            AlertState::Pending | AlertState::Firing => sentence(alert, alert.heard(silences, now)),
+        };
+        step.changes.push(AlertChange { alert: *id, at: now, kind: change.as_str().into(), text });
+        let news = News { alert, change: *change, silences, fleet: &app.config.fleet, url: &app.url, now };
+        step.messages.extend(feeds::messages(&app.config.feeds, &news));
+    }
+    // An alert that began and ended under a silence is in the history all the same.
+    for alert in &decision.alerts {
+        let told = decision.changes.iter().any(|(id, _)| *id == alert.id);
+        if alert.state == AlertState::Resolved && !told {
+            let text = format!("over, silenced all the time: {}", sentence(alert, alert.devices.iter()));
+            let kind = Change::Resolved.as_str().into();
+            step.changes.push(AlertChange { alert: alert.id, at: now, kind, text });
+        }
+    }
+    step
+}
+
+/// The open alerts.
+pub(crate) async fn open_alerts(app: &App) -> Result<Vec<Alert>, String> {
+    let stored = app.store.open_alerts().await.map_err(|error| error.to_string())?;
+    stored.iter().map(from_stored).collect()
+}
+
+/// The silences that have not ended.
+pub(crate) async fn open_silences(app: &App, now: Timestamp) -> Result<Vec<Silence>, String> {
+    let stored = app.store.silences(Some(now)).await.map_err(|error| error.to_string())?;
+    stored.iter().map(silence_from_stored).collect()
+}
+
+/// A record as an alert.
+pub(crate) fn from_stored(stored: &StoredAlert) -> Result<Alert, String> {
+    let known = if stored.version == VERSION { serde_json::from_str(&stored.body).ok() } else { None };
+    known.ok_or_else(|| {
+        format!("alert {} has the form {}, which this version cannot read", stored.id, stored.version)
+    })
+}
+
+fn to_stored(alert: &Alert) -> StoredAlert {
+    StoredAlert {
+        id: alert.id,
+        rule: alert.rule.clone(),
+        state: alert.state.as_str().into(),
+        since: alert.since,
+        began_at: alert.began_at,
+        ended_at: alert.ended_at,
+        version: VERSION,
+        body: serde_json::to_string(alert).expect("an alert is plain data"),
+    }
+}
+
+/// A record as a silence.
+fn silence_from_stored(stored: &StoredSilence) -> Result<Silence, String> {
+    let matchers = serde_json::from_str(&stored.made.matchers)
+        .map_err(|error| format!("silence {} cannot be read: {error}", stored.id))?;
+    Ok(Silence { id: stored.id, matchers, ends_at: stored.made.ends_at })
+}
