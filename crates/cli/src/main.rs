@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    alert, approve, archive, artifact, build, check, device, export_fleet, fleet, image, inventory, release,
-    rollout, server, simulate, source, status, token, verify,
+    alert, approve, archive, artifact, build, check, device, export_fleet, fleet, image, inventory, metrics,
+    release, rollout, server, simulate, source, status, token, verify,
 };
 use crate::config::Connection;
 use crate::failure::Failure;
@@ -91,6 +91,8 @@ enum Command {
     /// See who is told of alerts and measurements
     #[command(subcommand)]
     Feed(alert::FeedCommand),
+    /// Show what a device measures, now and over time, and the errors in its journal
+    Metrics(metrics::MetricsArgs),
     /// Run the devices' machine in virtual time, in worlds that are out to break it
     Simulate(simulate::SimulateArgs),
     /// Give people and programs access
@@ -148,6 +150,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Device(command) => device::run(command, &connection, out),
         Command::Alert(command) => alert::run(command, &connection, out),
         Command::Feed(command) => alert::feed(&command, &connection, out),
+        Command::Metrics(args) => metrics::run(&args, &connection, out),
         Command::Simulate(args) => simulate::simulate(&args, out),
         Command::Token(command) => token::run(command, &connection, out),
         Command::Init(args) => server::init(args, out),

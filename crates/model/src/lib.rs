@@ -12,6 +12,7 @@ mod name;
 mod place;
 mod recipe;
 mod release;
+mod series;
 mod slot;
 mod watch;
 
@@ -24,5 +25,6 @@ pub use name::{
 pub use place::Place;
 pub use recipe::{AptSource, ArchiveSource, BootFile, BootLoader, Mirror, Recipe};
 pub use release::{ReleaseName, ReleaseRef, Revision, Suite};
+pub use series::SeriesName;
 pub use slot::Slot;
 pub use watch::{Bound, SeriesPattern, Severity, WatchKind, WatchRule, sibling};

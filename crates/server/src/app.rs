@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{Notify, watch};
 use volary_host::Stop;
 use volary_model::DeviceName;
-use volary_store::{Store, StoreError};
+use volary_store::{Series, Store, StoreError};
 
 use crate::config::Config;
 use crate::depot::Depot;
@@ -35,6 +35,8 @@ pub(crate) struct App {
     pub(crate) url: String,
     /// The records.
     pub(crate) store: Store,
+    /// What devices measured.
+    pub(crate) series: Series,
     /// The archive.
     pub(crate) archive: Arc<Depot>,
     /// Uploads to it that are on their way.

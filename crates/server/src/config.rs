@@ -12,6 +12,7 @@ use volary_model::{Architecture, SourceName};
 use crate::ServerError;
 use crate::export::ExportConfig;
 use crate::feeds::FeedsConfig;
+use crate::metrics_config::MetricsConfig;
 use crate::status_hook::StatusHook;
 
 /// The version of the file's form that this program writes and reads.
@@ -47,6 +48,7 @@ const KEYS: &[&str] = &[
     "gc",
     "images",
     "mender",
+    "metrics",
     "signers",
     "export",
     "alerts",
@@ -145,6 +147,9 @@ pub struct Config {
     /// Serves devices whose client is Mender's, if the section is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mender: Option<MenderConfig>,
+    /// How measurements of devices are kept.
+    #[serde(default, skip_serializing_if = "MetricsConfig::is_default")]
+    pub metrics: MetricsConfig,
     /// Who is told of builds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub status_hook: Vec<StatusHook>,
@@ -348,6 +353,7 @@ impl Config {
             gc: Gc::default(),
             images: ImageConfig::default(),
             mender: None,
+            metrics: MetricsConfig::default(),
             signers: BTreeMap::new(),
             status_hook: Vec::new(),
             exports: Vec::new(),
@@ -487,6 +493,7 @@ impl Config {
         if self.mender.as_ref().is_some_and(|mender| mender.poll == 0 || mender.link_hours == 0) {
             return Err("mender.poll and mender.link_hours must be at least 1".into());
         }
+        self.metrics.check()?;
         for (name, signer) in &self.signers {
             if signer.command.first().is_none_or(String::is_empty) {
                 return Err(format!("signers.{name}: command names no program"));
@@ -580,6 +587,8 @@ mod tests {
         check(&format!("{GOOD}[gc]\nversion = 2\n"), "unknown field `version`");
         check(&format!("{GOOD}[mender]\npoll = 0\n"), "mender.poll and mender.link_hours must be at least 1");
         check(&format!("{GOOD}[mender]\nenabled = true\n"), "unknown field `enabled`");
+        check(&format!("{GOOD}[metrics]\nraw_hours = 1\n"), "metrics.raw_hours must be");
+        check(&format!("{GOOD}[metrics]\nhours = 1\n"), "unknown field `hours`");
         check(&format!("{GOOD}[images]\nkey = \"x\"\n"), "unknown field `key`");
         let export = "[[export]]\nname = \"cdn\"\nto = \"s3://b\"\nsuites = [\"rolling\"]\n";
         check(&format!("{GOOD}{export}bucket = \"b\"\n"), "bucket");

@@ -56,6 +56,11 @@ impl Layout {
         self.root.join("db.sqlite")
     }
 
+    /// What devices measured.
+    pub fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.sqlite")
+    }
+
     /// The apt repository.
     pub fn archive(&self) -> PathBuf {
         self.root.join("archive")

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use volary_host::{Lock, LockError};
-use volary_store::Store;
+use volary_store::{Series, Store};
 
 use crate::app::{App, Current, RunningBuilds};
 use crate::config::Config;
@@ -52,6 +52,7 @@ pub struct Running {
     address: SocketAddr,
     url: String,
     store: Store,
+    series: Series,
     _lock: Lock,
 }
 
@@ -82,6 +83,7 @@ pub fn serve(dir: &Path, options: &ServeOptions) -> Result<Running, ServerError>
         address: started.address,
         url: started.url,
         store: started.store,
+        series: started.series,
         runtime: Some(runtime),
         stop,
         _lock: lock,
@@ -93,6 +95,7 @@ struct Started {
     address: SocketAddr,
     url: String,
     store: Store,
+    series: Series,
 }
 
 async fn start(
@@ -119,6 +122,7 @@ async fn start(
     archive.configure(&url, &config)?;
     let images = Images::open(&layout.images(), config.images.read_keys(layout.root())?)?;
     let store = Store::open(&layout.database()).await?;
+    let series = Series::open(&layout.metrics(), config.metrics.options()).await?;
     // The program may be at another place than when the server was made.
     init::install_hook(&layout.fleet())?;
     let connections = config.connections;
@@ -153,6 +157,7 @@ async fn start(
         packer: volary_fleet::Packer::default(),
         mirrors: Mirrors::new(layout.archive_mirrors()),
         store: store.clone(),
+        series: series.clone(),
         layout,
         config,
         archive,
@@ -178,7 +183,7 @@ async fn start(
         // The last signs of life; that they are lost would cost nothing but a few seconds.
         let _ = app.registry.flush(&app.store).await;
     });
-    Ok(Started { serving, address, url, store })
+    Ok(Started { serving, address, url, store, series })
 }
 
 async fn bind(config: &Config, options: &ServeOptions) -> Result<TcpListener, ServerError> {
@@ -257,6 +262,7 @@ impl Running {
                 let _ = serving.await;
                 // A build that still runs may hold a connection; the file is safe either way.
                 let _ = tokio::time::timeout(LAST_WORDS, self.store.close()).await;
+                let _ = tokio::time::timeout(LAST_WORDS, self.series.close()).await;
             });
         }
         runtime.shutdown_background();

@@ -3,6 +3,12 @@
 //! | route | request → answer |
 //! |---|---|
 //! | `POST /device/v1/metrics` | [`Samples`], one JSON a line, may be `content-encoding: gzip` → [`super::device::ReceivedBatch`] |
+//! | `GET /api/v1/devices/NAME/metrics` | → [`DeviceMetrics`] |
+//! | `GET /api/v1/devices/NAME/metrics/SERIES?from&to&step` | → list of [`SeriesPoints`]: of this series, or of all whose name without labels it is |
+//! | `GET /api/v1/devices/NAME/errors?limit` | → list of [`JournalLine`], newest first |
+//!
+//! A batch is received once it is on the server's disk. 503 means that the disk does not keep up: the device
+//! sends it again later. `from` and `to` are times as in RFC 3339, by default the last day; `step` is in seconds.
 //!
 //! A series is named as Prometheus does: `memory_available_bytes`,
 //! `unit_memory_bytes{unit="app.service"}`. Names end in their unit: `_bytes`, `_seconds`, `_ratio`,
@@ -13,6 +19,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
+use volary_model::{DeviceName, SeriesName};
 
 /// The most series in one [`Samples`], so that a mistake in a fleet's own measurement cannot fill
 /// the server.
@@ -62,6 +69,69 @@ pub struct JournalError {
     pub priority: u8,
     /// The unit, or the identifier of who wrote it.
     #[serde(default)]
+    pub unit: String,
+    /// The beginning of the message.
+    pub message: String,
+}
+
+/// What a device measured last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceMetrics {
+    /// The device.
+    pub device: DeviceName,
+    /// When the server got measurements of it last; `None` if it never did.
+    #[serde(default)]
+    pub received_at: Option<Timestamp>,
+    /// The newest value of each series of the last day, by name.
+    #[serde(default)]
+    pub values: Vec<LatestValue>,
+    /// How many lines of its journal were left out, by the device or by the server.
+    #[serde(default)]
+    pub errors_left_out: u64,
+    /// How many points were left out, since it has too many series.
+    #[serde(default)]
+    pub points_left_out: u64,
+}
+
+impl DeviceMetrics {
+    /// Those of a device that has measured nothing.
+    pub fn of(device: DeviceName) -> Self {
+        Self { device, received_at: None, values: Vec::new(), errors_left_out: 0, points_left_out: 0 }
+    }
+}
+
+/// The newest value of a series.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LatestValue {
+    /// The series.
+    pub series: SeriesName,
+    /// When it was measured, by the server's clock.
+    pub at: Timestamp,
+    /// The value.
+    pub value: f64,
+}
+
+/// A series over time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SeriesPoints {
+    /// The series.
+    pub series: SeriesName,
+    /// Its points, oldest first. A point that stands for some time (a mean; of a counter the last value)
+    /// stands at the end of it.
+    pub points: Vec<(Timestamp, f64)>,
+    /// When the device booted in that time: counters began anew.
+    #[serde(default)]
+    pub boots: Vec<Timestamp>,
+}
+
+/// A line of a device's journal, as the server has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalLine {
+    /// When, by the server's clock.
+    pub at: Timestamp,
+    /// 0 (emergency) to 3 (error), as syslog has them.
+    pub priority: u8,
+    /// The unit, or the identifier of who wrote it.
     pub unit: String,
     /// The beginning of the message.
     pub message: String,

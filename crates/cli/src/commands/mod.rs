@@ -22,6 +22,7 @@ mod image_build;
 mod image_import;
 mod image_publish;
 pub mod inventory;
+pub mod metrics;
 pub mod release;
 pub mod rollout;
 pub mod server;

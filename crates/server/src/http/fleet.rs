@@ -50,7 +50,7 @@ pub(crate) async fn devices(
     Ok(Json(app.devices().await?.into_iter().map(|device| device.into_api()).collect()))
 }
 
-fn no_device(name: &DeviceName) -> Refusal {
+pub(super) fn no_device(name: &DeviceName) -> Refusal {
     Refusal::not_found(format!("there is no device {name}")).help("see them with: volary device list")
 }
 
@@ -175,6 +175,7 @@ pub(crate) async fn remove(
         return Err(no_device(&device));
     }
     app.registry.refresh(&app.store, &device).await?;
+    app.series.forget(&device).await?;
     let text = format!("{device} was removed by {}", person.name);
     app.event("device-removed", device.as_str(), &text).await;
     Ok(StatusCode::NO_CONTENT)

@@ -16,6 +16,7 @@ pub(crate) mod keys;
 pub(crate) mod lifecycle;
 pub(crate) mod mender;
 pub(crate) mod mender_fleet;
+pub(crate) mod metrics;
 pub(crate) mod mirror;
 pub(crate) mod page;
 pub(crate) mod quality;
@@ -49,6 +50,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/device/v1/objects", post(device::objects))
         .route("/device/v1/reports", post(report::report))
         .route("/device/v1/reports/batch", post(report::batch))
+        .route("/device/v1/metrics", post(metrics::receive))
         .route("/device/v1/turn", post(turn::ask).delete(turn::give_back))
         .route("/api/devices/v1/authentication/auth_requests", post(mender::authenticate))
         .route(
@@ -103,6 +105,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/devices", get(fleet::devices))
         .route("/api/v1/devices/{name}", get(fleet::device).delete(fleet::remove))
         .route("/api/v1/devices/{name}/reports", get(fleet::reports))
+        .route("/api/v1/devices/{name}/metrics", get(metrics::latest))
+        .route("/api/v1/devices/{name}/metrics/{series}", get(metrics::points))
+        .route("/api/v1/devices/{name}/errors", get(metrics::errors))
         .route("/api/v1/devices/{name}/deployments", get(mender_fleet::deployments))
         .route("/api/v1/devices/{name}/retry", post(mender_fleet::retry))
         .route("/api/v1/devices/{name}/abort", post(mender_fleet::abort))

@@ -19,7 +19,7 @@ use crate::http::refusal::Refusal;
 use crate::registry::Member;
 
 /// The largest request with reports on the wire, and unpacked.
-const WIRE_LIMIT: usize = 1 << 20;
+pub(super) const WIRE_LIMIT: usize = 1 << 20;
 const UNPACKED_LIMIT: u64 = 8 << 20;
 
 /// The most reports in one request: they are written in one transaction, which others wait for.
@@ -142,7 +142,8 @@ async fn last_stage(app: &App, device: &DeviceName) -> Result<Option<StageName>,
     Ok(last.map(|report| report.stage))
 }
 
-fn unpack(headers: &HeaderMap, body: &[u8]) -> Result<String, Refusal> {
+/// The text of a request, which may be packed.
+pub(super) fn unpack(headers: &HeaderMap, body: &[u8]) -> Result<String, Refusal> {
     let encoding = headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
     let bytes = match encoding {
         None | Some("identity") => body.to_vec(),
@@ -151,18 +152,18 @@ fn unpack(headers: &HeaderMap, body: &[u8]) -> Result<String, Refusal> {
             GzDecoder::new(body)
                 .take(UNPACKED_LIMIT + 1)
                 .read_to_end(&mut bytes)
-                .map_err(|_| Refusal::invalid("the report is not valid gzip"))?;
+                .map_err(|_| Refusal::invalid("the body is not valid gzip"))?;
             if bytes.len() as u64 > UNPACKED_LIMIT {
                 return Err(too_large(UNPACKED_LIMIT));
             }
             bytes
         }
         Some(other) => {
-            let text = format!("a report cannot be encoded as {other:?}, only gzip");
+            let text = format!("a body cannot be encoded as {other:?}, only gzip");
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
         }
     };
-    String::from_utf8(bytes).map_err(|_| Refusal::invalid("the report is not text"))
+    String::from_utf8(bytes).map_err(|_| Refusal::invalid("the body is not text"))
 }
 
 pub(super) fn new_report(

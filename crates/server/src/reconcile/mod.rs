@@ -68,6 +68,9 @@ const TIDY: Duration = Duration::from_secs(6 * 3600);
 /// How often images without their block files and pairs are looked for, besides when one is published.
 const DELTAS: Duration = Duration::from_secs(60);
 
+/// How often measurements are looked after: each device in turn.
+const METRICS: Duration = Duration::from_secs(5);
+
 /// How often the certificate's age is looked at.
 const CERTIFICATE: Duration = Duration::from_secs(86_400);
 
@@ -128,6 +131,7 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
     let bell: Option<Bell> = Some(|nudges| &nudges.deltas);
     tasks.spawn(every(app.clone(), stop.clone(), "deltas", DELTAS, bell, deltas::deltas));
     tasks.spawn(every(app.clone(), stop.clone(), "signs of life", FLUSH, None, flush));
+    tasks.spawn(every(app.clone(), stop.clone(), "metrics", METRICS, None, metrics));
     tasks.spawn(every(app.clone(), stop.clone(), "suites", SUITES, Some(|nudges| &nudges.suites), suites));
     tasks.spawn(every(app.clone(), stop.clone(), "certificate", CERTIFICATE, None, certificate));
     tasks.spawn(every(app.clone(), stop.clone(), "uploads", UPLOADS, None, uploads));
@@ -192,6 +196,10 @@ async fn suites(app: Arc<App>) -> Result<(), String> {
         tracing::info!(?report, "suites were kept up");
     }
     Ok(())
+}
+
+async fn metrics(app: Arc<App>) -> Result<(), String> {
+    app.series.upkeep(volary_host::now()).await.map_err(|error| error.to_string())
 }
 
 async fn certificate(app: Arc<App>) -> Result<(), String> {

@@ -9,6 +9,7 @@ mod git;
 mod images;
 mod keys;
 mod mender;
+mod metrics;
 mod mirrors;
 mod page;
 mod privacy;
