@@ -1,11 +1,11 @@
 //! What all handlers and reconcilers share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::{Notify, watch};
 use volary_host::Stop;
-use volary_model::DeviceName;
+use volary_model::{DeviceName, StageName};
 use volary_store::{Series, Store, StoreError};
 
 use crate::config::Config;
@@ -19,7 +19,7 @@ use crate::images::Images;
 use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
 use crate::registry::Registry;
-use crate::rollouts::Rollouts;
+use crate::rollouts::{Now, Rollouts};
 use crate::tls::authority::{self, Authority};
 use crate::tls::listener::CurrentCertificate;
 use crate::uploads::Uploads;
@@ -171,6 +171,20 @@ impl App {
         if let Err(error) = self.store.add_event(volary_host::now(), kind, subject, text).await {
             tracing::error!(%error, kind, subject, "an event is lost");
         }
+    }
+
+    /// Replaces what is known of one rollout.
+    pub(crate) fn set_rollout(&self, stage: &StageName, now: Now) {
+        let mut rollouts = (*self.rollouts.get()).clone();
+        rollouts.insert(stage.clone(), now);
+        self.rollouts.set(rollouts);
+    }
+
+    /// Forgets the rollouts of all other stages.
+    pub(crate) fn keep_rollouts(&self, stages: &BTreeSet<StageName>) {
+        let mut rollouts = (*self.rollouts.get()).clone();
+        rollouts.retain(|stage, _| stages.contains(stage));
+        self.rollouts.set(rollouts);
     }
 
     /// Renews the server's certificate if its time has come, and uses the new one from then on.

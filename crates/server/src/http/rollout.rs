@@ -32,7 +32,11 @@ pub(crate) async fn list(app: &App) -> Result<Vec<Rollout>, Refusal> {
 fn api(app: &App, stored: Stored<plan::State>) -> Rollout {
     let rollouts = app.rollouts.get();
     let now = rollouts.get(&stored.stage).filter(|now| now.state.commit == stored.commit);
-    let state = match (&stored.state, stored.ended_at) {
+    // What devices are told now, which may be a moment behind what is written.
+    let known = now.map_or(&stored.state, |now| &now.state);
+    let (wave, opened_at) = (known.wave + 1, known.opened_at);
+    let stopped_by = known.halt.as_ref().and_then(|halt| halt.by.clone());
+    let state = match (known, stored.ended_at) {
         (state, _) if state.finished_at.is_some() => wire::State::Finished,
         (_, Some(_)) => wire::State::Superseded,
         (state, None) if state.halt.is_some() => wire::State::Stopped,
@@ -41,13 +45,13 @@ fn api(app: &App, stored: Stored<plan::State>) -> Rollout {
     Rollout {
         state,
         says: now.map_or(stored.says, |now| now.outlook.says.clone()),
-        wave: stored.state.wave + 1,
+        wave,
         waves: now.map(|now| now.policy.waves.clone()).unwrap_or_default(),
         began_at: stored.began_at,
-        opened_at: stored.state.opened_at,
+        opened_at,
         next_at: now.and_then(|now| now.outlook.next_at),
         ended_at: stored.ended_at,
-        stopped_by: stored.state.halt.and_then(|halt| halt.by),
+        stopped_by,
         stage: stored.stage,
         commit: stored.commit,
     }

@@ -34,7 +34,7 @@ pub(crate) async fn rollouts(app: &App) -> Result<(), String> {
         return Ok(());
     }
     let devices = app.devices().await.map_err(text)?;
-    let mut after = BTreeMap::new();
+    let mut staged_now = BTreeSet::new();
     for (stage, policy, tip) in staged() {
         let begun = app.store.rollout_devices(&stage.name, &tip.commit).await.map_err(text)?;
         let members = members(&devices, &stage.name, &tip.commit, &begun);
@@ -55,6 +55,7 @@ pub(crate) async fn rollouts(app: &App) -> Result<(), String> {
             })
             .await
             .map_err(text)?;
+        app.set_rollout(&stage.name, Now { policy: policy.clone(), state, outlook: outlook.clone() });
         if is_new {
             let text =
                 format!("{} reaches {} in {} waves", tip.commit.short(), stage.name, policy.waves.len());
@@ -69,9 +70,9 @@ pub(crate) async fn rollouts(app: &App) -> Result<(), String> {
             let text = format!("{} in {}: {text}", tip.commit.short(), stage.name);
             app.event(kind, stage.name.as_str(), &text).await;
         }
-        after.insert(stage.name.clone(), Now { policy: policy.clone(), state, outlook });
+        staged_now.insert(stage.name.clone());
     }
-    app.rollouts.set(after);
+    app.keep_rollouts(&staged_now);
     Ok(())
 }
 
