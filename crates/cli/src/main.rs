@@ -98,6 +98,8 @@ enum Command {
     /// Give people and programs access
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Show the server's own keys, as lines for .volary/allowed_signers
+    ServerKeys,
     /// Make a new server
     Init(server::InitArgs),
     /// Run a server
@@ -153,6 +155,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Metrics(args) => metrics::run(&args, &connection, out),
         Command::Simulate(args) => simulate::simulate(&args, out),
         Command::Token(command) => token::run(command, &connection, out),
+        Command::ServerKeys => server::keys(&connection, out),
         Command::Init(args) => server::init(args, out),
         Command::Serve(args) => server::serve(args, out),
         Command::Hook(command) => server::hook(&command, out),

@@ -133,12 +133,17 @@ impl EvidenceKey {
         PrivateKey::from_openssh(text).map(Self).map_err(|error| error.to_string())
     }
 
-    /// The line for `.volary/allowed_signers`.
+    /// The line for `.volary/allowed_signers` that lets it sign evidence and nothing else.
     pub fn signers_line(&self, principal: &str) -> String {
+        self.line(principal, EVIDENCE_NAMESPACE)
+    }
+
+    /// The line of a key that signs in this namespace.
+    pub fn line(&self, principal: &str, namespace: &str) -> String {
         let mut public = self.0.public_key().clone();
         public.set_comment("");
         let key = public.to_openssh().expect("a key that was read can be written");
-        format!("{principal} namespaces=\"{EVIDENCE_NAMESPACE}\" {}", key.trim_end())
+        format!("{principal} namespaces=\"{namespace}\" {}", key.trim_end())
     }
 
     /// The note that keeps this evidence.

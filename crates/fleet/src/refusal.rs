@@ -38,8 +38,8 @@ pub enum Refusal {
     },
     /// The signer may not sign for this stage.
     #[error(
-        "commit {} is signed by {signer}, who may not sign for {stage}; `signers:` in volary.yml allows {}",
-        .commit.short(), .allowed.join(", ")
+        "commit {} is signed by {signer}, who may not sign for {stage}; volary.yml allows {}",
+        .commit.short(), may_sign(.allowed)
     )]
     NotAllowed {
         /// The commit.
@@ -199,4 +199,9 @@ fn unusable_text(unusable: &[String]) -> String {
     let notes: Vec<String> =
         unusable.iter().take(NAMED).map(|why| format!("\n  an approval does not count: {why}")).collect();
     notes.concat()
+}
+
+/// Whom `signers` names; where it names nobody, the server's own key is all that may not.
+fn may_sign(signers: &[String]) -> String {
+    if signers.is_empty() { "people".to_owned() } else { signers.join(", ") }
 }

@@ -17,6 +17,19 @@ fn stage(name: &str) -> StageName {
 }
 
 #[test]
+fn the_servers_key_merges_where_the_file_says_so_whatever_signers_says() {
+    let text = "version: 1\nstages:\n  dev: { branch: master, packages: rolling }\n  canary: { branch: canary, from: dev }\n  \
+                prod: { branch: prod, from: canary }\npromote: { canary: automatic, prod: people }\n\
+                signers: { canary: [alice] }\n";
+    let config = FleetConfig::parse(text).unwrap();
+    let may = |stage: &str, name: &str| config.may_sign(&stage.parse().unwrap(), &[name.to_owned()]);
+    assert!(may("canary", volary_fleet::PROMOTER) && may("canary", "alice") && !may("canary", "bob"));
+    assert!(
+        !may("prod", volary_fleet::PROMOTER) && !may("dev", volary_fleet::PROMOTER) && may("prod", "bob")
+    );
+}
+
+#[test]
 fn without_sections_the_defaults_hold() {
     let (config, prod) = (parse(""), stage("prod"));
     assert_eq!(config.confirm_of(&prod), Duration::from_secs(300));
@@ -100,6 +113,8 @@ fn mistakes_are_named_with_line_field_and_remedy() {
         &["line 6, quorum", "3 people must sign for prod, and signers.prod names 2"],
     );
     check("signers: { prod: a }\n", &["signers.prod", "not a list"]);
+    check("promote: { dev: automatic }\n", &["promote.", "first stage"]);
+    check("promote: { prod: sometimes }\n", &["promote.prod", "`automatic` or `people`"]);
     check("rollout: { prod: { per_site_at_most: 0 } }\n", &["rollout.prod.per_site_at_most", "no device"]);
     check("rollout: { prod: { waves: [1%] } }\n", &["rollout.prod.waves", "not 100%"]);
     check("rollout: { prod: { waves: [5%, 5%, 100%] } }\n", &["rollout.prod.waves", "5% adds no device"]);

@@ -63,6 +63,8 @@ pub(crate) struct App {
     pub(crate) view: Current<FleetView>,
     /// The rollouts that go on.
     pub(crate) rollouts: Current<Rollouts>,
+    /// What the stages wait for that the server merges into.
+    pub(crate) promotions: Current<BTreeMap<StageName, String>>,
     /// One step of them at a time: an older one must not replace a newer one.
     pub(crate) rolling_out: tokio::sync::Mutex<()>,
     /// Changes with rolling's content; for devices that follow it.

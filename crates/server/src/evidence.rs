@@ -35,7 +35,7 @@ pub(crate) fn key(layout: &Layout) -> Result<EvidenceKey, String> {
 }
 
 /// Under a name of its own first: half a key must never be one.
-fn make_key(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn make_key(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     volary_host::create_dir(folder)?;
     let scratch = tempfile::Builder::new().prefix(".key").tempdir_in(folder)?;

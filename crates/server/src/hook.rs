@@ -41,10 +41,17 @@ pub fn pre_receive(input: &str) -> Result<(), PushRefused> {
     // Two levels up is where `volary init` put it, for a push by path on the server itself.
     let dir = dir.or_else(|| Some(repository.parent()?.parent()?.to_owned()));
     let layout = Layout::new(&dir.unwrap_or_default());
-    judge(&layout, &repository, input)
+    let pushed_by = std::env::var(PUSHED_BY).unwrap_or_default();
+    judge(&layout, &repository, input, &pushed_by)
 }
 
-fn judge(layout: &Layout, repository: &Path, input: &str) -> Result<(), PushRefused> {
+/// Judges what moves in the repository, whoever moves it.
+pub(crate) fn judge(
+    layout: &Layout,
+    repository: &Path,
+    input: &str,
+    pushed_by: &str,
+) -> Result<(), PushRefused> {
     let updates: Vec<RefUpdate> = input
         .lines()
         .map(str::parse)
@@ -52,7 +59,7 @@ fn judge(layout: &Layout, repository: &Path, input: &str) -> Result<(), PushRefu
         .map_err(|error| PushRefused(vec![format!("{error}")]))?;
     fleet_pre_receive(repository, &updates, &HookOptions::default())
         .map_err(|rejections| PushRefused(rejections.iter().map(ToString::to_string).collect()))?;
-    let (mut closed, evidence) = closed_gates(layout, repository, &updates).map_err(|error| {
+    let (mut closed, evidence) = closed_gates(layout, repository, &updates, pushed_by).map_err(|error| {
         PushRefused(vec![format!("the gates cannot be asked: {error}; nothing was changed, try again")])
     })?;
     closed.extend(
@@ -75,11 +82,11 @@ fn closed_gates(
     layout: &Layout,
     repository: &Path,
     updates: &[RefUpdate],
+    pushed_by: &str,
 ) -> Result<(Vec<String>, Vec<Evidence>), GateError> {
     let objects = GitRepository::open(repository)?;
     let own = Config::read(&layout.config()).ok();
     let fleet = own.as_ref().map_or("", |own| own.fleet.as_str());
-    let pushed_by = std::env::var(PUSHED_BY).unwrap_or_default();
     let mut closed = Vec::new();
     let mut taken = Vec::new();
     for update in updates {
@@ -107,7 +114,7 @@ fn closed_gates(
         let from = stage.from.as_ref().expect("stages without one were passed over");
         let merge = Merge { merge: new, base: old, commit: merged };
         taken.push(Evidence {
-            pushed_by: pushed_by.clone(),
+            pushed_by: pushed_by.to_owned(),
             release: asked.release,
             gates: evidence::words(&asked.verdicts, why).collect(),
             devices: evidence::devices(asked.devices.iter()),

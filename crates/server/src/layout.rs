@@ -136,6 +136,11 @@ impl Layout {
         self.root.join("evidence/key")
     }
 
+    /// The key with which the server merges.
+    pub fn promotion_key(&self) -> PathBuf {
+        self.root.join("promotion/key")
+    }
+
     /// Evidence of merges that are on their way.
     pub fn pending_evidence(&self) -> PathBuf {
         self.root.join("evidence/pending")

@@ -33,6 +33,7 @@ mod mender;
 mod metrics_config;
 mod mirrors;
 mod nudge;
+mod promoter;
 mod promotion;
 mod reconcile;
 mod registry;

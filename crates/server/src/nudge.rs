@@ -29,6 +29,8 @@ pub(crate) struct Nudges {
     pub(crate) deltas: Notify,
     /// Devices may have changed their condition.
     pub(crate) devices: Notify,
+    /// A gate may have opened.
+    pub(crate) promotions: Notify,
     /// A rollout may go on.
     pub(crate) rollouts: Notify,
     /// Something may fire, or a silence changed.

@@ -42,7 +42,7 @@ impl Facts {
         })
     }
 
-    fn repository(&self) -> Result<(GitRepository, FleetConfig), GateError> {
+    pub(crate) fn repository(&self) -> Result<(GitRepository, FleetConfig), GateError> {
         let repository = fleet_view::open(&self.layout).map_err(GateError::Fleet)?;
         let config = fleet_view::head_config(&repository).map_err(GateError::Fleet)?;
         Ok((repository, config))

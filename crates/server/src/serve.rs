@@ -136,6 +136,7 @@ async fn start(
         rolling: Current::new(archive.rolling_digest()?),
         view: Current::new(FleetView::default()),
         rollouts: Current::default(),
+        promotions: Current::default(),
         rolling_out: tokio::sync::Mutex::new(()),
         news: Notify::new(),
         started_at: volary_host::now(),

@@ -13,6 +13,7 @@
 //! | `POST /api/v1/tokens` | [`NewToken`] → [`TokenSecret`] |
 //! | `DELETE /api/v1/tokens/{name}` | → nothing |
 //! | `GET  /api/v1/promotion?from=A&to=B` | → [`Promotion`] |
+//! | `GET  /api/v1/server-keys` | → [`ServerKeys`] |
 //! | `GET  /api/v1/gates?to=B&commit=C` | → `Vec<`[`Verdict`]`>`: the gates of merging commit C into B |
 
 use jiff::Timestamp;
@@ -137,6 +138,15 @@ pub struct Verdict {
     pub say: Say,
     /// Why, with the figures.
     pub reason: String,
+}
+
+/// The server's own keys, as lines for `.volary/allowed_signers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerKeys {
+    /// It signs evidence, and can sign nothing else.
+    pub evidence: String,
+    /// It merges into stages with `promote: automatic`.
+    pub promotion: String,
 }
 
 /// What merging one stage into the next would do.

@@ -70,6 +70,9 @@ pub struct Stage {
     /// The devices that have a turn to change now, if that is bounded.
     #[serde(default)]
     pub turns: Vec<HeldTurn>,
+    /// What the server waits for before it merges the stage before into this one by itself, if it would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotes_when: Option<String>,
     /// How its newest commit reaches the devices, if that is in waves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,

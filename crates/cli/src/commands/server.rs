@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
+use volary_api::v1::fleet::ServerKeys;
 use volary_server::{InitOptions, ServeOptions};
 
+use crate::config::Connection;
 use crate::failure::Failure;
 use crate::out::Out;
 
@@ -122,4 +124,16 @@ pub fn hook(command: &HookCommand, out: &Out) -> Result<(), Failure> {
             Err(Failure::no("nothing of this push was taken", None))
         }
     }
+}
+
+/// Runs `volary server-keys`.
+pub fn keys(connection: &Connection, out: &Out) -> Result<(), Failure> {
+    let keys: ServerKeys = connection.client()?.get("/api/v1/server-keys")?;
+    out.show(&keys, |keys| {
+        out.line("# signs why promotions were allowed (docs/evidence.md)");
+        out.line(&keys.evidence);
+        out.line("# merges into stages with `promote: automatic` in volary.yml");
+        out.line(&keys.promotion);
+    });
+    Ok(())
 }

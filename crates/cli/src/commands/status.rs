@@ -117,6 +117,9 @@ fn stage_table(stage: &Stage, out: &Out) {
         let now = if now.is_empty() { "none".to_owned() } else { text::some(&now, 5) };
         out.line(format!("  {} {most}; now: {now}", out.tone(Tone::Dim, "at once:")));
     }
+    if let Some(waits) = &stage.promotes_when {
+        out.line(format!("  {} not yet: {waits}", out.tone(Tone::Dim, "promotes itself:")));
+    }
     if let Some(rollout) = &stage.rollout {
         let tone = if rollout.state == State::Stopped { Tone::Bad } else { Tone::Dim };
         out.line(format!("  {} {}", out.tone(tone, "rollout:"), rollout.says));

@@ -4,6 +4,7 @@ mod fleet_export;
 mod images;
 mod inventory;
 mod keys;
+mod promoter;
 mod quorum;
 mod support;
 mod upkeep;

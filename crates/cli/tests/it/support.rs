@@ -113,6 +113,11 @@ impl Desk {
         self.cmd("git").cwd(self.fleet()).args(args).check().unwrap().text().trim().to_owned()
     }
 
+    /// Runs git there, however it ends.
+    pub fn try_git(&self, args: &[&str]) -> Output {
+        self.cmd("git").cwd(self.fleet()).args(args).run().unwrap()
+    }
+
     /// Makes a small package; `more` are further control fields, each line ended.
     pub fn deb(&self, name: &str, version: &str, more: &str) -> String {
         let tree = self.path().join(format!("{name}-{version}"));

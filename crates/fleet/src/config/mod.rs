@@ -9,6 +9,7 @@ mod conduct;
 mod freeze;
 mod gates;
 mod metrics;
+mod promote;
 mod rollout;
 mod stages;
 mod watch;
@@ -25,6 +26,7 @@ pub use conduct::{Drift, DriftAction};
 pub use freeze::{Freeze, Moment};
 pub use gates::{Gates, Healthy, Percent};
 pub use metrics::{Metrics, SERIES};
+pub use promote::{PROMOTER, Promote};
 pub use rollout::{Rollout, SITE_VARIABLE, Waves};
 pub use stages::{Packages, Stage};
 pub use windows::{Weekdays, Window, Windows, Zone};
@@ -36,12 +38,13 @@ const DEFAULT_POLL: Duration = Duration::from_secs(60);
 const LONGEST_POLL: Duration = Duration::from_secs(300);
 
 /// Every section that may stand in the file.
-const SECTIONS: [&str; 20] = [
+const SECTIONS: &[&str] = &[
     "version",
     "stages",
     "gates",
     "signers",
     "quorum",
+    "promote",
     "poll",
     "long_poll",
     "confirm",
@@ -71,6 +74,8 @@ pub struct FleetConfig {
     pub signers: BTreeMap<StageName, Vec<String>>,
     /// How many different people must have signed; one where nothing is said.
     pub quorum: BTreeMap<StageName, u32>,
+    /// Who merges into a stage; people where nothing is said.
+    pub promote: BTreeMap<StageName, Promote>,
     /// How often devices ask for news.
     pub poll: Duration,
     /// How long a question of a device stays open for news to come; not at all if zero.
@@ -111,7 +116,7 @@ impl FleetConfig {
     /// [`FieldError`] with line, field and remedy.
     pub fn parse(text: &str) -> Result<Self, FieldError> {
         let root = crate::yaml::parse(text).map_err(FieldError::from)?;
-        let fields = Fields::new(&root, "", &SECTIONS)?;
+        let fields = Fields::new(&root, "", SECTIONS)?;
         fields.version()?;
         let stages = stages::stages(&fields)?;
         let names: Vec<StageName> = stages.iter().map(|stage| stage.name.clone()).collect();
@@ -120,6 +125,7 @@ impl FleetConfig {
             gates: per_stage(&fields, "gates", &names, gates::gates)?,
             signers: per_stage(&fields, "signers", &names, gates::signers)?,
             quorum: per_stage(&fields, "quorum", &names, gates::quorum)?,
+            promote: per_stage(&fields, "promote", &names, promote::promote)?,
             poll: match fields.get("poll") {
                 Some(_) => fields.duration("poll", Duration::from_secs(1), Duration::from_secs(86_400))?,
                 None => DEFAULT_POLL,
@@ -142,7 +148,10 @@ impl FleetConfig {
             watch: watch::rules(&fields, &names)?,
             metrics: per_stage(&fields, "metrics", &names, metrics::metrics)?,
         };
-        let contradiction = config.first_stage_gate(&fields).or_else(|| config.quorum_too_high(&fields));
+        let contradiction = config
+            .first_stage_gate(&fields)
+            .or_else(|| promote::into_first(&config, &fields))
+            .or_else(|| config.quorum_too_high(&fields));
         contradiction.map_or(Ok(config), Err)
     }
 
@@ -171,9 +180,18 @@ impl FleetConfig {
         self.gates.get(name).cloned().unwrap_or_default()
     }
 
-    /// True if somebody with one of these names may sign for the stage.
+    /// True if somebody with one of these names may sign for the stage. The server's own key may where
+    /// the file says so, and nowhere else.
     pub fn may_sign(&self, stage: &StageName, principals: &[String]) -> bool {
+        if principals.iter().any(|name| name == PROMOTER) {
+            return self.promote_of(stage) == Promote::Automatic;
+        }
         self.signers.get(stage).is_none_or(|names| names.iter().any(|name| principals.contains(name)))
+    }
+
+    /// Who merges into a stage.
+    pub fn promote_of(&self, name: &StageName) -> Promote {
+        self.promote.get(name).copied().unwrap_or_default()
     }
 
     /// How many different people must have signed for a stage.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use volary_api::join::JoinToken;
 use volary_api::v1::device::Report;
 use volary_api::v1::fleet::{
-    Accept, DeviceToken, NewDeviceToken, NewToken, Promotion, Role, Token, TokenSecret, Verdict,
+    Accept, DeviceToken, NewDeviceToken, NewToken, Promotion, Role, ServerKeys, Token, TokenSecret, Verdict,
 };
 use volary_api::v1::status::Device;
 use volary_fleet::{ReadObjects, RootSigners, Rules, RulesError, SIGNERS_FILE, file_at};
@@ -24,7 +24,7 @@ use crate::http::archive::archive_limits;
 use crate::http::auth::{Admin, Viewer, hash, limits_from, new_secret, role_from, role_text};
 use crate::http::input::{Input, blocking, name};
 use crate::http::refusal::Refusal;
-use crate::promotion;
+use crate::{evidence, promoter, promotion};
 
 /// The longest life of a join token: a year; a lost one must not open the door for ever.
 const LONGEST_TOKEN: u64 = 366 * 86_400;
@@ -348,4 +348,17 @@ pub(crate) async fn gates(
     crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
     let facts = promotion::Facts::gather(&app).await?;
     Ok(Json(blocking(move || promotion::gates(&facts, &to, &commit)).await??))
+}
+
+/// `GET /api/v1/server-keys`.
+pub(crate) async fn server_keys(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+) -> Result<Json<ServerKeys>, Refusal> {
+    let layout = app.layout.clone();
+    let lines = move || -> Result<ServerKeys, String> {
+        let evidence = evidence::key(&layout)?.signers_line(evidence::PRINCIPAL);
+        Ok(ServerKeys { evidence, promotion: promoter::signers_line(&layout)? })
+    };
+    Ok(Json(blocking(lines).await?.map_err(Refusal::broken)?))
 }

@@ -117,6 +117,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/tokens", get(fleet::tokens).post(fleet::add_token))
         .route("/api/v1/tokens/{name}", delete(fleet::remove_token))
         .route("/api/v1/promotion", get(fleet::promotion))
+        .route("/api/v1/server-keys", get(fleet::server_keys))
         .route("/api/v1/gates", get(fleet::gates))
         .route("/api/v1/rollouts", get(rollout::rollouts))
         .route("/api/v1/rollouts/{stage}/stop", post(rollout::stop))

@@ -66,6 +66,7 @@ pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
             freezes: stage.when.freezes.clone(),
             windows: stage.when.windows.clone(),
             per_site_at_most: stage.pace.per_site_at_most,
+            promotes_when: app.promotions.get().get(&stage.name).cloned(),
             rollout: rollouts.iter().find(|rollout| is_of(rollout, stage)).cloned(),
             turns: turns.iter().filter(|turn| turn.stage == stage.name).map(held_turn).collect(),
             devices: of_stage(&devices, &stage.name),

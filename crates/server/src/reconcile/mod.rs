@@ -8,6 +8,7 @@ mod devices;
 mod gc;
 mod images;
 mod mirrors;
+mod promotions;
 mod rebuilds;
 mod reproductions;
 mod rollouts;
@@ -41,6 +42,9 @@ const STAGES: Duration = Duration::from_secs(15);
 
 /// How often devices are judged without a report: silence makes no sound.
 const DEVICES: Duration = Duration::from_secs(30);
+
+/// How often the gates of automatic promotions are asked.
+const PROMOTIONS: Duration = Duration::from_secs(10);
 
 /// How often rollouts are looked at without a report: pauses end, and silence makes no sound.
 const ROLLOUTS: Duration = Duration::from_secs(15);
@@ -105,6 +109,14 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
         ROLLOUTS,
         Some(|nudges| &nudges.rollouts),
         rollouts::gathered,
+    ));
+    tasks.spawn(every(
+        app.clone(),
+        stop.clone(),
+        "promotions",
+        PROMOTIONS,
+        Some(|nudges| &nudges.promotions),
+        promotions::promotions,
     ));
     tasks.spawn(every(
         app.clone(),

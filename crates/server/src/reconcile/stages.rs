@@ -45,6 +45,7 @@ pub(crate) async fn stages(app: Arc<App>) -> Result<(), String> {
         app.news.notify_waiters();
         app.nudges.devices.notify_one();
         app.nudges.rollouts.notify_one();
+        app.nudges.promotions.notify_one();
         app.nudges.deltas.notify_one();
     }
     for evidence in settled.map_err(|problem| format!("evidence cannot be kept in git: {problem}"))? {

@@ -309,7 +309,12 @@ fn conduct(stage: &Stage, now: Timestamp) -> Vec<Conduct> {
         name: "rollout",
         text: rollout.says.clone(),
     });
-    stop.chain(rollout).chain(freezes).chain(windows).chain(at_once).collect()
+    let promotes = stage.promotes_when.as_ref().map(|waits| Conduct {
+        tone: "dim",
+        name: "promotes itself",
+        text: format!("not yet: {waits}"),
+    });
+    stop.chain(promotes).chain(rollout).chain(freezes).chain(windows).chain(at_once).collect()
 }
 
 fn held(turn: &HeldTurn, now: Timestamp) -> String {
