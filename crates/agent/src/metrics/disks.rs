@@ -87,8 +87,10 @@ fn mounts(mountinfo: &str) -> Vec<String> {
         let before: Vec<&str> = before.split(' ').collect();
         let kind = after.split(' ').next().unwrap_or_default();
         let [_, _, device, _, path, ..] = before[..] else { continue };
-        // Each container has an overlay; only that below everything is this machine's.
-        if !LOCAL.contains(&kind) && (kind != "overlay" || path != "/") {
+        // Each container has an overlay; only that below everything is this machine's. What is mounted
+        // below /run is somebody's for a while.
+        let is_local = LOCAL.contains(&kind) && !path.starts_with("/run/");
+        if !is_local && (kind != "overlay" || path != "/") {
             continue;
         }
         let path = unescaped(path);

@@ -22,6 +22,8 @@ mod sink;
 mod store;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod volume;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -53,5 +53,5 @@ fn count(status: &[u8]) -> f64 {
         let mut words = words.split_whitespace().skip(1);
         words.next() == Some("reinstreq") || words.next().is_some_and(|state| BROKEN.contains(&state))
     });
-    broken.map(|_| 1.0).sum()
+    f64::from(u32::try_from(broken.count()).unwrap_or(u32::MAX))
 }

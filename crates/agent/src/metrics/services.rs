@@ -87,7 +87,7 @@ fn memory(root: &Root, group: &str) -> Option<f64> {
 fn by_process(root: &Root, folder: &str) -> Option<f64> {
     let processes = root.text(&format!("{folder}/cgroup.procs"))?;
     let numbers = processes.lines().filter(|line| whole(line).is_some()).take(PROCESSES);
-    Some(numbers.map(|number| of_process(root, number)).sum())
+    Some(numbers.map(|number| of_process(root, number)).fold(0.0, |sum, own| sum + own))
 }
 
 fn of_process(root: &Root, number: &str) -> f64 {

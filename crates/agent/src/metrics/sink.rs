@@ -7,8 +7,8 @@ use volary_api::v1::metrics::SERIES_LIMIT;
 /// The most numbers of a look: the journal needs some places too.
 const ROOM: usize = SERIES_LIMIT - 40;
 
-/// The longest value of a label, in bytes; names of units and mounts are shorter.
-const LONGEST: usize = 120;
+/// The longest value of a label as it is written, in bytes: a server takes names of 200 with all labels.
+const LONGEST: usize = 140;
 
 /// What one look found.
 #[derive(Debug)]
@@ -63,9 +63,11 @@ impl<'a> Sink<'a> {
 
 /// The value of a label as Prometheus writes it between quotes.
 pub fn escaped(text: &str) -> String {
-    let end = (0..=text.len().min(LONGEST)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-    let mut plain = String::with_capacity(end);
-    for letter in text[..end].chars() {
+    let mut plain = String::new();
+    for letter in text.chars() {
+        if plain.len() + letter.len_utf8() >= LONGEST {
+            break;
+        }
         match letter {
             '"' | '\\' => plain.extend(['\\', letter]),
             letter if letter.is_control() => plain.push('?'),
@@ -78,4 +80,18 @@ pub fn escaped(text: &str) -> String {
 /// With three decimals: more is noise, and each digit is sent.
 pub fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_written_as_prometheus_reads_them() {
+        assert_eq!(escaped("a\\x2d\"b\n"), "a\\\\x2d\\\"b?");
+        for long in ["\\", "é", "x"] {
+            let written = escaped(&long.repeat(200));
+            assert!((138..=140).contains(&written.len()), "{written}");
+        }
+    }
 }

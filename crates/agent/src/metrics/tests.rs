@@ -38,7 +38,7 @@ const MACHINE: &[(&str, &str)] = &[
         "proc/self/mountinfo",
         "1 0 179:2 / / rw - ext4 /dev/root rw\n2 1 179:2 /x /srv/bound rw - ext4 /dev/root rw\n\
          3 1 179:1 / /boot rw shared:1 - vfat /dev/mmcblk0p1 rw\n4 1 0:5 / /nfs rw - nfs4 host:/ rw\n\
-         5 1 0:6 / /run rw - tmpfs tmpfs rw\n6 1 8:1 / /media/a\\040b rw - ext4 /dev/sda1 rw\n",
+         5 1 0:6 / /run rw - tmpfs tmpfs rw\n7 1 8:2 / /run/x rw - ext4 x rw\n6 1 8:1 / /media/a\\040b rw - ext4 /dev/sda1 rw\n",
     ),
     ("boot/x", ""),
     ("media/a b/x", ""),
@@ -73,7 +73,7 @@ const MACHINE: &[(&str, &str)] = &[
 ];
 
 /// Makes a file, which need not survive a power cut.
-fn put(root: &Path, path: &str, bytes: &[u8]) {
+pub(super) fn put(root: &Path, path: &str, bytes: &[u8]) {
     let path = root.join(path);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     File::create(&path).unwrap().write_all(bytes).unwrap();
@@ -106,10 +106,10 @@ fn said(units: &[String]) -> BTreeMap<String, Said> {
     units.iter().map(|unit| (unit.clone(), of(unit))).collect()
 }
 
-const QUESTIONS: Questions = Questions { space, units: said, clock: || Some(false) };
+pub(super) const QUESTIONS: Questions = Questions { space, units: said, clock: || Some(false) };
 
 /// The plan of a device of the only stage, by what stands in `metrics` for it.
-fn plan(metrics: &str, units: &[&str]) -> Plan {
+pub(super) fn plan(metrics: &str, units: &[&str]) -> Plan {
     let text =
         format!("version: 1\nstages:\n  dev: {{ branch: master }}\nmetrics: {{ dev: {{ {metrics} }} }}\n");
     let stage = "dev".parse().unwrap();
@@ -124,7 +124,7 @@ fn plan(metrics: &str, units: &[&str]) -> Plan {
     }
 }
 
-fn moment(since_boot: u64) -> Moment {
+pub(super) fn moment(since_boot: u64) -> Moment {
     let since_boot = Duration::from_secs(since_boot);
     Moment {
         boot_id: "boot".to_owned(),
