@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     alert, approve, archive, artifact, build, check, device, export_fleet, fleet, image, inventory, metrics,
-    release, rollout, server, simulate, source, status, token, verify,
+    release, rollout, server, simulate, source, status, token, verify, watch,
 };
 use crate::config::Connection;
 use crate::failure::Failure;
@@ -95,6 +95,9 @@ enum Command {
     Metrics(metrics::MetricsArgs),
     /// Run the devices' machine in virtual time, in worlds that are out to break it
     Simulate(simulate::SimulateArgs),
+    /// Show the rules that watch devices, and what they would have said
+    #[command(subcommand)]
+    Watch(watch::WatchCommand),
     /// Give people and programs access
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -154,6 +157,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Feed(command) => alert::feed(&command, &connection, out),
         Command::Metrics(args) => metrics::run(&args, &connection, out),
         Command::Simulate(args) => simulate::simulate(&args, out),
+        Command::Watch(command) => watch::run(&command, out),
         Command::Token(command) => token::run(command, &connection, out),
         Command::ServerKeys => server::keys(&connection, out),
         Command::Init(args) => server::init(args, out),

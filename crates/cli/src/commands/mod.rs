@@ -31,6 +31,7 @@ pub mod source;
 pub mod status;
 pub mod token;
 pub mod verify;
+pub mod watch;
 
 /// Percent-encodes what goes into a query or a path segment.
 pub fn encode(text: &str) -> String {

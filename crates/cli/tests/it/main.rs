@@ -10,3 +10,4 @@ mod support;
 mod upkeep;
 mod uploads;
 mod verify;
+mod watch;

@@ -281,7 +281,7 @@ fn medians(points: &[Point], from: Timestamp, window: Duration) -> Vec<(f64, f64
 
 /// The unit of a series, which its name ends in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unit {
+pub(super) enum Unit {
     Bytes,
     Seconds,
     Celsius,
@@ -290,7 +290,7 @@ enum Unit {
 }
 
 impl Unit {
-    fn of(series: &str) -> Self {
+    pub(super) fn of(series: &str) -> Self {
         let name = series.split('{').next().unwrap_or_default();
         let name = name.strip_suffix("_total").unwrap_or(name);
         match name.rsplit('_').next() {
@@ -302,7 +302,7 @@ impl Unit {
         }
     }
 
-    fn show(self, value: f64) -> String {
+    pub(super) fn show(self, value: f64) -> String {
         match self {
             Self::Bytes => text::size(value),
             Self::Seconds if value >= 0.0 && value.is_finite() => {

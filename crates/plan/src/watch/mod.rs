@@ -6,6 +6,7 @@
 //! remembered. Not here: alerts of many devices (`alert`), where measurements are kept, how often rules are asked.
 
 mod condition;
+mod describe;
 mod history;
 mod replay;
 
@@ -18,6 +19,7 @@ use volary_model::{DeviceName, Severity, WatchKind, WatchRule};
 use crate::series;
 use condition::Seen;
 
+pub use describe::describe;
 pub use history::{Behind, History, Recorded};
 pub use replay::{Episode, replay};
 
