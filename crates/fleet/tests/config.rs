@@ -331,3 +331,39 @@ fn a_watch_rule_that_cannot_be_read_says_why() {
     );
     assert_eq!(parse("watch: []\n").watch, []);
 }
+
+#[test]
+fn gates_are_read_with_their_defaults() {
+    let gates = parse(
+        "gates:\n  prod:\n    watch: critical\n    no_worse_than: prod\n    freeze: true\n    \
+         time: { open: [\"Mon..Thu 08:00-16:00\"], time_zone: Europe/Paris }\n",
+    )
+    .gates_of(&stage("prod"));
+    assert_eq!((gates.watch, gates.freeze), (Some(Severity::Critical), true));
+    let compared = gates.no_worse_than.unwrap();
+    assert_eq!((compared.stage, compared.looks, compared.devices_at_least), (stage("prod"), 4, 3));
+    assert_eq!((compared.watched, compared.effect.hundredths()), (Duration::from_secs(86_400), 500));
+    let time = gates.time.unwrap();
+    assert_eq!((time.open.len(), time.zone), (1, Zone::Named("Europe/Paris".into())));
+    let gates =
+        parse("gates: { prod: { no_worse_than: { stage: dev, watched: 12h, looks: 6, effect: 10% } } }\n");
+    let compared = gates.gates_of(&stage("prod")).no_worse_than.unwrap();
+    assert_eq!((compared.looks, compared.watched), (6, Duration::from_secs(12 * 3600)));
+}
+
+#[test]
+fn a_gate_that_cannot_be_read_says_why() {
+    let check = |gate: &str, expected: &str| {
+        let text = format!("{STAGES}gates: {{ prod: {{ {gate} }} }}\n");
+        let error = FleetConfig::parse(&text).unwrap_err().to_string();
+        assert!(error.starts_with("line 5, gates") && error.contains(expected), "{error}");
+    };
+    check("watch: bad", "severity");
+    check("no_worse_than: prd", "there is no stage \"prd\"; did you mean \"prod\"?");
+    check("no_worse_than: { stage: dev, looks: 7 }", "7 looks are not taken; write 1 to 6");
+    check("no_worse_than: { watched: 1d }", "\"stage\" is missing");
+    check("time: { open: [] }", "there are 0 times");
+    check("time: { open: \"Mon 8-16\" }", "is no time of day");
+    check("time: { open: \"08:00-16:00\", time_zone: device }", "a merge is made by people");
+    check("freeze: maybe", "neither true nor false");
+}

@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use volary_model::DeviceName;
 
 use crate::gate::Say;
@@ -112,7 +113,7 @@ pub struct Outcome {
 }
 
 /// What a comparison came to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// *Go* after the last look, *stop* at the first look that shows a difference, *ask* until then and where
     /// data is missing.
@@ -126,7 +127,7 @@ pub struct Comparison {
 }
 
 /// What one test found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tested {
     /// The metric or outcome.
     pub name: String,

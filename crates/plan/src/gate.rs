@@ -3,14 +3,21 @@
 //! A gate says *go*, *stop* or *ask*, with the figures that it rests on. Missing data is *ask*,
 //! never *go*.
 
+mod hours;
+mod measured;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use volary_model::{DeviceName, DeviceType, ImageName, ReleaseRef};
+use volary_model::{DeviceName, DeviceType, ImageName, ReleaseRef, Severity};
 
+use crate::compare::Comparison;
 use crate::condition::Tally;
 use crate::text;
+use crate::watch::Finding;
+
+pub use hours::{Frozen, Hours};
 
 /// What a gate says. The order is that of severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -44,6 +51,14 @@ pub struct Gates {
     pub soak: Option<Duration>,
     /// The devices of the stage before must be well.
     pub healthy: Option<Healthy>,
+    /// No watch rule of this severity or worse may fire on the devices of the stage before.
+    pub watch: Option<Severity>,
+    /// The devices of the stage before must do no worse than others.
+    pub no_worse_than: bool,
+    /// Merges are let in at some hours only.
+    pub time: bool,
+    /// No merge while a freeze of the stage is on.
+    pub freeze: bool,
 }
 
 /// How well the devices of the stage before must be. Shares are percentages, 0 to 100.
@@ -72,6 +87,14 @@ pub struct Evidence {
     pub images: Vec<PinnedImage>,
     /// How the commit reaches the stage before; `None` if that has no waves.
     pub rollout: Option<RolloutSays>,
+    /// What watch rules find on the devices of the stage before; `None` if they were not asked.
+    pub findings: Option<Vec<Finding>>,
+    /// How these devices do beside others, or why that cannot be told; `None` if they were not compared.
+    pub comparison: Option<Result<Comparison, String>>,
+    /// Whether merges are let in now, or why that cannot be told; `None` if it is not known.
+    pub hours: Option<Result<Hours, String>>,
+    /// The freezes of the stage that is merged into; `None` if they are not known.
+    pub freeze: Option<Frozen>,
 }
 
 /// How far a rollout is.
@@ -111,6 +134,18 @@ pub fn verdicts(gates: &Gates, evidence: &Evidence, now: Timestamp) -> Vec<Verdi
     }
     if let Some(policy) = &gates.healthy {
         verdicts.push(healthy(policy, &evidence.devices));
+    }
+    if let Some(severity) = gates.watch {
+        verdicts.push(measured::watch(severity, evidence.findings.as_deref()));
+    }
+    if gates.no_worse_than {
+        verdicts.push(measured::no_worse_than(evidence.comparison.as_ref()));
+    }
+    if gates.time {
+        verdicts.push(hours::time(evidence.hours.as_ref()));
+    }
+    if gates.freeze {
+        verdicts.push(hours::freeze(evidence.freeze.as_ref()));
     }
     if let Some(rollout) = &evidence.rollout {
         verdicts.push(rolled_out(rollout));
@@ -295,6 +330,10 @@ mod tests {
             frozen: true,
             soak: Some(Duration::from_secs(60)),
             healthy: Some(Healthy { at_least: 0.0, silent_at_most: 100.0, devices_at_least: 1 }),
+            watch: Some(Severity::Critical),
+            no_worse_than: true,
+            time: true,
+            freeze: true,
         };
         for verdict in verdicts(&gates, &Evidence::default(), Timestamp::UNIX_EPOCH) {
             assert_eq!(verdict.say, Say::Ask, "{}", verdict.gate);
@@ -317,7 +356,7 @@ mod tests {
     #[test]
     fn soak_and_freeze_say_what_is_missing() {
         let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
-        let gates = Gates { frozen: true, soak: Some(Duration::from_secs(86_400)), healthy: None };
+        let gates = Gates { frozen: true, soak: Some(Duration::from_secs(86_400)), ..Gates::default() };
         let mut evidence = Evidence {
             release: Some("v1.0/r2".parse().unwrap()),
             unchanged_since: Some("2026-11-22T09:00:00Z".parse().unwrap()),

@@ -131,7 +131,8 @@ fn latest(moment: Moment) -> Timestamp {
     }
 }
 
-fn freeze_text(freeze: &Freeze) -> String {
+/// A freeze for people.
+pub(crate) fn freeze_text(freeze: &Freeze) -> String {
     let moment = |moment: Moment| match moment {
         Moment::Exact(at) => at.strftime("%F %H:%M UTC").to_string(),
         Moment::Local(at) => at.strftime("%F %H:%M").to_string(),
@@ -302,9 +303,25 @@ pub(crate) fn rules_at(
     })
 }
 
-/// The gates of merging `commit` into a stage: those that stand in the stage's branch before the
+/// The rules of merging `commit` into a stage: those that stand in the stage's branch before the
 /// merge, so that no merge can open the gate that it goes through. None if the merge stops the
 /// stage: then no device changes, and a stop must not wait.
+pub(crate) fn config_into(
+    repository: &GitRepository,
+    to: &StageName,
+    base: Option<&CommitId>,
+    commit: &CommitId,
+    otherwise: &FleetConfig,
+) -> Option<FleetConfig> {
+    let config_at = |commit| Rules::at(repository, commit).ok().map(|rules| rules.config);
+    if config_at(commit).is_some_and(|config| config.stop_of(to).is_some()) {
+        return None;
+    }
+    let own = base.and_then(config_at).filter(|config| config.stage(to).is_some());
+    Some(own.unwrap_or_else(|| otherwise.clone()))
+}
+
+/// The gates of merging `commit` into a stage, by [`config_into`].
 pub(crate) fn gates_into(
     repository: &GitRepository,
     to: &StageName,
@@ -312,12 +329,7 @@ pub(crate) fn gates_into(
     commit: &CommitId,
     otherwise: &FleetConfig,
 ) -> Gates {
-    let config_at = |commit| Rules::at(repository, commit).ok().map(|rules| rules.config);
-    if config_at(commit).is_some_and(|config| config.stop_of(to).is_some()) {
-        return Gates::default();
-    }
-    let own = base.and_then(config_at);
-    own.as_ref().filter(|config| config.stage(to).is_some()).unwrap_or(otherwise).gates_of(to)
+    config_into(repository, to, base, commit, otherwise).map(|config| config.gates_of(to)).unwrap_or_default()
 }
 
 fn read_tip(

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use jiff::tz::TimeZone;
 use volary_api::v1::fleet::{Say, Verdict};
 use volary_fleet::{FleetConfig, GitRepository, LockedImage};
 use volary_model::{CommitId, StageName, Suite};
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::depot::Depot;
 use crate::facts::{Judge, Judged, tally};
 use crate::fleet_view::{self, FleetView, StageRules};
+use crate::hours;
 
 /// Why gates could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +154,9 @@ impl Question<'_> {
         let stage = self.config.stage(to).ok_or_else(no_stage)?;
         let from = stage.from.as_ref().and_then(|from| self.config.stage(from)).ok_or_else(no_stage)?;
         let base = self.repository.branch(&stage.branch)?;
-        let asked = fleet_view::gates_into(self.repository, to, base.as_ref(), commit, self.config);
+        let config = fleet_view::config_into(self.repository, to, base.as_ref(), commit, self.config);
+        let asked = config.as_ref().map(|config| config.gates_of(to)).unwrap_or_default();
+        let now = volary_host::now();
         let rules =
             fleet_view::rules_at(self.repository, commit, to, self.config).map_err(GateError::Fleet)?;
         let images = pinned(self.layout, &rules);
@@ -180,8 +184,12 @@ impl Question<'_> {
             devices: sent.map(|_| tally(self.devices, &from.name)).unwrap_or_default(),
             images,
             rollout,
+            findings: None,
+            comparison: None,
+            hours: asked.time.as_ref().map(|time| hours::of_merges(time, &zone, now)),
+            freeze: config.as_ref().map(|config| hours::of_freezes(config.freezes_of(to), now)),
         };
-        let verdicts = gate::verdicts(&plan_gates(&asked), &evidence, volary_host::now());
+        let verdicts = gate::verdicts(&plan_gates(&asked), &evidence, now);
         let known = sent.is_some();
         Ok(verdicts
             .into_iter()
@@ -233,7 +241,16 @@ fn plan_gates(gates: &volary_fleet::Gates) -> gate::Gates {
             silent_at_most: f64::from(healthy.silent_at_most.hundredths()) / 100.0,
             devices_at_least: healthy.devices_at_least,
         }),
+        watch: gates.watch,
+        no_worse_than: gates.no_worse_than.is_some(),
+        time: gates.time.is_some(),
+        freeze: gates.freeze,
     }
+}
+
+/// A time zone of the data base on this machine.
+fn zone(name: &str) -> Option<TimeZone> {
+    TimeZone::get(name).ok()
 }
 
 fn api_verdict(verdict: gate::Verdict) -> Verdict {

@@ -20,6 +20,7 @@ mod feeds;
 mod fleet_view;
 mod gates;
 mod hook;
+mod hours;
 mod housekeeping;
 mod http;
 mod image_deltas;

@@ -5,8 +5,16 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::fields::{FieldError, Fields};
+use volary_model::{Severity, StageName};
+
+use super::windows::{Window, Zone};
+use crate::fields::{FieldError, Fields, did_you_mean};
 use crate::yaml::{Node, Value};
+
+/// The most hours of a gate.
+const MAX_HOURS: usize = 50;
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Conditions of a merge.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,6 +25,38 @@ pub struct Gates {
     pub soak: Option<Duration>,
     /// How the devices of the stage before must be.
     pub healthy: Option<Healthy>,
+    /// No watch rule of this severity or worse fires on the devices of the stage before.
+    pub watch: Option<Severity>,
+    /// The devices of the stage before do no worse than unchanged devices of a stage.
+    pub no_worse_than: Option<NoWorseThan>,
+    /// When merges are let in.
+    pub time: Option<MergeHours>,
+    /// No merge while a freeze of the stage is on.
+    pub freeze: bool,
+}
+
+/// How devices that changed are compared with those that did not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoWorseThan {
+    /// The stage of the unchanged devices.
+    pub stage: StageName,
+    /// How long devices are watched after their change.
+    pub watched: Duration,
+    /// How many looks there are in that time.
+    pub looks: u32,
+    /// Differences below this part do not count.
+    pub effect: Percent,
+    /// So many changed devices must have been measured.
+    pub devices_at_least: u32,
+}
+
+/// Hours in which merges are let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MergeHours {
+    /// Inside any of these; there is at least one.
+    pub open: Vec<Window>,
+    /// Whose clock that is; never that of devices.
+    pub zone: Zone,
 }
 
 /// How the devices of the stage before must be.
@@ -62,7 +102,8 @@ impl fmt::Display for Percent {
 }
 
 pub(super) fn gates(section: &Fields<'_>, stage: &str) -> Result<Gates, FieldError> {
-    let fields = section.map(stage, &["frozen", "soak", "healthy"])?;
+    let known = ["frozen", "soak", "healthy", "watch", "no_worse_than", "time", "freeze"];
+    let fields = section.map(stage, &known)?;
     Ok(Gates {
         frozen: match fields.get("frozen") {
             Some(_) => fields.truth("frozen")?,
@@ -76,7 +117,89 @@ pub(super) fn gates(section: &Fields<'_>, stage: &str) -> Result<Gates, FieldErr
             Some(_) => Some(healthy(&fields)?),
             None => None,
         },
+        watch: match fields.get("watch") {
+            Some(_) => Some(fields.parsed("watch")?),
+            None => None,
+        },
+        no_worse_than: match fields.get("no_worse_than") {
+            Some(node) => Some(no_worse_than(&fields, node)?),
+            None => None,
+        },
+        time: match fields.get("time") {
+            Some(_) => Some(time(&fields)?),
+            None => None,
+        },
+        freeze: match fields.get("freeze") {
+            Some(_) => fields.truth("freeze")?,
+            None => false,
+        },
     })
+}
+
+/// A stage, or a map with how it is compared. Whether there is such a stage is seen by the whole file.
+fn no_worse_than(gates: &Fields<'_>, node: &Node) -> Result<NoWorseThan, FieldError> {
+    let plain =
+        |stage| NoWorseThan { stage, watched: DAY, looks: 4, effect: Percent(500), devices_at_least: 3 };
+    if matches!(node.value, Value::Scalar(_)) {
+        return Ok(plain(gates.parsed("no_worse_than")?));
+    }
+    let fields = gates.map("no_worse_than", &["stage", "watched", "looks", "effect", "devices_at_least"])?;
+    let mut read = plain(fields.parsed("stage")?);
+    if fields.get("watched").is_some() {
+        read.watched = fields.duration("watched", Duration::from_secs(60), DAY * 30)?;
+    }
+    if fields.get("looks").is_some() {
+        read.looks = fields.number("looks")?;
+    }
+    if fields.get("effect").is_some() {
+        read.effect = fields.percent("effect")?;
+    }
+    if fields.get("devices_at_least").is_some() {
+        read.devices_at_least = fields.number("devices_at_least")?;
+    }
+    match read.looks {
+        1..=6 => Ok(read),
+        looks => {
+            let remedy = "write 1 to 6: each look takes of the 2 % of false alarms that all share";
+            Err(fields.complain("looks", format!("{looks} looks are not taken"), remedy))
+        }
+    }
+}
+
+fn time(gates: &Fields<'_>) -> Result<MergeHours, FieldError> {
+    let fields = gates.map("time", &["open", "time_zone"])?;
+    let remedy = "write it as \"Mon..Thu 08:00-16:00\"";
+    let texts = fields.texts("open")?;
+    if texts.is_empty() || texts.len() > MAX_HOURS {
+        let message = format!("there are {} times, and 1 to {MAX_HOURS} are taken", texts.len());
+        return Err(fields.complain("open", message, remedy));
+    }
+    let window = |(text, line): (&str, usize)| {
+        text.parse().map_err(|message: String| fields.complain_at(line, "open", message, remedy))
+    };
+    let zone = match fields.get("time_zone") {
+        Some(_) => fields.parsed("time_zone")?,
+        None => Zone::Utc,
+    };
+    if zone == Zone::Device {
+        let message = "a merge is made by people and not by a device";
+        return Err(fields.complain("time_zone", message, "write `UTC` or `Area/City`"));
+    }
+    Ok(MergeHours { open: texts.into_iter().map(window).collect::<Result<_, _>>()?, zone })
+}
+
+/// A stage that a gate compares with and that is not there.
+pub(super) fn unknown_stage(
+    root: &Fields<'_>,
+    gates: &std::collections::BTreeMap<StageName, Gates>,
+    stages: &[StageName],
+) -> Option<FieldError> {
+    let mut compared =
+        gates.iter().filter_map(|(into, gates)| Some((into, &gates.no_worse_than.as_ref()?.stage)));
+    let (into, unknown) = compared.find(|(_, stage)| !stages.contains(stage))?;
+    let known: Vec<&str> = stages.iter().map(StageName::as_str).collect();
+    let message = format!("{into}.no_worse_than: there is no stage \"{unknown}\"");
+    Some(root.complain("gates", message, did_you_mean(unknown.as_str(), &known)))
 }
 
 fn healthy(gates: &Fields<'_>) -> Result<Healthy, FieldError> {

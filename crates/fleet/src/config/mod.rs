@@ -24,7 +24,7 @@ use crate::fields::{FieldError, Fields, did_you_mean};
 
 pub use conduct::{Drift, DriftAction};
 pub use freeze::{Freeze, Moment};
-pub use gates::{Gates, Healthy, Percent};
+pub use gates::{Gates, Healthy, MergeHours, NoWorseThan, Percent};
 pub use metrics::{Metrics, SERIES};
 pub use promote::{PROMOTER, Promote};
 pub use rollout::{Rollout, SITE_VARIABLE, Waves};
@@ -148,8 +148,8 @@ impl FleetConfig {
             watch: watch::rules(&fields, &names)?,
             metrics: per_stage(&fields, "metrics", &names, metrics::metrics)?,
         };
-        let contradiction = config
-            .first_stage_gate(&fields)
+        let contradiction = gates::unknown_stage(&fields, &config.gates, &names)
+            .or_else(|| config.first_stage_gate(&fields))
             .or_else(|| promote::into_first(&config, &fields))
             .or_else(|| config.quorum_too_high(&fields));
         contradiction.map_or(Ok(config), Err)

@@ -5,7 +5,6 @@
 //! its stage pins for its device type; nobody starts one by hand.
 
 pub(crate) mod deployment;
-pub(crate) mod hours;
 pub(crate) mod next;
 pub(crate) mod report;
 pub(crate) mod signature;

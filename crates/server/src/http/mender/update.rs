@@ -20,13 +20,14 @@ use super::tell::tell_event;
 use super::{BODY_LIMIT, Mender, MenderClient, Records, finish, parse, tell};
 use crate::app::App;
 use crate::fleet_view::StageView;
+use crate::hours;
 use crate::http::files;
 use crate::http::input::read_body;
 use crate::http::refusal::Refusal;
 use crate::http::turn::take;
 use crate::mender::deployment::abort;
 use crate::mender::next::{Asking, Next, Offer, next};
-use crate::mender::{hours, report, wire};
+use crate::mender::{report, wire};
 use crate::rollouts;
 
 /// `POST /api/devices/v2/deployments/device/deployments/next`.
