@@ -1,13 +1,15 @@
-//! What fires because of a device's condition.
+//! What fires because of a device's condition, or of a watch rule.
 
 use std::collections::BTreeMap;
 
 use volary_model::DeviceName;
 
 use super::{
-    CHECK, DEVICE_FAILED, DEVICE_REFUSED, DEVICE_SILENT, DEVICE_TYPE, Firing, RELEASE, STAGE, STEP, Severity,
+    Alert, CHECK, DEVICE_FAILED, DEVICE_REFUSED, DEVICE_SILENT, DEVICE_TYPE, Firing, RELEASE, SERIES, STAGE,
+    STEP, Severity,
 };
 use crate::condition::{Condition, Ending, Observed};
+use crate::watch::{Finding, State};
 
 /// The longest name of a check or task in a label.
 const LABEL: usize = 100;
@@ -32,6 +34,52 @@ pub struct Subject<'a> {
     pub reason: &'a str,
 }
 
+/// Where a device stands in the fleet: what makes causes of watch rules differ.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Place<'a> {
+    /// Its stage.
+    pub stage: Option<&'a str>,
+    /// The release that it has.
+    pub release: Option<&'a str>,
+    /// Its device type.
+    pub device_type: Option<&'a str>,
+}
+
+/// What fires because of a watch rule. Where there is too little data to tell, it is as it was in the open
+/// alerts `before`: a device that does not measure is not well for that.
+pub fn of_finding(finding: &Finding, place: &Place<'_>, before: &[Alert]) -> Option<Firing> {
+    let mut labels = BTreeMap::new();
+    label(&mut labels, SERIES, Some(&finding.series));
+    label(&mut labels, RELEASE, place.release);
+    label(&mut labels, DEVICE_TYPE, place.device_type);
+    label(&mut labels, STAGE, place.stage);
+    let known = || {
+        let mut alerts = before.iter().filter(|alert| alert.rule == finding.rule);
+        let alert = alerts.find(|alert| {
+            alert.labels.get(SERIES) == labels.get(SERIES) && alert.devices.contains_key(&finding.device)
+        })?;
+        Some((alert.labels.clone(), alert.severity, alert.devices[&finding.device].summary.clone()))
+    };
+    let (labels, severity, summary) = match finding.state {
+        State::Quiet => return None,
+        State::NotEnough => known()?,
+        State::Firing => {
+            let summary = finding.text.lines().next().unwrap_or_default().to_owned();
+            (labels, finding.severity, summary)
+        }
+    };
+    let (rule, device) = (finding.rule.clone(), finding.device.clone());
+    Some(Firing { rule, device, labels, from: None, severity, summary })
+}
+
+/// Sets a label, if there is a value for it.
+fn label(labels: &mut BTreeMap<String, String>, name: &str, value: Option<&str>) {
+    if let Some(value) = value.filter(|value| !value.is_empty()) {
+        let value: String = value.chars().filter(|c| !c.is_control()).take(LABEL).collect();
+        labels.insert(name.to_owned(), value);
+    }
+}
+
 /// What fires because of a device's condition, if it is one that nobody waits for.
 pub fn of_condition(subject: &Subject<'_>) -> Option<Firing> {
     let observed = subject.observed;
@@ -49,20 +97,14 @@ pub fn of_condition(subject: &Subject<'_>) -> Option<Firing> {
         }
     };
     let mut labels = BTreeMap::new();
-    let mut label = |name: &str, value: Option<&str>| {
-        if let Some(value) = value.filter(|value| !value.is_empty()) {
-            let value: String = value.chars().filter(|c| !c.is_control()).take(LABEL).collect();
-            labels.insert(name.to_owned(), value);
-        }
-    };
     if let Some((step, what)) = fault {
-        label(STEP, Some(step));
-        label(CHECK, Some(what));
+        label(&mut labels, STEP, Some(step));
+        label(&mut labels, CHECK, Some(what));
     }
     let release = observed.suite.as_deref().or(subject.has);
-    label(RELEASE, release);
-    label(DEVICE_TYPE, observed.image.as_ref().map(|(device_type, _)| device_type.as_str()));
-    label(STAGE, subject.stage);
+    label(&mut labels, RELEASE, release);
+    label(&mut labels, DEVICE_TYPE, observed.image.as_ref().map(|(device_type, _)| device_type.as_str()));
+    label(&mut labels, STAGE, subject.stage);
     let from = subject.has.filter(|has| Some(*has) != release).map(str::to_owned);
     let summary = subject.reason.lines().next().unwrap_or_default().to_owned();
     Some(Firing { rule: rule.to_owned(), device: subject.device.clone(), labels, from, severity, summary })

@@ -19,7 +19,7 @@ use volary_model::DeviceName;
 
 pub use volary_model::Severity;
 
-pub use fault::{Subject, of_condition};
+pub use fault::{Place, Subject, of_condition, of_finding};
 pub use silence::{InvalidMatcher, Matcher, Silence};
 pub use words::{details, sentence};
 
@@ -38,6 +38,8 @@ pub const CHECK: &str = "check";
 pub const RELEASE: &str = "release";
 /// The label of the device type.
 pub const DEVICE_TYPE: &str = "type";
+/// The label of the series that a watch rule looks at.
+pub const SERIES: &str = "series";
 /// The label of the stage.
 pub const STAGE: &str = "stage";
 

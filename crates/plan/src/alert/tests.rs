@@ -6,6 +6,7 @@ use proptest::prelude::{ProptestConfig, Strategy, prop, proptest};
 
 use super::*;
 use crate::condition::{Condition, Ending, Observed, Standing};
+use crate::watch::{Finding, State};
 
 const POLICY: Policy = Policy {
     hold: Duration::from_secs(60),
@@ -251,6 +252,32 @@ fn conditions_become_causes() {
     let rest = "release=v1.3/r1 stage=canary type=pi4: why";
     check(Condition::Silent, &observed, &format!("device-silent warning {rest}"));
     check(Condition::Refused, &observed, &format!("device-refused critical {rest}"));
+}
+
+#[test]
+fn watch_rules_become_causes_and_missing_data_changes_nothing() {
+    let finding = |state| Finding {
+        rule: "leak".into(),
+        device: "a".parse().unwrap(),
+        series: "unit_memory_bytes{unit=\"app.service\"}".into(),
+        state,
+        severity: Severity::Critical,
+        text: "3 % a day\nrestart it".into(),
+        since: None,
+    };
+    let at_release = |release| Place { stage: Some("canary"), release: Some(release), device_type: None };
+    let place = at_release("v1.3/r1");
+    assert_eq!(of_finding(&finding(State::Quiet), &place, &[]), None);
+    assert_eq!(of_finding(&finding(State::NotEnough), &place, &[]), None);
+    let fires = of_finding(&finding(State::Firing), &place, &[]).unwrap();
+    assert_eq!(fires.summary, "3 % a day");
+    let mut life = Life::default();
+    life.step(0, std::slice::from_ref(&fires));
+    let text = "a: leak unit_memory_bytes{unit=\"app.service\"}, v1.3/r1, stage canary";
+    check(&mut life, &[(60, std::slice::from_ref(&fires), &format!("0 began: {text}"))]);
+    // Also if it got another release meanwhile: that does not say that the leak is gone.
+    let later = of_finding(&finding(State::NotEnough), &at_release("v1.4/r1"), &life.alerts);
+    assert_eq!(later, Some(fires));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use volary_model::DeviceName;
 
 use super::{
-    Alert, CHECK, DEVICE_FAILED, DEVICE_REFUSED, DEVICE_SILENT, DEVICE_TYPE, Member, RELEASE, STAGE, STEP,
+    Alert, CHECK, DEVICE_FAILED, DEVICE_REFUSED, DEVICE_SILENT, DEVICE_TYPE, Member, RELEASE, SERIES, STAGE,
+    STEP,
 };
 use crate::text;
 
@@ -29,7 +30,7 @@ pub fn sentence<'a>(alert: &Alert, devices: impl Iterator<Item = (&'a DeviceName
     for label in [DEVICE_TYPE, STAGE] {
         parts.extend(alert.labels.get(label).map(|value| format!("{label} {value}")));
     }
-    let said = [STEP, CHECK, RELEASE, DEVICE_TYPE, STAGE];
+    let said = [STEP, CHECK, SERIES, RELEASE, DEVICE_TYPE, STAGE];
     let others = alert.labels.iter().filter(|(label, _)| !said.contains(&label.as_str()));
     parts.extend(others.map(|(label, value)| format!("{label} {value}")));
     format!("{who}: {}", parts.join(", "))
@@ -60,6 +61,9 @@ fn what(alert: &Alert) -> String {
         (DEVICE_REFUSED, ..) => "refused the commit".to_owned(),
         (DEVICE_SILENT, ..) => "silent".to_owned(),
         (rule, _, Some(check)) => format!("{rule} {check}"),
-        (rule, _, None) => rule.to_owned(),
+        (rule, _, None) => match alert.labels.get(SERIES) {
+            Some(series) => format!("{rule} {series}"),
+            None => rule.to_owned(),
+        },
     }
 }
