@@ -51,6 +51,7 @@ test: check build agent-deb ## All tests, also those with containers, real apt a
 
 test-slow: build agent-deb ## What takes too long for make test: real clients, exports, safety, a virtual machine, foreign builds
 	@scripts/setup machine
+	@scripts/setup monitor
 	CRASH_EVERY=1 cargo test --quiet --package volary-archive --test crash
 	VOLARY_INVENTORY_CAMPAIGN=600 cargo test --quiet --package volary-fleet --test inventory_oracle --test inventory_split
 	$(RUN_AS_ROOT) $(RUN_TESTS) --package volary-testkit --features system --test 'slow_*'

@@ -11,7 +11,7 @@ use volary_store::{Series, Store, StoreError};
 use crate::config::Config;
 use crate::depot::Depot;
 use crate::export::Keeper;
-use crate::facts::{Judge, Judged};
+use crate::facts::{Judge, Judged, Judgement};
 use crate::fleet_view::FleetView;
 use crate::http::auth::Tokens;
 use crate::http::mender::Mender;
@@ -67,6 +67,8 @@ pub(crate) struct App {
     pub(crate) promotions: Current<BTreeMap<StageName, String>>,
     /// One step of them at a time: an older one must not replace a newer one.
     pub(crate) rolling_out: tokio::sync::Mutex<()>,
+    /// All devices as they were judged last, for alerts and feeds.
+    pub(crate) judged: Current<Judgement>,
     /// Changes with rolling's content; for devices that follow it.
     pub(crate) rolling: Current<String>,
     /// Rings when devices may have something new to do: for questions that stay open.

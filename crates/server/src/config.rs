@@ -590,6 +590,23 @@ mod tests {
         check(&format!("{GOOD}[metrics]\nraw_hours = 1\n"), "metrics.raw_hours must be");
         check(&format!("{GOOD}[metrics]\nhours = 1\n"), "unknown field `hours`");
         check(&format!("{GOOD}[images]\nkey = \"x\"\n"), "unknown field `key`");
+        let feed = |text: &str| format!("{GOOD}{text}\n");
+        check(&feed("[feeds.webhok.x]\nurl = \"https://x\""), "webhok");
+        check(&feed("[feeds.webhook.x]\nurl = \"x\""), "feeds.webhook.x: url \"x\" must begin with https://");
+        check(&feed("[feeds.webhook.\"a b\"]\nurl = \"https://x\""), "a name is letters");
+        check(&feed("[feeds.webhook.x]\nurl = \"https://x\"\nqueue_mib = 0"), "queue_mib must be at least 1");
+        check(&feed("[feeds.datadog.x]\nkey_file = \"k\""), "feeds.datadog.x: name the site");
+        check(
+            &feed("[feeds.otlp.x]\nurl = \"https://x\"\ninterval = 1"),
+            "interval must be 10 to 3600 seconds",
+        );
+        let mail = "[feeds.mail.x]\nserver = \"m\"\nfrom = \"a@b.c\"\n";
+        check(&feed(&format!("{mail}to = []")), "to is empty");
+        check(&feed(&format!("{mail}to = [\"nobody\"]")), "no address of mail");
+        check(&feed(&format!("{mail}to = [\"a@b.c\"]\nuser = \"u\"")), "belong together");
+        let icinga = "[feeds.icinga.x]\nuser = \"u\"\npassword_file = \"p\"\nca_file = \"c\"\n";
+        check(&feed(&format!("{icinga}url = \"http://x\"")), "must begin with https://");
+        check(&feed("[alerts]\nhould = 1"), "unknown field `hould`");
         let export = "[[export]]\nname = \"cdn\"\nto = \"s3://b\"\nsuites = [\"rolling\"]\n";
         check(&format!("{GOOD}{export}bucket = \"b\"\n"), "bucket");
         check(&format!("{GOOD}{}", export.replace("rolling", "v1/x")), "v1/x");

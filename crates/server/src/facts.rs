@@ -218,7 +218,28 @@ pub(crate) fn members(devices: &[Judged], stage: &StageName) -> Vec<DeviceName> 
         .collect()
 }
 
+/// All devices as they were judged last.
+#[derive(Debug, Default)]
+pub(crate) struct Judgement {
+    /// When; `None` before the first time.
+    pub(crate) at: Option<Timestamp>,
+    /// The devices, without what is only for those who look at one of them.
+    pub(crate) devices: Vec<Judged>,
+}
+
 impl Judged {
+    /// Without its papers and its lists of packages and facts: all devices are kept in memory.
+    pub(crate) fn lightened(mut self) -> Self {
+        let record = &mut self.record;
+        record.csr = String::new();
+        (record.certificate, record.report, record.convergence) = (None, None, None);
+        if let Some(report) = &mut self.report {
+            report.packages.clear();
+            report.facts.clear();
+        }
+        self
+    }
+
     /// The device as the API shows it.
     pub(crate) fn into_api(self) -> status::Device {
         let record = self.record;

@@ -49,7 +49,9 @@ mod uploads;
 pub use config::{AlertConfig, Config, Gc, ImageConfig, MenderConfig, SignerConfig};
 pub use error::ServerError;
 pub use export::{ExportConfig, ExportEvent, ExportFailure, ExportRun, export, verify_export};
-pub use feeds::{AlertmanagerConfig, FeedsConfig, MailConfig, WebhookConfig};
+pub use feeds::{
+    AlertmanagerConfig, DatadogConfig, FeedsConfig, IcingaConfig, MailConfig, OtlpConfig, WebhookConfig,
+};
 pub use gates::{GateError, gates};
 pub use hook::{PushRefused, pre_receive};
 pub use init::{InitOptions, Initialised, init};

@@ -138,6 +138,7 @@ async fn start(
         rollouts: Current::default(),
         promotions: Current::default(),
         rolling_out: tokio::sync::Mutex::new(()),
+        judged: Current::default(),
         news: Notify::new(),
         started_at: volary_host::now(),
         stop: stopping.clone(),

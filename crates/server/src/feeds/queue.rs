@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
-use volary_store::{Leaves, Message};
+use volary_store::{Leaves, Message, NewMessage};
 
 use crate::app::App;
 use crate::status_hook::doubled;
@@ -41,19 +41,23 @@ pub(crate) enum Answer {
 pub(crate) trait Destination: Send + Sync + 'static {
     /// Hands a message over. `seq` is the same each time the message is tried.
     fn hand_over(&self, message: &Message) -> Answer;
+
+    /// How old a message may become; `None` if its age does not matter.
+    fn oldest(&self, message: &[u8]) -> Option<Duration> {
+        let _ = message;
+        None
+    }
 }
 
-/// Delivers what waits for a feed, until the server stops. What is older than `oldest` the other side
-/// would not take.
+/// Delivers what waits for a feed, until the server stops.
 pub(crate) async fn deliver(
     app: Arc<App>,
     feed: String,
-    oldest: Option<Duration>,
     destination: Arc<dyn Destination>,
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
-        let wait = match round(&app, &feed, oldest, &destination).await {
+        let wait = match round(&app, &feed, &destination).await {
             Ok(wait) => wait,
             Err(problem) => {
                 tracing::error!(feed, %problem, "a feed's queue cannot be read");
@@ -69,12 +73,7 @@ pub(crate) async fn deliver(
 }
 
 /// Delivers until nothing waits or it fails; says how long to wait then.
-async fn round(
-    app: &Arc<App>,
-    feed: &str,
-    oldest: Option<Duration>,
-    destination: &Arc<dyn Destination>,
-) -> Result<Duration, String> {
+async fn round(app: &Arc<App>, feed: &str, destination: &Arc<dyn Destination>) -> Result<Duration, String> {
     let text = |error: volary_store::StoreError| error.to_string();
     let record = app.store.feed(feed).await.map_err(text)?;
     if let Some(left) = record.next_at.and_then(|next| left_until(next, volary_host::now())) {
@@ -89,7 +88,7 @@ async fn round(
         let mut expired = 0;
         for message in messages {
             let now = volary_host::now();
-            if oldest.is_some_and(|oldest| is_older(message.at, oldest, now)) {
+            if destination.oldest(&message.body).is_some_and(|oldest| is_older(message.at, oldest, now)) {
                 app.store.message_leaves(feed, message.seq, Leaves::Dropped, now).await.map_err(text)?;
                 expired += 1;
                 continue;
@@ -151,6 +150,14 @@ pub(crate) async fn fails(
     let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
     let next = now.checked_add(wait).unwrap_or(Timestamp::MAX);
     app.store.feed_failed(feed, problem.lines().next().unwrap_or_default(), next, now).await
+}
+
+/// Puts messages into their queues and wakes those who deliver them.
+pub(crate) async fn put(app: &App, messages: &[NewMessage]) -> Result<(), String> {
+    let dropped = app.store.enqueue(messages, volary_host::now()).await.map_err(|error| error.to_string())?;
+    note_full(app, dropped).await;
+    app.nudges.feeds.notify_waiters();
+    Ok(())
 }
 
 /// Tells what full queues had to drop.

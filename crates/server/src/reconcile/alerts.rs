@@ -12,6 +12,7 @@ use volary_plan::alert::{
 use volary_store::{AlertChange, AlertStep, StoredAlert, StoredSilence};
 
 use crate::app::App;
+use crate::facts::Judgement;
 use crate::feeds::{self, News};
 
 /// The version of the form in which alerts are kept.
@@ -27,9 +28,13 @@ const COME_BACK: Duration = Duration::from_secs(120);
 /// Decides which alerts begin, go on and end, and tells.
 pub(super) async fn alerts(app: Arc<App>) -> Result<(), String> {
     let now = volary_host::now();
+    let judged = app.judged.get();
+    if judged.at.is_none() {
+        return Ok(());
+    }
     let before = open_alerts(&app).await?;
     let silences = open_silences(&app, now).await?;
-    let firing = firing(&app, &before, now).await?;
+    let firing = firing(&app, &judged, &before, now);
     let next_id = app.store.next_alert().await.map_err(|error| error.to_string())?;
     let policy = Policy {
         hold: Duration::from_secs(app.config.alerts.hold.into()),
@@ -65,17 +70,12 @@ pub(super) async fn tidy(app: Arc<App>) -> Result<(), String> {
 }
 
 /// What fires now.
-async fn firing(app: &App, before: &[Alert], now: Timestamp) -> Result<Vec<Firing>, String> {
-    let judged = app.devices().await.map_err(|error| error.to_string())?;
-    let firing: Vec<Firing> = judged.into_iter().filter_map(|device| device.firing).collect();
+fn firing(app: &App, judged: &Judgement, before: &[Alert], now: Timestamp) -> Vec<Firing> {
+    let firing: Vec<Firing> = judged.devices.iter().filter_map(|device| device.firing.clone()).collect();
     let poll = app.view.get().stages.iter().map(|stage| stage.rhythm.poll).max().unwrap_or_default();
     let poll = if app.mender.is_some() { poll.max(app.config.mender_poll()) } else { poll };
     let up = Duration::try_from(now.duration_since(app.started_at)).unwrap_or_default();
-    if up < poll.saturating_add(COME_BACK) {
-        Ok(without_new(firing, before, DEVICE_SILENT))
-    } else {
-        Ok(firing)
-    }
+    if up < poll.saturating_add(COME_BACK) { without_new(firing, before, DEVICE_SILENT) } else { firing }
 }
 
 /// What a decision changes in the records, and whom it tells what.

@@ -1,4 +1,4 @@
-//! Notices when a device's condition changes, silence included.
+//! Notices when a device's condition changes, silence included, and judges for those who tell of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use volary_plan::condition::Condition;
 
 use crate::app::App;
-use crate::facts::Judged;
+use crate::facts::{Judged, Judgement};
 
 /// The name under which the conditions of the last run are kept, over restarts.
 const SETTING: &str = "conditions";
@@ -45,6 +45,8 @@ pub(super) async fn devices(app: Arc<App>) -> Result<(), String> {
     for (kind, name, text) in events {
         app.event(kind, &name, &text).await;
     }
+    let devices = judged.into_iter().map(Judged::lightened).collect();
+    app.judged.set(Judgement { at: Some(volary_host::now()), devices });
     app.nudges.alerts.notify_one();
     app.nudges.feeds.notify_waiters();
     Ok(())

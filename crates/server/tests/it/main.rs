@@ -5,6 +5,7 @@ mod alerts;
 mod archive;
 mod builds;
 mod devices;
+mod feeds;
 mod git;
 mod images;
 mod keys;
