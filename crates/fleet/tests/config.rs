@@ -114,7 +114,7 @@ fn mistakes_are_named_with_line_field_and_remedy() {
     );
     check("signers: { prod: a }\n", &["signers.prod", "not a list"]);
     check("promote: { dev: automatic }\n", &["promote.", "first stage"]);
-    check("promote: { prod: sometimes }\n", &["promote.prod", "`automatic` or `people`"]);
+    check("promote: { prod: sometimes }\n", &["promote.prod", "`automatic`, `asked` or `people`"]);
     check("rollout: { prod: { per_site_at_most: 0 } }\n", &["rollout.prod.per_site_at_most", "no device"]);
     check("rollout: { prod: { waves: [1%] } }\n", &["rollout.prod.waves", "not 100%"]);
     check("rollout: { prod: { waves: [5%, 5%, 100%] } }\n", &["rollout.prod.waves", "5% adds no device"]);

@@ -236,6 +236,24 @@ pub(crate) fn open(layout: &Layout) -> Result<GitRepository, String> {
     GitRepository::open(&layout.fleet()).map_err(|error| error.to_string())
 }
 
+/// How the files of two commits differ, as git shows it, and whether the end was left out.
+pub(crate) fn diff(
+    layout: &Layout,
+    base: &CommitId,
+    commit: &CommitId,
+    limit: usize,
+) -> Result<(String, bool), String> {
+    let shown = open(layout)?
+        .git()
+        .args(["diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames"])
+        .args([base.as_str(), commit.as_str(), "--"])
+        .check()
+        .map_err(|error| error.to_string())?;
+    let text = shown.text();
+    let end = (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    Ok((text[..end].to_owned(), end < text.len()))
+}
+
 /// The tip of the default branch; `None` if it has no commit yet.
 pub(crate) fn head_tip(repository: &GitRepository) -> Result<Option<CommitId>, String> {
     let head = repository.head_branch().map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! Merges by the server itself, into stages whose `volary.yml` lets it, as soon as every gate says go.
+//! Merges by the server itself, into stages whose `volary.yml` lets it, once every gate says go.
 //!
 //! The merge is what `volary promote` would make, signed with a key that may do nothing else, and it is
 //! judged by what judges a push. Not here: what the gates say (`gates`), and when this is asked
@@ -22,6 +22,8 @@ pub(crate) struct Merge {
     pub(crate) commit: CommitId,
     /// The suite that it brings, for the message.
     pub(crate) suite: String,
+    /// Who asked for it; empty if the server does it by itself.
+    pub(crate) asked_by: String,
 }
 
 /// The line of the server's key for `.volary/allowed_signers`; the key is made if there is none.
@@ -49,7 +51,7 @@ pub(crate) fn merge(layout: &Layout, merge: &Merge) -> Result<CommitId, String> 
     let Merge { to, branch, base, .. } = merge;
     verify_advance(&repository, to, Start::After(base), &made).map_err(|refusal| refusal.to_string())?;
     let update = format!("{base} {made} refs/heads/{branch}\n");
-    hook::judge(layout, &layout.fleet(), &update, "").map_err(|refused| refused.to_string())?;
+    hook::judge(layout, &layout.fleet(), &update, &merge.asked_by).map_err(|refused| refused.to_string())?;
     git(layout)
         .args(["update-ref", &format!("refs/heads/{branch}"), made.as_str(), base.as_str()])
         .check()
@@ -84,9 +86,10 @@ fn git(layout: &Layout) -> Cmd {
 }
 
 fn commit(layout: &Layout, merge: &Merge) -> Result<CommitId, String> {
-    let Merge { from, to, base, commit, suite, .. } = merge;
+    let Merge { from, to, base, commit, suite, asked_by, .. } = merge;
+    let who = if asked_by.is_empty() { String::new() } else { format!(", and {asked_by} asked for it") };
     let message = format!(
-        "Promote {from} to {to}: {suite}\n\nMerges {commit} unchanged: every gate said go.\n\n{STAGE_TRAILER}: {to}\n"
+        "Promote {from} to {to}: {suite}\n\nMerges {commit} unchanged: every gate said go{who}.\n\n{STAGE_TRAILER}: {to}\n"
     );
     let key = format!("user.signingkey={}", path_text(&layout.promotion_key()));
     let made = git(layout)

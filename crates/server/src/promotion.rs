@@ -42,6 +42,11 @@ impl Facts {
         })
     }
 
+    /// The devices of a stage.
+    pub(crate) fn of_stage<'a>(&'a self, stage: &'a StageName) -> impl Iterator<Item = &'a Judged> {
+        self.devices.iter().filter(move |device| device.record.stage.as_ref() == Some(stage))
+    }
+
     pub(crate) fn repository(&self) -> Result<(GitRepository, FleetConfig), GateError> {
         let repository = fleet_view::open(&self.layout).map_err(GateError::Fleet)?;
         let config = fleet_view::head_config(&repository).map_err(GateError::Fleet)?;

@@ -13,6 +13,7 @@
 //! | `POST /api/v1/tokens` | [`NewToken`] → [`TokenSecret`] |
 //! | `DELETE /api/v1/tokens/{name}` | → nothing |
 //! | `GET  /api/v1/promotion?from=A&to=B` | → [`Promotion`] |
+//! | `POST /api/v1/promotion` | [`Promote`] → [`Promoted`]; the server merges, where `promote` in `volary.yml` lets it |
 //! | `GET  /api/v1/server-keys` | → [`ServerKeys`] |
 //! | `GET  /api/v1/gates?to=B&commit=C` | → `Vec<`[`Verdict`]`>`: the gates of merging commit C into B |
 
@@ -59,6 +60,10 @@ pub struct DeviceToken {
 pub enum Role {
     /// Everything.
     Admin,
+    /// What developers and operators may; merge on the page, and let a rollout go on.
+    ReleaseManager,
+    /// See everything; accept, reject and remove devices, silence alerts, stop a rollout.
+    Operator,
     /// See everything; push to git and to the archive; cut, pick, freeze.
     Developer,
     /// See everything, change nothing; read the git repositories.
@@ -138,6 +143,25 @@ pub struct Verdict {
     pub say: Say,
     /// Why, with the figures.
     pub reason: String,
+}
+
+/// Asks the server to merge.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promote {
+    /// The stage whose commit is merged.
+    pub from: StageName,
+    /// The stage that receives it.
+    pub to: StageName,
+    /// The commit that was looked at: if `from` is at another one by now, nothing is merged.
+    pub commit: CommitId,
+}
+
+/// The server merged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promoted {
+    /// The merge.
+    pub merge: CommitId,
 }
 
 /// The server's own keys, as lines for `.volary/allowed_signers`.

@@ -41,6 +41,10 @@ pub enum TokenCommand {
 pub enum RoleArg {
     /// Everything
     Admin,
+    /// What developers and operators may; merge on the page, let a rollout go on
+    ReleaseManager,
+    /// See everything; accept and reject devices, silence alerts, stop a rollout
+    Operator,
     /// See everything; push, include, cut, pick, freeze
     Developer,
     /// See everything, change nothing
@@ -53,6 +57,8 @@ impl From<RoleArg> for Role {
     fn from(role: RoleArg) -> Self {
         match role {
             RoleArg::Admin => Self::Admin,
+            RoleArg::ReleaseManager => Self::ReleaseManager,
+            RoleArg::Operator => Self::Operator,
             RoleArg::Developer => Self::Developer,
             RoleArg::Viewer => Self::Viewer,
             RoleArg::Upload => Self::Upload,

@@ -13,6 +13,8 @@ pub enum Promote {
     /// People.
     #[default]
     People,
+    /// The server too, when a release manager asks it to on the page and every gate says go.
+    Asked,
     /// The server too, as soon as every gate says go.
     Automatic,
 }
@@ -20,10 +22,11 @@ pub enum Promote {
 pub(super) fn promote(section: &Fields<'_>, stage: &str) -> Result<Promote, FieldError> {
     match section.text(stage)? {
         "automatic" => Ok(Promote::Automatic),
+        "asked" => Ok(Promote::Asked),
         "people" => Ok(Promote::People),
         other => {
             let message = format!("{other:?} is nobody who could merge");
-            Err(section.complain(stage, message, "write `automatic` or `people`"))
+            Err(section.complain(stage, message, "write `automatic`, `asked` or `people`"))
         }
     }
 }

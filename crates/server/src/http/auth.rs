@@ -20,8 +20,10 @@ use crate::tls::listener::Peer;
 pub(crate) const COOKIE: &str = "volary_token";
 
 /// What roles are called in records.
-const ROLES: [(Role, &str); 4] = [
+const ROLES: [(Role, &str); 6] = [
     (Role::Admin, "admin"),
+    (Role::ReleaseManager, "release-manager"),
+    (Role::Operator, "operator"),
     (Role::Developer, "developer"),
     (Role::Viewer, "viewer"),
     (Role::Upload, "upload"),
@@ -105,23 +107,26 @@ pub(crate) struct Person {
 impl Person {
     /// Refuses a person whose role does not allow what `least` allows.
     pub(crate) fn must_be(&self, least: Role) -> Result<(), Refusal> {
-        let rank = |role| match role {
-            Role::Upload => 0,
-            Role::Viewer => 1,
-            Role::Developer => 2,
-            Role::Admin => 3,
-        };
-        if rank(self.role) >= rank(least) {
-            return Ok(());
+        if self.may(least) { Ok(()) } else { self.lacks(least) }
+    }
+
+    /// True if their role allows what `least` allows.
+    pub(crate) fn may(&self, least: Role) -> bool {
+        match self.role {
+            Role::Admin => true,
+            Role::ReleaseManager => least != Role::Admin,
+            Role::Operator => matches!(least, Role::Operator | Role::Viewer),
+            Role::Developer => matches!(least, Role::Developer | Role::Viewer),
+            Role::Viewer => least == Role::Viewer,
+            Role::Upload => false,
         }
-        self.lacks(least)
     }
 
     /// Refuses a person who may not bring packages.
     pub(crate) fn must_upload(&self) -> Result<(), Refusal> {
         match self.role {
-            Role::Upload | Role::Developer | Role::Admin => Ok(()),
-            Role::Viewer => self.lacks(Role::Upload),
+            Role::Upload | Role::Developer | Role::ReleaseManager | Role::Admin => Ok(()),
+            Role::Viewer | Role::Operator => self.lacks(Role::Upload),
         }
     }
 
@@ -146,6 +151,25 @@ pub(crate) fn person(app: &App, method: &Method, headers: &HeaderMap) -> Result<
     Ok(person)
 }
 
+/// What a form of the page must carry to show that it came from the page: another site can make a browser
+/// send its cookie, and cannot read this.
+pub(crate) fn csrf(headers: &HeaderMap) -> Option<String> {
+    let secret = cookie(headers)?;
+    Some(hash(&format!("volary form {secret}")).hex())
+}
+
+/// The person who clicked a button of the page.
+pub(crate) fn person_who_clicked(app: &App, headers: &HeaderMap, given: &str) -> Result<Person, Refusal> {
+    let wanted = csrf(headers).unwrap_or_default();
+    let same = wanted.len() == given.len()
+        && wanted.bytes().zip(given.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0;
+    if wanted.is_empty() || !same {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "this did not come from a page of this server")
+            .help("load the page again"));
+    }
+    person(app, &Method::GET, headers)
+}
+
 fn secret(method: &Method, headers: &HeaderMap) -> Option<String> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let value = value.to_str().ok()?;
@@ -166,6 +190,10 @@ fn secret(method: &Method, headers: &HeaderMap) -> Option<String> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return None;
     }
+    cookie(headers)
+}
+
+fn cookie(headers: &HeaderMap) -> Option<String> {
     headers
         .get_all(header::COOKIE)
         .iter()
@@ -214,6 +242,16 @@ role_extractor!(
     /// Somebody who may push, include, cut, pick and freeze.
     Developer,
     Role::Developer
+);
+role_extractor!(
+    /// Somebody who may say which devices belong to the fleet, silence alerts and stop a rollout.
+    Operator,
+    Role::Operator
+);
+role_extractor!(
+    /// Somebody who may merge, and let a rollout go on.
+    ReleaseManager,
+    Role::ReleaseManager
 );
 role_extractor!(
     /// Somebody who may do everything.

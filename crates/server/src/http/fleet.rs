@@ -10,7 +10,8 @@ use serde::Deserialize;
 use volary_api::join::JoinToken;
 use volary_api::v1::device::Report;
 use volary_api::v1::fleet::{
-    Accept, DeviceToken, NewDeviceToken, NewToken, Promotion, Role, ServerKeys, Token, TokenSecret, Verdict,
+    Accept, DeviceToken, NewDeviceToken, NewToken, Promote, Promoted, Promotion, Role, Say, ServerKeys,
+    Token, TokenSecret, Verdict,
 };
 use volary_api::v1::status::Device;
 use volary_fleet::{ReadObjects, RootSigners, Rules, RulesError, SIGNERS_FILE, file_at};
@@ -21,7 +22,9 @@ use crate::app::App;
 use crate::fleet_view;
 use crate::gates::GateError;
 use crate::http::archive::archive_limits;
-use crate::http::auth::{Admin, Viewer, hash, limits_from, new_secret, role_from, role_text};
+use crate::http::auth::{
+    Admin, Operator, ReleaseManager, Viewer, hash, limits_from, new_secret, role_from, role_text,
+};
 use crate::http::input::{Input, blocking, name};
 use crate::http::refusal::Refusal;
 use crate::{evidence, promoter, promotion};
@@ -100,7 +103,7 @@ pub(crate) async fn reports(
 /// `POST /api/v1/devices/{name}/accept`.
 pub(crate) async fn accept(
     State(app): State<Arc<App>>,
-    Admin(person): Admin,
+    Operator(person): Operator,
     Path(device): Path<String>,
     Input(request): Input<Accept>,
 ) -> Result<StatusCode, Refusal> {
@@ -151,7 +154,7 @@ fn known_stage(app: &App, stage: &StageName) -> Result<(), Refusal> {
 /// `POST /api/v1/devices/{name}/reject`.
 pub(crate) async fn reject(
     State(app): State<Arc<App>>,
-    Admin(person): Admin,
+    Operator(person): Operator,
     Path(device): Path<String>,
 ) -> Result<StatusCode, Refusal> {
     let device: DeviceName = name(&device)?;
@@ -167,7 +170,7 @@ pub(crate) async fn reject(
 /// `DELETE /api/v1/devices/{name}`.
 pub(crate) async fn remove(
     State(app): State<Arc<App>>,
-    Admin(person): Admin,
+    Operator(person): Operator,
     Path(device): Path<String>,
 ) -> Result<StatusCode, Refusal> {
     let device: DeviceName = name(&device)?;
@@ -329,6 +332,79 @@ pub(crate) async fn promotion(
     crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
     let facts = promotion::Facts::gather(&app).await?;
     Ok(Json(blocking(move || promotion::preview(&facts, &from, &to)).await??))
+}
+
+/// `POST /api/v1/promotion`.
+pub(crate) async fn promote(
+    State(app): State<Arc<App>>,
+    ReleaseManager(person): ReleaseManager,
+    Input(asked): Input<Promote>,
+) -> Result<Json<Promoted>, Refusal> {
+    merge(&app, &person.name, asked).await.map(Json)
+}
+
+/// Merges for a person, if the stage lets the server do that and every gate says go.
+pub(crate) async fn merge(app: &Arc<App>, person: &str, asked: Promote) -> Result<Promoted, Refusal> {
+    crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
+    let facts = promotion::Facts::gather(app).await?;
+    let (layout, by, wanted) = (app.layout.clone(), person.to_owned(), asked.clone());
+    let merge = blocking(move || merge_now(&layout, &facts, &by, &wanted)).await??;
+    let text = format!("{person} merged {} into {} as {}", asked.commit.short(), asked.to, merge.short());
+    app.event("promoted", asked.to.as_str(), &text).await;
+    crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
+    Ok(Promoted { merge })
+}
+
+fn merge_now(
+    layout: &crate::Layout,
+    facts: &promotion::Facts,
+    by: &str,
+    asked: &Promote,
+) -> Result<CommitId, Refusal> {
+    let found = promotion::preview(facts, &asked.from, &asked.to)?;
+    if found.commit != asked.commit {
+        let (now, looked) = (found.commit.short(), asked.commit.short());
+        return Err(Refusal::conflict(format!("{} is at {now} by now, not at {looked}", asked.from))
+            .help("look at what would be merged again"));
+    }
+    if found.up_to_date {
+        return Err(Refusal::conflict(format!("{} has everything of {}", asked.to, asked.from)));
+    }
+    let closed: Vec<String> = found
+        .verdicts
+        .iter()
+        .filter(|verdict| verdict.say != Say::Go)
+        .map(|verdict| format!("{}: {}", verdict.gate, verdict.reason))
+        .collect();
+    if !closed.is_empty() {
+        return Err(Refusal::conflict(format!("the gates do not say go: {}", closed.join("; "))));
+    }
+    let (repository, config) = facts.repository()?;
+    let stage =
+        config.stage(&asked.to).ok_or_else(|| Refusal::not_found(format!("no stage {}", asked.to)))?;
+    let base =
+        found.base.ok_or_else(|| Refusal::conflict(format!("the branch {} does not exist", stage.branch)))?;
+    let own = Rules::at(&repository, &base).map_err(Refusal::broken)?.config;
+    if own.promote_of(&asked.to) == volary_fleet::Promote::People {
+        return Err(Refusal::conflict(format!("only people merge into {}", asked.to)).help(format!(
+            "sign it yourself: volary promote --from {} --to {1}; or let the server merge: promote: {{ {1}: asked }} in \
+             volary.yml",
+            asked.from, asked.to
+        )));
+    }
+    promoter::merge(
+        layout,
+        &promoter::Merge {
+            from: asked.from.clone(),
+            to: asked.to.clone(),
+            branch: stage.branch.clone(),
+            base,
+            commit: found.commit,
+            suite: found.suite_after.unwrap_or_else(|| "no release".to_owned()),
+            asked_by: by.to_owned(),
+        },
+    )
+    .map_err(Refusal::conflict)
 }
 
 /// A merge.

@@ -1,6 +1,9 @@
 //! The pages for people: rendered here, without anything from elsewhere, and kept current by a
 //! small script that fetches them again.
 
+pub(crate) mod device;
+pub(crate) mod happened;
+pub(crate) mod promotion;
 mod view;
 
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use volary_plan::rollout::{self as plan, Halt, Standing};
 use volary_store::Rollout as Stored;
 
 use crate::app::App;
-use crate::http::auth::{Admin, Viewer};
+use crate::http::auth::{Operator, ReleaseManager, Viewer};
 use crate::http::input::{Input, name};
 use crate::http::refusal::Refusal;
 use crate::rollouts::members;
@@ -60,7 +60,7 @@ fn api(app: &App, stored: Stored<plan::State>) -> Rollout {
 /// `POST /api/v1/rollouts/{stage}/stop`.
 pub(crate) async fn stop(
     State(app): State<Arc<App>>,
-    Admin(person): Admin,
+    Operator(person): Operator,
     Path(stage): Path<String>,
     Input(said): Input<Say>,
 ) -> Result<Json<Rollout>, Refusal> {
@@ -82,7 +82,7 @@ pub(crate) async fn stop(
 /// `POST /api/v1/rollouts/{stage}/resume`: what failed so far does not count any more.
 pub(crate) async fn resume(
     State(app): State<Arc<App>>,
-    Admin(person): Admin,
+    ReleaseManager(person): ReleaseManager,
     Path(stage): Path<String>,
     Input(said): Input<Say>,
 ) -> Result<Json<Rollout>, Refusal> {
@@ -109,7 +109,7 @@ pub(crate) async fn resume(
 /// `POST /api/v1/rollouts/{stage}/next`.
 pub(crate) async fn next(
     State(app): State<Arc<App>>,
-    Admin(person): Admin,
+    ReleaseManager(person): ReleaseManager,
     Path(stage): Path<String>,
     Input(said): Input<Say>,
 ) -> Result<Json<Rollout>, Refusal> {

@@ -79,6 +79,7 @@ fn due(facts: &Facts) -> Result<Vec<(volary_model::StageName, Waits)>, GateError
                 base,
                 commit: promotion.commit,
                 suite: promotion.suite_after.unwrap_or_else(|| "no release".to_owned()),
+                asked_by: String::new(),
             }))
         } else {
             Err(closed.join("; "))

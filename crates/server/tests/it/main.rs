@@ -14,6 +14,7 @@ mod metrics;
 mod mirrors;
 mod page;
 mod privacy;
+mod promotion;
 mod recorder;
 mod reports;
 mod rollouts;

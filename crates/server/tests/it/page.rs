@@ -61,7 +61,7 @@ fn the_page_shows_the_fleet_and_escapes_what_others_wrote() {
     assert!(page.contains("&#60;script&#62;alert(1)") && !page.contains("<script>alert"), "{page}");
     assert!(page.contains("failed units: &#60;b&#62;bad.service"), "{page}");
     assert!(page.contains("volary device accept new-1"));
-    assert!(page.contains("volary promote --from development --to canary"));
+    assert!(page.contains("href=\"/promotion?from=development&#38;to=canary\""), "{page}");
 }
 
 #[test]
@@ -79,4 +79,44 @@ fn what_is_not_there_has_a_page_too() {
         server.admin().post("/api/v1/sources", &json!({"name": "x", "url": "/nowhere"})).status.is_success()
     );
     assert!(page(&server, "/").contains("/nowhere"));
+}
+
+#[test]
+fn a_device_has_a_page_with_its_convergences_and_measurements() {
+    let server = TestServer::start();
+    let commit = server.fleet_clone().run(&["rev-parse", "HEAD"]);
+    let device = DeviceKey::new().join(&server, "dev-1", "development");
+    let mut report = good_report("1", "development", &commit, None);
+    report.convergence.as_mut().unwrap().packages.insert("hello<b>".into(), ("1.0".into(), "2.0".into()));
+    assert!(device.post("/device/v1/reports", &report).status.is_success());
+    let samples = json!({
+        "id": "1", "boot_id": "b", "at": volary_host::now(), "age": 0, "step": 60, "points": 3,
+        "series": {"memory_available_bytes": [1048576, 3145728, 2097152], "cpu_seconds_total": [10, 40, 70]},
+        "errors": [{"age": 5, "priority": 3, "unit": "app.service", "message": "it <i>broke</i>"}]
+    });
+    let sent = device.post_bytes("/device/v1/metrics", format!("{samples}\n").as_bytes(), &[]);
+    assert!(sent.status.is_success(), "{}", sent.text());
+    let page = page(&server, "/devices/dev-1?hours=1");
+    for part in [
+        "hello&#60;b&#62; 1.0 to 2.0",
+        "1.0 MiB to 3.0 MiB",
+        "<strong class=\"nowrap\">2.0 MiB</strong>",
+        "0.500 s/s",
+        "it &#60;i&#62;broke&#60;/i&#62;",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let cookie = format!("volary_token={}", server.admin_token());
+    let gone = server.anonymous().get_with("/devices/dev-2", &[("cookie", &cookie)]);
+    assert_eq!(gone.status.as_u16(), 404);
+}
+
+#[test]
+fn events_are_found_by_what_is_in_them() {
+    let server = TestServer::start();
+    DeviceKey::new().join(&server, "dev-77", "development");
+    assert!(page(&server, "/events").contains("this server was made"));
+    let found = page(&server, "/events?q=DEV-77");
+    assert!(found.contains("dev-77 enrolled") && !found.contains("this server was made"), "{found}");
+    assert!(page(&server, "/events?q=%3Cb%3E").contains("among the newest has “&#60;b&#62;” in it"));
 }

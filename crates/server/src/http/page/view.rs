@@ -136,30 +136,31 @@ struct MeterPart {
 /// How a stage stands to the one before it.
 struct Step {
     text: String,
-    command: Option<String>,
+    /// The page that shows what a merge would change.
+    link: Option<String>,
 }
 
-struct DeviceRow {
-    name: String,
-    tone: &'static str,
-    word: &'static str,
-    place: String,
-    reason: String,
-    facts: Vec<(&'static str, String)>,
-    packages: Vec<PackageLink>,
-    units: Vec<String>,
-    checks: Vec<CheckRow>,
+pub(super) struct DeviceRow {
+    pub(super) name: String,
+    pub(super) tone: &'static str,
+    pub(super) word: &'static str,
+    pub(super) place: String,
+    pub(super) reason: String,
+    pub(super) facts: Vec<(&'static str, String)>,
+    pub(super) packages: Vec<PackageLink>,
+    pub(super) units: Vec<String>,
+    pub(super) checks: Vec<CheckRow>,
 }
 
-struct PackageLink {
-    name: String,
-    version: String,
+pub(super) struct PackageLink {
+    pub(super) name: String,
+    pub(super) version: String,
 }
 
-struct CheckRow {
-    name: String,
-    tone: &'static str,
-    word: &'static str,
+pub(super) struct CheckRow {
+    pub(super) name: String,
+    pub(super) tone: &'static str,
+    pub(super) word: &'static str,
 }
 
 struct BuildRow {
@@ -343,11 +344,11 @@ fn step(stage: &StageName, view: &FleetView) -> Option<Step> {
     // A merge of a merge has the same files, so it brings nothing either.
     let same = own_tip.tree == from_tip.tree;
     Some(if same {
-        Step { text: format!("Has everything of {}.", from.name), command: None }
+        Step { text: format!("Has everything of {}.", from.name), link: None }
     } else {
         Step {
             text: format!("{} is ahead.", from.name),
-            command: Some(format!("volary promote --from {} --to {stage}", from.name)),
+            link: Some(format!("/promotion?from={}&to={stage}", from.name)),
         }
     })
 }
@@ -366,7 +367,7 @@ fn tone(condition: Condition) -> (&'static str, &'static str) {
     }
 }
 
-fn device_row(device: &Device, now: Timestamp) -> DeviceRow {
+pub(super) fn device_row(device: &Device, now: Timestamp) -> DeviceRow {
     let (tone, word) = tone(device.condition);
     let mut facts = Vec::new();
     let mut fact = |name, value: Option<String>| facts.extend(value.map(|value| (name, value)));
@@ -520,7 +521,7 @@ fn release_row(release: Release, now: Timestamp) -> ReleaseRow {
     }
 }
 
-fn event_tone(kind: &str) -> &'static str {
+pub(super) fn event_tone(kind: &str) -> &'static str {
     match kind.rsplit('-').next() {
         Some("failed" | "refused") => "bad",
         Some("silent" | "overridden") => "warn",
@@ -601,7 +602,7 @@ impl BuildPage {
 }
 
 /// How long ago, in one unit: the page is read at a glance.
-fn ago(at: Timestamp, now: Timestamp) -> String {
+pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(at).as_secs().max(0);
     match seconds {
         // A number that changes each second only draws the eye.
@@ -617,7 +618,7 @@ fn of(part: u64, whole: u64, word: &str) -> String {
     format!("{} of {} {word}", bytes(part), bytes(whole))
 }
 
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let unit = UNITS.iter().find(|(size, _)| count >= *size);
     unit.map_or_else(

@@ -1,0 +1,337 @@
+//! The page of a promotion: what a merge would change, what the gates say, and the button.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Form, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use serde::Deserialize;
+use volary_api::v1::archive::{Difference, PackageChange};
+use volary_api::v1::fleet::{Promote, Promotion, Role, Say};
+use volary_fleet::{ReadObjects, Rules};
+use volary_model::{CommitId, StageName, Suite};
+use volary_plan::text;
+
+use super::view::{self, bytes};
+use super::{html_page, page};
+use crate::app::App;
+use crate::http::auth::{self, Person};
+use crate::http::fleet::merge;
+use crate::http::input::{blocking, name};
+use crate::http::refusal::Refusal;
+use crate::promotion::{self, Facts};
+
+/// How much of the differences of files is shown; the command line has all of it.
+const DIFF: usize = 200 << 10;
+
+/// How many of each list are shown.
+const SHOWN: usize = 100;
+
+/// Two stages.
+#[derive(Deserialize)]
+pub(crate) struct Stages {
+    from: String,
+    to: String,
+}
+
+/// What somebody asked for with the button.
+#[derive(Deserialize)]
+pub(crate) struct Click {
+    from: String,
+    to: String,
+    commit: String,
+    csrf: String,
+}
+
+#[derive(Template)]
+#[template(path = "promotion.html")]
+struct PromotionPage {
+    fleet: String,
+    person: String,
+    from: StageName,
+    to: StageName,
+    commit: CommitId,
+    base: String,
+    up_to_date: bool,
+    suites: String,
+    verdicts: Vec<Row>,
+    groups: Vec<(String, usize)>,
+    devices: usize,
+    packages: Vec<PackageRow>,
+    more_packages: usize,
+    ships: String,
+    sources: Vec<SourceRow>,
+    images: Vec<String>,
+    reboots: String,
+    commits: Vec<String>,
+    diff: Vec<DiffLine>,
+    diff_cut: bool,
+    /// Why the button is not there; empty if it is.
+    closed: String,
+    csrf: String,
+    command: String,
+}
+
+struct Row {
+    tone: &'static str,
+    word: &'static str,
+    name: String,
+    text: String,
+}
+
+struct PackageRow {
+    name: String,
+    versions: String,
+    size: String,
+}
+
+struct SourceRow {
+    name: String,
+    versions: String,
+    entries: Vec<String>,
+}
+
+struct DiffLine {
+    tone: &'static str,
+    text: String,
+}
+
+/// `GET /promotion?from=A&to=B`.
+pub(crate) async fn show(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Query(stages): Query<Stages>,
+) -> Response {
+    page(&app, &headers, async |person| {
+        let (from, to): (StageName, StageName) = (name(&stages.from)?, name(&stages.to)?);
+        let csrf = auth::csrf(&headers).unwrap_or_default();
+        Ok(collect(&app, person, from, to, csrf).await?.render())
+    })
+    .await
+}
+
+/// `POST /promotion`: the button.
+pub(crate) async fn click(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Form(click): Form<Click>,
+) -> Response {
+    let merged = async {
+        let person = auth::person_who_clicked(&app, &headers, &click.csrf)?;
+        person.must_be(Role::ReleaseManager)?;
+        let asked = Promote { from: name(&click.from)?, to: name(&click.to)?, commit: name(&click.commit)? };
+        merge(&app, &person.name, asked).await
+    };
+    match merged.await {
+        Ok(_) => Redirect::to("/").into_response(),
+        Err(refusal) => {
+            let (problem, help) = (refusal.sentence().to_owned(), refusal.advice().to_owned());
+            let shown = view::RefusalPage { fleet: app.config.fleet.clone(), problem, help };
+            html_page(StatusCode::CONFLICT, shown.render())
+        }
+    }
+}
+
+async fn collect(
+    app: &Arc<App>,
+    person: Person,
+    from: StageName,
+    to: StageName,
+    csrf: String,
+) -> Result<PromotionPage, Refusal> {
+    crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
+    let facts = Facts::gather(app).await?;
+    let groups = groups(&facts, &to);
+    let layout = app.layout.clone();
+    let (depot, stages) = (app.archive.clone(), (from, to));
+    let gathered = blocking(move || -> Result<_, Refusal> {
+        let (from, to) = stages;
+        let found = promotion::preview(&facts, &from, &to)?;
+        let suite = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<Suite>().ok());
+        let difference = match (suite(&found.suite_before), suite(&found.suite_after)) {
+            (Some(before), Some(after)) if before != after => Some(depot.difference(&before, &after)?),
+            _ => None,
+        };
+        let diff = match &found.base {
+            Some(base) if !found.up_to_date => {
+                crate::fleet_view::diff(&layout, base, &found.commit, DIFF).map_err(Refusal::broken)?
+            }
+            _ => (String::new(), false),
+        };
+        let (repository, _) = facts.repository()?;
+        let merges = found.base.as_ref().is_some_and(|base| {
+            Rules::at(&repository, base)
+                .is_ok_and(|rules| rules.config.promote_of(&to) != volary_fleet::Promote::People)
+        });
+        // The tip may be of a stage that cannot be read; then there is nothing to show of it.
+        let known = repository.find_commit(&found.commit).is_ok_and(|commit| commit.is_some());
+        Ok((found, difference, diff, merges && known))
+    });
+    let (found, difference, diff, merges) = gathered.await??;
+    Ok(view(app, &person, Gathered { found, difference, diff, merges, groups }, csrf))
+}
+
+struct Gathered {
+    found: Promotion,
+    difference: Option<Difference>,
+    /// The differences of the files, and whether their end was left out.
+    diff: (String, bool),
+    /// True if the server may merge.
+    merges: bool,
+    groups: Vec<(String, usize)>,
+}
+
+fn view(app: &App, person: &Person, gathered: Gathered, csrf: String) -> PromotionPage {
+    let Gathered { found, difference, diff, merges, groups } = gathered;
+    let (from, to) = (found.from.clone(), found.to.clone());
+    let command = format!("volary promote --from {from} --to {to}");
+    let open = found.verdicts.iter().all(|verdict| verdict.say == Say::Go);
+    let closed = if found.up_to_date {
+        format!("{to} has everything of {from}.")
+    } else if !open {
+        "Not every gate says go.".to_owned()
+    } else if !merges {
+        "Only people merge into this stage, with a signature of their own.".to_owned()
+    } else if !person.may(Role::ReleaseManager) {
+        "A release manager merges.".to_owned()
+    } else {
+        String::new()
+    };
+    let reboots = reboots(&found);
+    PromotionPage {
+        fleet: app.config.fleet.clone(),
+        person: person.name.clone(),
+        base: found.base.as_ref().map_or("nothing", |base| base.short()).to_owned(),
+        up_to_date: found.up_to_date,
+        suites: suites(&found),
+        verdicts: found.verdicts.iter().map(row).collect(),
+        devices: found.devices.len(),
+        groups,
+        more_packages: found.packages.len().saturating_sub(SHOWN),
+        packages: found.packages.iter().take(SHOWN).map(package).collect(),
+        ships: ships(difference.as_ref(), &found),
+        sources: sources(difference.as_ref()),
+        images: found
+            .images
+            .iter()
+            .map(|image| {
+                let name = |name: &Option<volary_model::ImageName>| {
+                    name.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
+                };
+                format!("{}: {} to {}", image.device_type, name(&image.from), name(&image.to))
+            })
+            .collect(),
+        reboots,
+        commits: found.commits.into_iter().take(SHOWN).collect(),
+        diff: diff.0.lines().map(diff_line).collect(),
+        diff_cut: diff.1,
+        closed,
+        csrf,
+        command,
+        commit: found.commit,
+        from,
+        to,
+    }
+}
+
+fn row(verdict: &volary_api::v1::fleet::Verdict) -> Row {
+    let (tone, word) = match verdict.say {
+        Say::Go => ("good", "go"),
+        Say::Ask => ("warn", "ask"),
+        Say::Stop => ("bad", "stop"),
+    };
+    Row { tone, word, name: verdict.gate.clone(), text: verdict.reason.clone() }
+}
+
+fn suites(found: &Promotion) -> String {
+    let word = |suite: &Option<String>| suite.clone().unwrap_or_else(|| "no release".to_owned());
+    match found.suite_before == found.suite_after {
+        true => format!("{} stays", word(&found.suite_after)),
+        false => format!("{} to {}", word(&found.suite_before), word(&found.suite_after)),
+    }
+}
+
+fn package(change: &PackageChange) -> PackageRow {
+    let version = |version: &Option<String>, none: &str| version.clone().unwrap_or_else(|| none.to_owned());
+    PackageRow {
+        name: format!("{} ({})", change.name, change.architecture),
+        versions: format!("{} to {}", version(&change.from, "new"), version(&change.to, "gone")),
+        size: if change.to.is_some() { bytes(change.size) } else { String::new() },
+    }
+}
+
+/// What a device of each architecture fetches.
+fn ships(difference: Option<&Difference>, found: &Promotion) -> String {
+    let mut parts: Vec<String> = difference
+        .iter()
+        .flat_map(|difference| &difference.downloads)
+        .map(|download| {
+            let packages = text::count(usize::try_from(download.packages).unwrap_or(usize::MAX), "package");
+            format!("{} in {packages} ({})", bytes(download.bytes), download.architecture)
+        })
+        .collect();
+    let images: u64 = found.images.iter().map(|image| image.size).sum();
+    if images > 0 {
+        parts.push(format!("images of {} at most, less where only blocks differ", bytes(images)));
+    }
+    if parts.is_empty() { "nothing but configuration".to_owned() } else { parts.join(", ") }
+}
+
+/// Packages after whose change a device runs the old one until it boots.
+fn reboots(found: &Promotion) -> String {
+    let kernels: Vec<String> = found
+        .packages
+        .iter()
+        .filter(|change| change.to.is_some())
+        .filter(|change| {
+            let name = change.name.as_str();
+            ["linux-image", "linux-base", "raspberrypi-kernel", "systemd-boot"]
+                .iter()
+                .any(|start| name.starts_with(start))
+        })
+        .map(|change| change.name.to_string())
+        .collect();
+    match (found.images.is_empty(), kernels.is_empty()) {
+        (false, _) => "one, into the other slot, for each device that takes an image".to_owned(),
+        (true, false) => format!("none by itself; {} counts after the next one", text::some(&kernels, 3)),
+        (true, true) => "none".to_owned(),
+    }
+}
+
+fn sources(difference: Option<&Difference>) -> Vec<SourceRow> {
+    let sources = difference.iter().flat_map(|difference| &difference.sources);
+    sources
+        .take(SHOWN)
+        .map(|source| SourceRow {
+            name: source.source.clone(),
+            versions: format!("{} to {}", source.from.as_deref().unwrap_or("new"), source.to),
+            entries: source.entries.iter().map(|entry| entry.changes.clone()).collect(),
+        })
+        .collect()
+}
+
+fn diff_line(line: &str) -> DiffLine {
+    let tone = match line.as_bytes() {
+        [b'+', b'+', b'+', ..] | [b'-', b'-', b'-', ..] | [b'd', ..] | [b'i', ..] | [b'@', ..] => "dim",
+        [b'+', ..] => "good",
+        [b'-', ..] => "bad",
+        _ => "",
+    };
+    DiffLine { tone, text: line.to_owned() }
+}
+
+/// How many devices of each kind a merge reaches.
+fn groups(facts: &Facts, stage: &StageName) -> Vec<(String, usize)> {
+    let mut groups: BTreeMap<String, usize> = BTreeMap::new();
+    for device in facts.of_stage(stage) {
+        let image = device.report.as_ref().and_then(|report| report.image.as_ref());
+        let kind = match image {
+            Some(image) => image.device_type.clone(),
+            None => format!("{}, {}", device.record.os, device.record.architecture),
+        };
+        *groups.entry(kind).or_default() += 1;
+    }
+    groups.into_iter().collect()
+}
