@@ -17,6 +17,7 @@ use crate::depot::Depot;
 use crate::facts::{Judge, Judged, tally};
 use crate::fleet_view::{self, FleetView, StageRules};
 use crate::hours;
+use crate::measured::Measured;
 
 /// Why gates could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -177,6 +178,9 @@ impl Question<'_> {
         };
         // The devices of the stage before tell about the commit that they were sent, no other.
         let sent = self.branches.iter().find(|branch| branch.name == from.branch && branch.tip == *commit);
+        let is_measured = asked.watch.is_some() || asked.no_worse_than.is_some();
+        let measured = if is_measured { Measured::read(self.layout) } else { None };
+        let measured = measured.as_ref().and_then(|measured| measured.of(&from.name, commit, now));
         let evidence = Evidence {
             frozen_at,
             release,
@@ -184,8 +188,8 @@ impl Question<'_> {
             devices: sent.map(|_| tally(self.devices, &from.name)).unwrap_or_default(),
             images,
             rollout,
-            findings: None,
-            comparison: None,
+            findings: measured.map(|measured| measured.findings.clone()),
+            comparison: measured.and_then(|measured| measured.comparisons.get(to).cloned()),
             hours: asked.time.as_ref().map(|time| hours::of_merges(time, &zone, now)),
             freeze: config.as_ref().map(|config| hours::of_freezes(config.freezes_of(to), now)),
         };
@@ -225,7 +229,7 @@ fn pinned(layout: &Layout, rules: &StageRules) -> Vec<gate::PinnedImage> {
 
 /// No devices at all could still satisfy a policy that asks for none; and the reason is another.
 fn without_devices(verdict: gate::Verdict, branch: &str) -> gate::Verdict {
-    if verdict.gate != "healthy" {
+    if !["healthy", "watch", "no_worse_than"].contains(&verdict.gate) {
         return verdict;
     }
     let reason = format!("the commit is not the tip of {branch}, so its devices say nothing about it");

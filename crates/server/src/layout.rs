@@ -61,6 +61,11 @@ impl Layout {
         self.root.join("metrics.sqlite")
     }
 
+    /// What measurements say before a merge: written by the server, read by git's hook.
+    pub fn measured(&self) -> PathBuf {
+        self.root.join("measured.json")
+    }
+
     /// The apt repository.
     pub fn archive(&self) -> PathBuf {
         self.root.join("archive")

@@ -29,6 +29,7 @@ mod images;
 mod init;
 mod key_holders;
 mod layout;
+mod measured;
 mod measurements;
 mod mender;
 mod metrics_config;

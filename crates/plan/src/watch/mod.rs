@@ -88,6 +88,23 @@ pub fn reach(rule: &WatchRule) -> Duration {
     window.saturating_add(look_back(rule))
 }
 
+/// True if a rule needs this series to judge any: it means the series, or compares with it.
+pub fn needs(rule: &WatchRule, series: &str) -> bool {
+    let name = series.split('{').next().unwrap_or_default();
+    let beside = match &rule.kind {
+        WatchKind::Threshold { part_of, .. } | WatchKind::Forecast { part_of, .. } => part_of.as_deref(),
+        // Tells when a process began anew.
+        WatchKind::Leak { .. } => Some("unit_restarts_total"),
+        WatchKind::Absence { .. }
+        | WatchKind::Rate { .. }
+        | WatchKind::Flapping { .. }
+        | WatchKind::RebootLoop { .. }
+        | WatchKind::VersionSkew { .. }
+        | WatchKind::ClockSkew { .. } => None,
+    };
+    beside == Some(name) || condition::pattern(&rule.kind).is_some_and(|pattern| pattern.matches(series))
+}
+
 fn look_back(rule: &WatchRule) -> Duration {
     rule.held_for.saturating_add(rule.clear_after).saturating_mul(LOOK_BACK)
 }

@@ -257,6 +257,24 @@ fn a_leak_is_watched_from_the_last_start_of_its_unit() {
 }
 
 #[test]
+fn a_rule_needs_what_it_means_and_what_it_compares_with() {
+    let part = WatchKind::Threshold {
+        series: pattern("disk_free_bytes"),
+        bound: Bound::Below(0.1),
+        part_of: Some("disk_size_bytes".to_owned()),
+    };
+    let check = |kind: &WatchKind, series: &str, expected| {
+        assert_eq!(needs(&rule(kind.clone(), 0, 0), series), expected, "{series}");
+    };
+    check(&part, "disk_free_bytes{mount=\"/\"}", true);
+    check(&part, "disk_size_bytes{mount=\"/\"}", true);
+    check(&part, "load1", false);
+    check(&WatchKind::RebootLoop { boots: 3, within: seconds(60) }, "load1", false);
+    let leak = WatchKind::Leak { series: pattern("unit_memory_bytes"), window: seconds(600), at_least: 0.09 };
+    check(&leak, "unit_restarts_total{unit=\"x\"}", true);
+}
+
+#[test]
 fn rules_watch_their_stages() {
     let mut rule = rule(above(1.0), 0, 0);
     rule.stages = vec!["production".parse().unwrap()];

@@ -7,6 +7,7 @@ mod deltas;
 mod devices;
 mod gc;
 mod images;
+mod measured;
 mod mirrors;
 mod promotions;
 mod rebuilds;
@@ -74,6 +75,9 @@ const DELTAS: Duration = Duration::from_secs(60);
 
 /// How often measurements are looked after: each device in turn.
 const METRICS: Duration = Duration::from_secs(5);
+
+/// How often the devices before a gate are measured: a watch rule that fires stops the next merge so soon.
+const MEASURED: Duration = Duration::from_secs(60);
 
 /// How often the certificate's age is looked at.
 const CERTIFICATE: Duration = Duration::from_secs(86_400);
@@ -144,6 +148,7 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
     tasks.spawn(every(app.clone(), stop.clone(), "deltas", DELTAS, bell, deltas::deltas));
     tasks.spawn(every(app.clone(), stop.clone(), "signs of life", FLUSH, None, flush));
     tasks.spawn(every(app.clone(), stop.clone(), "metrics", METRICS, None, metrics));
+    tasks.spawn(every(app.clone(), stop.clone(), "gates", MEASURED, None, measured::measured));
     tasks.spawn(every(app.clone(), stop.clone(), "suites", SUITES, Some(|nudges| &nudges.suites), suites));
     tasks.spawn(every(app.clone(), stop.clone(), "certificate", CERTIFICATE, None, certificate));
     tasks.spawn(every(app.clone(), stop.clone(), "uploads", UPLOADS, None, uploads));

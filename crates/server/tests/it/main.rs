@@ -6,6 +6,7 @@ mod archive;
 mod builds;
 mod devices;
 mod feeds;
+mod gates;
 mod git;
 mod images;
 mod keys;
