@@ -55,6 +55,7 @@ test-slow: build agent-deb ## What takes too long for make test: real clients, e
 	CRASH_EVERY=1 cargo test --quiet --package volary-archive --test crash
 	VOLARY_INVENTORY_CAMPAIGN=600 cargo test --quiet --package volary-fleet --test inventory_oracle --test inventory_split
 	$(RUN_AS_ROOT) $(RUN_TESTS) --package volary-testkit --features system --test 'slow_*'
+	cargo test --quiet --package volary-server --test it prometheus -- --ignored
 	$(RUN_AS_ROOT) cargo test --quiet $(BUILDER) --test builds -- --ignored
 
 test-foreign: setup ## The agent for arm64 and armhf: built, packed, started and tested by qemu-user

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::depot::Depot;
 use crate::export::Keeper;
 use crate::facts::{Judge, Judged, Judgement};
+use crate::feeds::RemoteWrites;
 use crate::fleet_view::FleetView;
 use crate::http::auth::Tokens;
 use crate::http::mender::Mender;
@@ -20,6 +21,7 @@ use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
 use crate::registry::Registry;
 use crate::rollouts::{Now, Rollouts};
+use crate::standing::Standings;
 use crate::tls::authority::{self, Authority};
 use crate::tls::listener::CurrentCertificate;
 use crate::uploads::Uploads;
@@ -37,6 +39,10 @@ pub(crate) struct App {
     pub(crate) store: Store,
     /// What devices measured.
     pub(crate) series: Series,
+    /// How devices stood when they were judged last.
+    pub(crate) standings: Current<Standings>,
+    /// How sending measurements on does.
+    pub(crate) remote_writes: RemoteWrites,
     /// The archive.
     pub(crate) archive: Arc<Depot>,
     /// Uploads to it that are on their way.

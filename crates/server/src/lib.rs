@@ -43,6 +43,7 @@ mod release_diff;
 mod repository;
 mod rollouts;
 mod serve;
+mod standing;
 mod status_hook;
 mod tls;
 mod uploads;
@@ -51,7 +52,8 @@ pub use config::{AlertConfig, Config, Gc, ImageConfig, MenderConfig, SignerConfi
 pub use error::ServerError;
 pub use export::{ExportConfig, ExportEvent, ExportFailure, ExportRun, export, verify_export};
 pub use feeds::{
-    AlertmanagerConfig, DatadogConfig, FeedsConfig, IcingaConfig, MailConfig, OtlpConfig, WebhookConfig,
+    AlertmanagerConfig, DatadogConfig, FeedsConfig, IcingaConfig, MailConfig, OtlpConfig, RemoteWriteConfig,
+    WebhookConfig,
 };
 pub use gates::{GateError, gates};
 pub use hook::{PushRefused, pre_receive};

@@ -27,7 +27,7 @@ use crate::registry::Registry;
 use crate::tls::authority::{self, Authority};
 use crate::tls::listener::{self, CurrentCertificate};
 use crate::uploads::Uploads;
-use crate::{Layout, ServerError, http, init, reconcile};
+use crate::{Layout, ServerError, feeds, http, init, reconcile};
 
 /// How many packs for devices are made at once.
 const PACKS: usize = 4;
@@ -160,6 +160,8 @@ async fn start(
         mirrors: Mirrors::new(layout.archive_mirrors()),
         store: store.clone(),
         series: series.clone(),
+        standings: Current::default(),
+        remote_writes: feeds::RemoteWrites::default(),
         layout,
         config,
         archive,

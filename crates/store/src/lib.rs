@@ -43,7 +43,7 @@ pub use reproduction::{Reproduction, ReproductionState};
 pub use rollout::Rollout;
 pub use series::{
     AppendError, Appended, JournalLine, Latest, LatestOf, NewBatch, NewSamples, Series, SeriesOptions,
-    SeriesStats, Value,
+    SeriesStats, Tail, TailRequest, TailSeries, Value,
 };
 pub use source::Source;
 pub use status::{Status, Untold};

@@ -310,3 +310,39 @@ async fn after_the_end_nothing_is_acknowledged() {
     assert!(series.append(batch(1, START, Vec::new())).await.is_err());
     assert!(series.upkeep(at(START)).await.is_err());
 }
+
+#[tokio::test]
+async fn who_follows_the_log_gets_everything_once_and_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let how = SeriesOptions { hold: Duration::from_secs(60), ..options() };
+    let mut series = open(folder.path(), how.clone()).await;
+    series.hold("reader", 0);
+    let (mut place, mut found) = (0, Vec::new());
+    for minute in 0..30 {
+        let time = START + 60 * minute;
+        series
+            .append(batch(1, time, vec![samples(&minute.to_string(), time, &[("x", minute as f64)])]))
+            .await
+            .unwrap();
+        if minute == 15 {
+            series.close().await;
+            series = open(folder.path(), how.clone()).await;
+            series.hold("reader", place);
+        }
+        // It reads rarely, while blocks are made.
+        if minute % 10 == 9 {
+            let tail = series.tail(place, 1000).await.unwrap();
+            for request in tail.requests {
+                assert_eq!(request.device, name(1));
+                found.extend(request.series.into_iter().flat_map(|(_, points)| points));
+            }
+            place = tail.last;
+            series.hold("reader", place);
+        }
+    }
+    let expected: Vec<(i64, f64)> = (0..30).map(|minute| (START + 60 * minute, minute as f64)).collect();
+    assert_eq!(found, expected);
+    assert_eq!(place, series.tail_end());
+    series.upkeep(at(START + DAY)).await.unwrap();
+    assert!(series.tail(0, 1000).await.unwrap().requests.len() <= 1, "what nobody needs goes");
+}

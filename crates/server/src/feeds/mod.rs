@@ -12,7 +12,9 @@ mod labels;
 mod mail;
 mod measure;
 mod otlp;
+pub(crate) mod prometheus;
 mod queue;
+mod remote_write;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -38,6 +40,8 @@ pub use icinga::IcingaConfig;
 pub use mail::MailConfig;
 pub use otlp::OtlpConfig;
 pub(crate) use queue::note_full;
+pub use remote_write::RemoteWriteConfig;
+pub(crate) use remote_write::RemoteWrites;
 pub use webhook::WebhookConfig;
 
 /// MiB that may wait for one feed, unless it says otherwise: weeks of alerts, hours of measurements.
@@ -68,6 +72,9 @@ pub struct FeedsConfig {
     /// Collectors of OpenTelemetry.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub otlp: BTreeMap<String, OtlpConfig>,
+    /// Receivers of Prometheus' remote write.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub prometheus: BTreeMap<String, RemoteWriteConfig>,
 }
 
 impl FeedsConfig {
@@ -92,7 +99,8 @@ impl FeedsConfig {
         self.alertmanager.iter().try_for_each(|(name, feed)| at("alertmanager", name, feed.check()))?;
         self.icinga.iter().try_for_each(|(name, feed)| at("icinga", name, feed.check()))?;
         self.datadog.iter().try_for_each(|(name, feed)| at("datadog", name, feed.check()))?;
-        self.otlp.iter().try_for_each(|(name, feed)| at("otlp", name, feed.check()))
+        self.otlp.iter().try_for_each(|(name, feed)| at("otlp", name, feed.check()))?;
+        self.prometheus.iter().try_for_each(|(name, feed)| at("prometheus", name, feed.check()))
     }
 
     /// The names of all feeds, as `kind/name`.
@@ -104,6 +112,7 @@ impl FeedsConfig {
         names.extend(self.icinga.keys().map(|name| icinga::feed(name)));
         names.extend(self.datadog.keys().map(|name| datadog::feed(name)));
         names.extend(self.otlp.keys().map(|name| otlp::feed(name)));
+        names.extend(self.prometheus.keys().map(|name| remote_write::feed(name)));
         names
     }
 }
@@ -154,6 +163,7 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>, tasks: &mut Jo
         let destination = mail::Mail::new(root, feed.clone(), &app.config.fleet);
         tasks.spawn(queue::deliver(app.clone(), mail::feed(name), destination, stop.clone()));
     }
+    remote_write::start(app, &app.config.feeds.prometheus, stop, tasks);
     for (name, feed) in &app.config.feeds.alertmanager {
         tasks.spawn(alertmanager::keep(app.clone(), name.clone(), feed.clone(), stop.clone()));
     }

@@ -19,6 +19,7 @@ pub(crate) mod mender_fleet;
 pub(crate) mod metrics;
 pub(crate) mod mirror;
 pub(crate) mod page;
+pub(crate) mod prometheus;
 pub(crate) mod quality;
 pub(crate) mod refusal;
 pub(crate) mod report;
@@ -132,6 +133,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/silences", get(alert::silences).post(alert::silence))
         .route("/api/v1/silences/{id}", delete(alert::unsilence))
         .route("/api/v1/feeds", get(alert::feeds))
+        .route("/metrics", get(prometheus::metrics))
+        .route("/prometheus/sd", get(prometheus::discovery))
         .route("/archive/{*path}", get(files::archive))
         .route("/images/{name}", get(files::image))
         .route("/git/{*path}", any(git::serve))

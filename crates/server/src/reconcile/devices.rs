@@ -8,6 +8,7 @@ use volary_plan::condition::Condition;
 
 use crate::app::App;
 use crate::facts::{Judged, Judgement};
+use crate::standing::Standing;
 
 /// The name under which the conditions of the last run are kept, over restarts.
 const SETTING: &str = "conditions";
@@ -22,6 +23,8 @@ pub(super) async fn devices(app: Arc<App>) -> Result<(), String> {
     let before: BTreeMap<String, Condition> =
         app.store.setting(SETTING).await.map_err(text)?.unwrap_or_default();
     let judged = app.devices().await.map_err(text)?;
+    let standings = judged.iter().map(|judged| (judged.record.name.clone(), Standing::of(judged)));
+    app.standings.set(standings.collect());
     let mut after = BTreeMap::new();
     let mut events = Vec::new();
     for device in &judged {

@@ -15,6 +15,7 @@ mod metrics;
 mod mirrors;
 mod page;
 mod privacy;
+mod prometheus;
 mod promotion;
 mod recorder;
 mod reports;

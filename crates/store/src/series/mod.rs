@@ -16,13 +16,14 @@ mod names;
 mod open;
 mod read;
 mod rollup;
+mod tail;
 mod upkeep;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -33,6 +34,7 @@ use volary_model::DeviceName;
 use crate::StoreError;
 use head::Head;
 use names::Names;
+pub use tail::{Tail, TailRequest, TailSeries};
 use writer::Command;
 
 /// In how many parts the devices lie, each with a lock of its own.
@@ -230,6 +232,10 @@ pub(crate) struct Shared {
     shards: Vec<RwLock<HashMap<DeviceName, Head>>>,
     names: RwLock<Names>,
     counts: Counts,
+    /// The last row of the log.
+    seq: AtomicI64,
+    /// Who follows the log, and after which row each goes on.
+    holds: Mutex<BTreeMap<String, i64>>,
 }
 
 #[derive(Debug, Default)]
@@ -248,6 +254,8 @@ impl Shared {
             shards: std::iter::repeat_with(RwLock::default).take(SHARDS).collect(),
             names: RwLock::default(),
             counts: Counts::default(),
+            seq: AtomicI64::new(0),
+            holds: Mutex::default(),
         }
     }
 
@@ -259,6 +267,11 @@ impl Shared {
     /// What `look` says of a device's head, if it has one.
     pub(crate) fn with<T>(&self, device: &DeviceName, look: impl FnOnce(&Head) -> T) -> Option<T> {
         read(self.shard(device)).get(device).map(look)
+    }
+
+    /// The row of the log after which somebody still reads.
+    pub(crate) fn held(&self) -> Option<i64> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner).values().min().copied()
     }
 
     pub(crate) fn names(&self) -> RwLockReadGuard<'_, Names> {

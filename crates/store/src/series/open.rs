@@ -1,6 +1,7 @@
 //! Opening the file, and bringing what was in memory back from it.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteJournalMode, SqlitePoolOptions};
@@ -85,6 +86,7 @@ async fn load(db: &SqlitePool, shared: &Shared) -> Result<Pending, StoreError> {
     // A log that was emptied must not begin with numbers that states name already.
     let sealed = pending.devices.values().filter_map(|device| shared.with(device, |head| head.sealed)).max();
     pending.seq = after.max(sealed.unwrap_or(0));
+    shared.seq.store(pending.seq, Ordering::Release);
     Ok(pending)
 }
 

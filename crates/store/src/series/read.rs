@@ -141,6 +141,16 @@ impl Series {
         Ok(u64::try_from(pages.saturating_mul(size)).unwrap_or(0))
     }
 
+    /// The bytes of all blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn block_bytes(&self) -> Result<u64, StoreError> {
+        let bytes: Option<i64> =
+            sqlx::query_scalar("SELECT SUM(LENGTH(body)) FROM blocks").fetch_one(&self.reader).await?;
+        Ok(u64::try_from(bytes.unwrap_or(0)).unwrap_or(0))
+    }
+
     fn numbers(&self, wanted: impl Fn(&str) -> bool) -> BTreeMap<u32, String> {
         let names = self.shared.names();
         let found = names.all().filter(|(_, name)| wanted(name));

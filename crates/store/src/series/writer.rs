@@ -20,6 +20,9 @@ use crate::StoreError;
 /// Requests in one commit: their records are in memory together.
 const GROUP: usize = 4096;
 
+/// Points in one commit: a row of the log is unpacked as a whole.
+const POINTS: usize = 1 << 20;
+
 /// Heads that become blocks in one commit: others wait for it.
 const SEALS: usize = 64;
 
@@ -181,8 +184,8 @@ impl Writer {
                     other => others.push(other),
                 }
             }
-            if !group.is_empty() {
-                self.append(group).await;
+            for part in parts(group) {
+                self.append(part).await;
             }
             for command in others {
                 match command {
@@ -352,6 +355,7 @@ impl Writer {
         }
         if !taken.is_empty() {
             self.pending.seq += 1;
+            self.shared.seq.store(self.pending.seq, Ordering::Release);
         }
         for taken in taken {
             self.pending.apply(&self.shared, &taken.record, self.pending.seq);
@@ -412,7 +416,8 @@ impl Writer {
         if !sealed.is_empty() {
             self.pending.skip(&self.shared, sealed);
             let needed = self.pending.queue.front().map_or(self.pending.seq + 1, |(_, seq, _)| *seq);
-            sqlx::query("DELETE FROM log WHERE seq < $1").bind(needed).execute(&mut *tx).await?;
+            let held = self.shared.held().map_or(needed, |held| held + 1);
+            sqlx::query("DELETE FROM log WHERE seq < $1").bind(needed.min(held)).execute(&mut *tx).await?;
         }
         tx.commit().await?;
         Ok(())
@@ -458,6 +463,24 @@ impl Taken {
         self.errors.drain(..surplus);
         self.record.errors_left_out += u64::from(samples.errors_left_out) + surplus as u64;
     }
+}
+
+/// Requests in parts of some [`POINTS`].
+fn parts(group: Vec<(NewBatch, Ack)>) -> Vec<Vec<(NewBatch, Ack)>> {
+    let mut parts = Vec::new();
+    let (mut part, mut points) = (Vec::new(), 0);
+    for (batch, ack) in group {
+        points +=
+            batch.samples.iter().map(|samples| samples.times.len() * samples.series.len()).sum::<usize>();
+        part.push((batch, ack));
+        if points >= POINTS {
+            parts.push(std::mem::take(&mut part));
+            points = 0;
+        }
+    }
+    parts.push(part);
+    parts.retain(|part| !part.is_empty());
+    parts
 }
 
 /// Adds lines of a device's journal; the oldest go.
