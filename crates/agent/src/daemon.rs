@@ -117,7 +117,10 @@ impl Measures {
     }
 
     fn send(&self, agent: &Agent) {
-        if let Some(server) = agent.answering_server() {
+        // Whoever is to end has no time for a server that is slow; what is there is written.
+        if let Some(server) =
+            agent.answering_server().filter(|_| !agent.ending().asked.load(Ordering::SeqCst))
+        {
             self.meter.send_if_due(server);
         }
     }

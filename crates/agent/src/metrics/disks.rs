@@ -71,11 +71,11 @@ pub fn look(root: &Root, ask: fn(&Path) -> Option<Space>, sink: &mut Sink<'_>) {
     let disks: Vec<String> = root.names("/sys/block").into_iter().filter(|name| is_disk(name)).collect();
     let diskstats = root.text("/proc/diskstats").unwrap_or_default();
     for disk in disks.iter().take(DISKS) {
-        sink.put_of(names[0], "device", disk, written(&diskstats, disk));
+        sink.put_of(names[0], "disk", disk, written(&diskstats, disk));
         let told = |file: &str| root.text(&format!("/sys/block/{disk}/device/{file}"));
-        sink.put_of(names[1], "device", disk, told("life_time").and_then(|text| life_used(&text)));
+        sink.put_of(names[1], "disk", disk, told("life_time").and_then(|text| life_used(&text)));
         let pre_eol = told("pre_eol_info").and_then(|text| hexadecimal(text.trim()));
-        sink.put_of(names[2], "device", disk, pre_eol.filter(|value| (1..=3).contains(value)).map(f64::from));
+        sink.put_of(names[2], "disk", disk, pre_eol.filter(|value| (1..=3).contains(value)).map(f64::from));
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use volary_fleet::FleetConfig;
 use volary_host::{create_dir, write_atomic};
+use volary_model::SeriesName;
 
 use super::disks::Space;
 use super::journal::{Line, Reading};
@@ -158,11 +159,11 @@ fn every_source_is_read() {
         "disk_size_bytes{mount=\"/\"} 100",
         "disk_size_bytes{mount=\"/boot\"} 100",
         "disk_size_bytes{mount=\"/media/a b\"} 100",
-        "disk_written_bytes_total{device=\"mmcblk0\"} 1048576",
+        "disk_written_bytes_total{disk=\"mmcblk0\"} 1048576",
         "dpkg_broken_packages 2",
         "dpkg_interrupted 1",
-        "flash_life_used_ratio{device=\"mmcblk0\"} 0.3",
-        "flash_pre_eol{device=\"mmcblk0\"} 2",
+        "flash_life_used_ratio{disk=\"mmcblk0\"} 0.3",
+        "flash_pre_eol{disk=\"mmcblk0\"} 2",
         "fleet_queue 17",
         "inodes_free{mount=\"/\"} 4",
         "inodes_free{mount=\"/boot\"} 4",
@@ -194,6 +195,9 @@ fn every_source_is_read() {
         "uptime_seconds 86401",
     ];
     assert_eq!(text, expected);
+    let as_servers_write_it =
+        |name: &String| name.parse::<SeriesName>().is_ok_and(|parsed| parsed.as_str() == name);
+    assert!(found.values.keys().all(as_servers_write_it));
     let some = look(root.path(), &self::plan("set: [load1, uptime_seconds]", &["app.service"]));
     assert_eq!(some.values.keys().collect::<Vec<_>>(), ["load1", "uptime_seconds"]);
 }
