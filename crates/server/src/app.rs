@@ -17,6 +17,7 @@ use crate::fleet_view::FleetView;
 use crate::http::auth::Tokens;
 use crate::http::mender::Mender;
 use crate::images::Images;
+use crate::measured::Watched;
 use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
 use crate::registry::Registry;
@@ -75,6 +76,8 @@ pub(crate) struct App {
     pub(crate) rolling_out: tokio::sync::Mutex<()>,
     /// All devices as they were judged last, for alerts and feeds.
     pub(crate) judged: Current<Judgement>,
+    /// What watch rules say of devices.
+    pub(crate) watched: Current<Watched>,
     /// Changes with rolling's content; for devices that follow it.
     pub(crate) rolling: Current<String>,
     /// Rings when devices may have something new to do: for questions that stay open.

@@ -19,7 +19,7 @@ use crate::Layout;
 const VERSION: u32 = 1;
 
 /// What is older says nothing about now: the server was down, or does not get around.
-const STALE: Duration = Duration::from_secs(15 * 60);
+pub(crate) const STALE: Duration = Duration::from_secs(15 * 60);
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +70,9 @@ impl Measured {
         self.stages.get(from).filter(|stage| is_new && stage.commit == *commit)
     }
 }
+
+/// What watch rules say of each device, and when they were asked.
+pub(crate) type Watched = BTreeMap<DeviceName, (Timestamp, Vec<Finding>)>;
 
 /// The points of some devices, by the name of the series.
 pub(crate) type Points = BTreeMap<DeviceName, BTreeMap<String, Vec<Point>>>;

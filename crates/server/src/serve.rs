@@ -139,6 +139,7 @@ async fn start(
         promotions: Current::default(),
         rolling_out: tokio::sync::Mutex::new(()),
         judged: Current::default(),
+        watched: Current::default(),
         news: Notify::new(),
         started_at: volary_host::now(),
         stop: stopping.clone(),

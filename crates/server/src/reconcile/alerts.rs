@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use volary_model::StageName;
 use volary_plan::alert::{
-    Alert, AlertState, Change, DEVICE_SILENT, Decision, Firing, Input, Policy, Silence, decide, sentence,
-    without_new,
+    Alert, AlertState, Change, DEVICE_SILENT, Decision, Firing, Input, Place, Policy, Silence, decide,
+    of_finding, sentence, without_new,
 };
-use volary_store::{AlertChange, AlertStep, StoredAlert, StoredSilence};
+use volary_store::{AlertChange, AlertStep, DeviceState, StoredAlert, StoredSilence};
 
 use crate::app::App;
-use crate::facts::Judgement;
+use crate::facts::{Judged, Judgement};
 use crate::feeds::{self, News};
 
 /// The version of the form in which alerts are kept.
@@ -71,7 +72,21 @@ pub(super) async fn tidy(app: Arc<App>) -> Result<(), String> {
 
 /// What fires now.
 fn firing(app: &App, judged: &Judgement, before: &[Alert], now: Timestamp) -> Vec<Firing> {
-    let firing: Vec<Firing> = judged.devices.iter().filter_map(|device| device.firing.clone()).collect();
+    let watched = app.watched.get();
+    let found = |device: &Judged| -> Vec<Firing> {
+        let record = &device.record;
+        let place = Place {
+            stage: record.stage.as_ref().map(StageName::as_str),
+            release: record.suite.as_deref(),
+            device_type: None,
+        };
+        let findings = watched.get(&record.name).map(|(_, findings)| findings.as_slice()).unwrap_or_default();
+        findings.iter().filter_map(|finding| of_finding(finding, &place, before)).collect()
+    };
+    let mut firing: Vec<Firing> = judged.devices.iter().filter_map(|device| device.firing.clone()).collect();
+    firing.extend(
+        judged.devices.iter().filter(|device| device.record.state == DeviceState::Accepted).flat_map(found),
+    );
     let poll = app.view.get().stages.iter().map(|stage| stage.rhythm.poll).max().unwrap_or_default();
     let poll = if app.mender.is_some() { poll.max(app.config.mender_poll()) } else { poll };
     let up = Duration::try_from(now.duration_since(app.started_at)).unwrap_or_default();

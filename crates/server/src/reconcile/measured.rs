@@ -2,30 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use volary_api::v1::device::{Convergence, Outcome};
 use volary_fleet::{FleetConfig, Gates, Rules};
 use volary_model::{CommitId, DeviceName, StageName, WatchRule};
 use volary_plan::condition::Condition;
-use volary_plan::series::{Point, before};
+use volary_plan::series::{Point, before, elapsed};
 use volary_plan::watch::{Behind, Finding, Recorded, judge, needs, reach};
 use volary_store::DeviceState;
 
 use crate::app::App;
 use crate::facts::Judged;
 use crate::fleet_view;
-use crate::measured::{Groups, Measured, OfStage, Points, by_the_hour, compared, is_compared, policy};
+use crate::measured::{
+    Groups, Measured, OfStage, Points, STALE, Watched, by_the_hour, compared, is_compared, policy,
+};
 
 /// Rules that look back further are asked with one point for five minutes, which is quicker and lasts longer.
 const COARSE: Duration = Duration::from_secs(86_400);
 const COARSE_STEP: u32 = 300;
 
+/// A run asks the rules of devices for so long; those that were asked longest ago come first in the next.
+const BUDGET: Duration = Duration::from_secs(20);
+
 /// Of a large stage so many devices are read for a comparison; `compare` takes no more either.
 const MOST_DEVICES: usize = 200;
 
-/// A stage with gates that need measurements.
+/// A stage with rules, or with gates that need measurements.
 struct Asked {
     from: StageName,
     commit: CommitId,
@@ -35,7 +40,7 @@ struct Asked {
     into: Vec<(StageName, Gates)>,
 }
 
-/// Looks at the devices of all stages that a gate asks about.
+/// Asks the rules of all devices, for alerts and gates, and compares the devices that a gate asks about.
 pub(super) async fn measured(app: Arc<App>) -> Result<(), String> {
     let text = |error: volary_store::StoreError| error.to_string();
     let now = volary_host::now();
@@ -45,17 +50,25 @@ pub(super) async fn measured(app: Arc<App>) -> Result<(), String> {
     let asked = asked.map_err(|error| error.to_string())??;
     let known = Measured::read(&app.layout);
     if asked.is_empty() && known.is_none() {
+        app.watched.set(Watched::new());
         return Ok(());
     }
     let devices = app.devices().await.map_err(text)?;
+    let watched = watch(&app, &asked, &devices).await.map_err(text)?;
     let mut stages = BTreeMap::new();
     for asked in asked {
+        if asked.into.is_empty() {
+            continue;
+        }
         let before = known.as_ref().and_then(|known| known.stages.get(&asked.from));
         let changed = changed(&asked, &devices, before, now);
-        let mut findings = Vec::new();
-        for device in of_stage(&devices, &asked.from) {
-            findings.extend(findings_of(&app, &asked, device, now).await.map_err(text)?);
-        }
+        let named = |device: &Judged| {
+            watched
+                .get(&device.record.name)
+                .filter(|(at, _)| elapsed(*at, now) <= STALE)
+                .map(|(_, findings)| findings.clone())
+        };
+        let findings = of_stage(&devices, &asked.from).filter_map(named).flatten().collect();
         let mut comparisons = BTreeMap::new();
         for (into, gates) in &asked.into {
             let Some(gate) = &gates.no_worse_than else { continue };
@@ -83,10 +96,37 @@ pub(super) async fn measured(app: Arc<App>) -> Result<(), String> {
         }
         stages.insert(asked.from, OfStage { commit: asked.commit, changed, findings, comparisons });
     }
-    Measured::new(now, stages).write(&app.layout)
+    app.watched.set(watched);
+    app.nudges.alerts.notify_waiters();
+    if stages.is_empty() && known.is_none() { Ok(()) } else { Measured::new(now, stages).write(&app.layout) }
 }
 
-/// The stages whose devices a gate asks about, with what is asked.
+/// Asks the rules of as many devices as there is time for; what was found of the others before stays.
+async fn watch(app: &App, asked: &[Asked], devices: &[Judged]) -> Result<Watched, volary_store::StoreError> {
+    let begun = Instant::now();
+    let known = app.watched.get();
+    let mut queue: Vec<(&Asked, &Judged)> = asked
+        .iter()
+        .flat_map(|asked| of_stage(devices, &asked.from).map(move |device| (asked, device)))
+        .collect();
+    queue.sort_by_key(|(_, device)| known.get(&device.record.name).map(|(at, _)| *at));
+    let mut watched = Watched::new();
+    for (asked, device) in queue {
+        let name = &device.record.name;
+        let entry = match known.get(name) {
+            Some(before) if begun.elapsed() > BUDGET => before.clone(),
+            None if begun.elapsed() > BUDGET => continue,
+            Some(_) | None => {
+                let now = volary_host::now();
+                (now, findings_of(app, asked, device, now).await?)
+            }
+        };
+        watched.insert(name.clone(), entry);
+    }
+    Ok(watched)
+}
+
+/// The stages whose devices are asked about, with what is asked.
 fn asked(app: &App, branches: &[volary_store::Branch]) -> Result<Vec<Asked>, String> {
     let repository = fleet_view::open(&app.layout)?;
     let head = fleet_view::head_config(&repository)?;
@@ -104,10 +144,10 @@ fn asked(app: &App, branches: &[volary_store::Branch]) -> Result<Vec<Asked>, Str
                 into.push((stage.name.clone(), gates));
             }
         }
-        if into.is_empty() {
+        let rules = config_at(&branch.tip).map(|config| config.watch).unwrap_or_default();
+        if into.is_empty() && rules.is_empty() {
             continue;
         }
-        let rules = config_at(&branch.tip).map(|config| config.watch).unwrap_or_default();
         let (commit, moved_at) = (branch.tip.clone(), branch.moved_at);
         all.push(Asked { from: from.name.clone(), commit, moved_at, rules, into });
     }

@@ -5,6 +5,7 @@ use std::io::Write;
 use volary_api::v1::device::Desired;
 use volary_api::v1::fleet::{Say, Verdict};
 
+use crate::alerts::alerts;
 use crate::metrics::samples;
 use crate::support::{DeviceKey, TestServer, good_report, wait_for};
 
@@ -76,6 +77,9 @@ fn what_was_measured_and_the_clock_decide_a_merge() {
         reason.contains("production changed itself") || reason.contains("the first look is in"),
         "{reason}"
     );
+    wait_for("the finding is an alert", || {
+        alerts(&server).into_iter().find(|alert| alert.rule == "memory" && alert.devices == 1)
+    });
     // The hook reads what the server found; that listens on another port since its second start.
     fleet.run(&["remote", "set-url", "origin", &format!("{}/git/fleet.git", server.url)]);
     let merge = fleet.merge(&commit, "canary", "Promote");
