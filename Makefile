@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory campaign-archive campaign-builds fuzz powercut simulate simulate-judge clean
+.PHONY: help setup build agent-deb check test test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory bench-server campaign-archive campaign-builds fuzz powercut simulate simulate-judge clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -94,6 +94,13 @@ bench-image: setup ## Measure artifacts and deltas of images beside mender-artif
 bench-inventory: build agent-deb ## Measure what a change costs a device among 100 and 100,000 hosts (root)
 	@cargo build --quiet --release --package volary-cli
 	@$(SUDO) $(TARGET)/debug/volary-xtask bench-inventory
+	@cargo xtask figures
+
+# How many minutes simulated devices post.
+POST_MINUTES ?= 5
+
+bench-server: setup ## Measure what measurements of 100,000 devices cost the server, for POST_MINUTES=5
+	@cargo run --quiet --release --package volary-xtask -- bench-server $(POST_MINUTES)
 	@cargo xtask figures
 
 # How long a campaign may take, in minutes. What does not fit is told, not left out silently.

@@ -1,5 +1,5 @@
 //! The project's own tools: `cargo xtask tidy|agent-deb|demo|image-demo|bench-agent|bench-archive|bench-image|bench-inventory|
-//! campaign-archive|test-foreign|figures|clean`.
+//! bench-server|campaign-archive|test-foreign|figures|clean`.
 //!
 //! What a person types stands in the Makefile; this is what it calls. Not here: installing
 //! packages (`scripts/setup`, which runs before there is a cargo).
@@ -11,6 +11,7 @@ mod bench_agent;
 mod bench_archive;
 mod bench_image;
 mod bench_inventory;
+mod bench_server;
 mod campaign_archive;
 mod deb;
 mod demo;
@@ -57,6 +58,8 @@ enum Command {
     BenchImage(bench_image::BenchImageArgs),
     /// Measure what a change costs a device in a small and in a large fleet; prints figures
     BenchInventory(bench_inventory::BenchInventoryArgs),
+    /// Measure what measurements of a large fleet cost the server; prints figures
+    BenchServer(bench_server::BenchServerArgs),
     /// Kill, race and crowd the archive, within a time budget; prints figures
     CampaignArchive(campaign_archive::CampaignArchiveArgs),
     /// Build the agent for other architectures, pack it, and start it by qemu-user
@@ -106,6 +109,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::BenchArchive(args) => bench_archive::run(&args),
         Command::BenchImage(args) => bench_image::run(&args),
         Command::BenchInventory(args) => bench_inventory::run(&args),
+        Command::BenchServer(args) => bench_server::run(&args),
         Command::CampaignArchive(args) => campaign_archive::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Simulate(args) => simulate::run(&args, &Workspace::find()?),
