@@ -76,6 +76,8 @@ pub(crate) struct App {
     pub(crate) rolling_out: tokio::sync::Mutex<()>,
     /// All devices as they were judged last, for alerts and feeds.
     pub(crate) judged: Current<Judgement>,
+    /// The names of the watch rules that look for leaks.
+    pub(crate) leak_rules: Current<BTreeSet<String>>,
     /// What watch rules say of devices.
     pub(crate) watched: Current<Watched>,
     /// Changes with rolling's content; for devices that follow it.

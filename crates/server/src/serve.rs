@@ -140,6 +140,7 @@ async fn start(
         rolling_out: tokio::sync::Mutex::new(()),
         judged: Current::default(),
         watched: Current::default(),
+        leak_rules: Current::default(),
         news: Notify::new(),
         started_at: volary_host::now(),
         stop: stopping.clone(),

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use volary_model::StageName;
+use volary_model::{DeviceName, StageName};
 use volary_plan::alert::{
-    Alert, AlertState, Change, DEVICE_SILENT, Decision, Firing, Input, Place, Policy, Silence, decide,
-    of_finding, sentence, without_new,
+    Alert, AlertState, Change, DEVICE_FAILED, DEVICE_REFUSED, DEVICE_SILENT, Decision, Firing, Input, Place,
+    Policy, Silence, decide, of_finding, sentence, without_new,
 };
 use volary_store::{AlertChange, AlertStep, DeviceState, StoredAlert, StoredSilence};
 
@@ -72,25 +72,47 @@ pub(super) async fn tidy(app: Arc<App>) -> Result<(), String> {
 
 /// What fires now.
 fn firing(app: &App, judged: &Judgement, before: &[Alert], now: Timestamp) -> Vec<Firing> {
+    let poll = app.view.get().stages.iter().map(|stage| stage.rhythm.poll).max().unwrap_or_default();
+    let poll = if app.mender.is_some() { poll.max(app.config.mender_poll()) } else { poll };
+    let up = Duration::try_from(now.duration_since(app.started_at)).unwrap_or_default();
+    let is_fresh = up < poll.saturating_add(COME_BACK);
     let watched = app.watched.get();
     let found = |device: &Judged| -> Vec<Firing> {
         let record = &device.record;
+        let image = device.report.as_ref().and_then(|report| report.image.as_ref());
         let place = Place {
             stage: record.stage.as_ref().map(StageName::as_str),
             release: record.suite.as_deref(),
-            device_type: None,
+            device_type: image.map(|image| image.device_type.as_str()),
         };
-        let findings = watched.get(&record.name).map(|(_, findings)| findings.as_slice()).unwrap_or_default();
+        // Right after a start, what was found before holds until the rules were asked again.
+        let Some((_, findings)) = watched.get(&record.name) else {
+            return if is_fresh { still_firing(before, &record.name).collect() } else { Vec::new() };
+        };
         findings.iter().filter_map(|finding| of_finding(finding, &place, before)).collect()
     };
     let mut firing: Vec<Firing> = judged.devices.iter().filter_map(|device| device.firing.clone()).collect();
     firing.extend(
         judged.devices.iter().filter(|device| device.record.state == DeviceState::Accepted).flat_map(found),
     );
-    let poll = app.view.get().stages.iter().map(|stage| stage.rhythm.poll).max().unwrap_or_default();
-    let poll = if app.mender.is_some() { poll.max(app.config.mender_poll()) } else { poll };
-    let up = Duration::try_from(now.duration_since(app.started_at)).unwrap_or_default();
-    if up < poll.saturating_add(COME_BACK) { without_new(firing, before, DEVICE_SILENT) } else { firing }
+    if is_fresh { without_new(firing, before, DEVICE_SILENT) } else { firing }
+}
+
+/// What watch rules found of a device before.
+fn still_firing<'a>(before: &'a [Alert], device: &'a DeviceName) -> impl Iterator<Item = Firing> + 'a {
+    let conditions = [DEVICE_FAILED, DEVICE_REFUSED, DEVICE_SILENT];
+    let of_watch = move |alert: &&Alert| !conditions.contains(&alert.rule.as_str());
+    before.iter().filter(of_watch).filter_map(move |alert| {
+        let member = alert.devices.get(device).filter(|member| member.quiet_since.is_none())?;
+        Some(Firing {
+            rule: alert.rule.clone(),
+            device: device.clone(),
+            labels: alert.labels.clone(),
+            from: member.from.clone(),
+            severity: alert.severity,
+            summary: member.summary.clone(),
+        })
+    })
 }
 
 /// What a decision changes in the records, and whom it tells what.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use volary_api::v1::device::{Convergence, Outcome};
 use volary_fleet::{FleetConfig, Gates, Rules};
-use volary_model::{CommitId, DeviceName, StageName, WatchRule};
+use volary_model::{CommitId, DeviceName, StageName, WatchKind, WatchRule};
 use volary_plan::condition::Condition;
 use volary_plan::series::{Point, before, elapsed};
 use volary_plan::watch::{Behind, Finding, Recorded, judge, needs, reach};
@@ -48,6 +48,9 @@ pub(super) async fn measured(app: Arc<App>) -> Result<(), String> {
     let worker = app.clone();
     let asked = tokio::task::spawn_blocking(move || asked(&worker, &branches)).await;
     let asked = asked.map_err(|error| error.to_string())??;
+    let rules = asked.iter().flat_map(|asked| &asked.rules);
+    let leaks = rules.filter(|rule| matches!(rule.kind, WatchKind::Leak { .. }));
+    app.leak_rules.set(leaks.map(|rule| rule.name.clone()).collect());
     let known = Measured::read(&app.layout);
     if asked.is_empty() && known.is_none() {
         app.watched.set(Watched::new());

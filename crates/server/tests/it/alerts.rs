@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use volary_api::v1::alert::{Alert, AlertChange, AlertDetails, AlertState, Feed, Silence};
 use volary_api::v1::device::Desired;
 
+use crate::metrics::samples;
 use crate::recorder::{Recorder, Request};
 use crate::support::{Client, DeviceKey, TestServer, good_report, wait_for, write};
 
@@ -345,4 +346,36 @@ fn people_get_mail_also_if_nobody_took_it_before() {
     assert!(last.contains("[test] resolved: dev-1"), "{last}");
     let id = |mail: &str| mail.lines().find(|line| line.starts_with("Message-ID:")).unwrap().to_owned();
     assert_ne!(id(&first), id(&last));
+}
+
+#[test]
+fn what_watch_rules_find_becomes_alerts() {
+    let mut server = TestServer::made();
+    configure(&server, "");
+    server.resume();
+    let fleet = server.fleet_clone();
+    let rule = "{ name: memory, kind: threshold, series: memory_available_bytes, below: 1MiB, for: 0s, text: restart it }";
+    let stages = "version: 1\nstages:\n  development: { branch: master, packages: rolling }\n";
+    fleet.commit("volary.yml", &format!("{stages}watch:\n  - {rule}\n"), "Watch memory");
+    fleet.push("HEAD:master").unwrap();
+    let mut device = Reporter::join(&server, "dev-1");
+    device.good();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(samples("1").to_string().as_bytes()).unwrap();
+    let body = gzip.finish().unwrap();
+    let sent = device.client.post_bytes("/device/v1/metrics", &body, &[("content-encoding", "gzip")]);
+    assert!(sent.status.is_success());
+    // A start asks the rules at once.
+    server.stop();
+    server.resume();
+    let alert = wait_for_alert(&server, AlertState::Firing, 1);
+    assert_eq!(alert.rule, "memory");
+    assert_eq!(alert.summary, "dev-1: memory memory_available_bytes, rolling, stage development");
+    let details: AlertDetails = server.admin().get(&format!("/api/v1/alerts/{}", alert.id)).json();
+    assert!(details.devices[0].summary.contains("20.0 KiB"), "{details:?}");
+    // Another start finds it again, and does not end it meanwhile.
+    server.stop();
+    server.resume();
+    let again = wait_for_alert(&server, AlertState::Firing, 1);
+    assert_eq!((again.id, alerts(&server).len()), (alert.id, 1));
 }

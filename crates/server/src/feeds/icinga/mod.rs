@@ -28,7 +28,7 @@ use crate::tls::listener::asked_to_stop;
 
 use api::{Api, Trouble};
 use objects::{Known, Step};
-use results::CheckResult;
+use results::{CheckResult, Found};
 
 /// How often results are looked at, besides when devices change.
 const LOOK: Duration = Duration::from_secs(5);
@@ -147,7 +147,9 @@ async fn round(app: &Arc<App>, feed: &str, kept: &mut Option<Mirror>) -> Result<
     if !view.read || judged.at.is_none() {
         return Ok(());
     }
-    let results = results::of(&judged.devices, &view);
+    let (watched, leak_rules) = (app.watched.get(), app.leak_rules.get());
+    let found = Found { watched: &watched, leak_rules: &leak_rules };
+    let results = results::of(&judged.devices, &view, &found);
     let worker = app.clone();
     let mut mirror = kept.take().ok_or("it has a bug: an earlier round broke off")?;
     let (mirror, outcome) = tokio::task::spawn_blocking(move || {

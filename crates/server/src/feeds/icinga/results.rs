@@ -1,14 +1,18 @@
 //! What Icinga is told of each device: a result for the host, and one for each of its services.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 use volary_api::v1::device::Report;
 use volary_plan::alert::Severity;
 use volary_plan::condition::Condition;
 use volary_plan::text;
+use volary_plan::watch::{Finding, State};
 use volary_store::DeviceState;
 
 use crate::facts::Judged;
 use crate::fleet_view::FleetView;
+use crate::measured::Watched;
 
 /// How much of memory and disk is left when a person should look, and when it is urgent.
 const LEFT: (f64, f64) = (0.10, 0.05);
@@ -38,6 +42,15 @@ impl Status {
             Self::Unknown => 3,
         }
     }
+}
+
+/// What watch rules say.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found<'a> {
+    /// Of each device.
+    pub(super) watched: &'a Watched,
+    /// The names of the rules that look for leaks.
+    pub(super) leak_rules: &'a BTreeSet<String>,
 }
 
 /// One passive result.
@@ -73,12 +86,12 @@ impl CheckResult {
 }
 
 /// The results of all accepted devices.
-pub(super) fn of(devices: &[Judged], view: &FleetView) -> Vec<CheckResult> {
+pub(super) fn of(devices: &[Judged], view: &FleetView, found: &Found<'_>) -> Vec<CheckResult> {
     let accepted = devices.iter().filter(|device| device.record.state == DeviceState::Accepted);
-    accepted.flat_map(|device| of_device(device, view)).collect()
+    accepted.flat_map(|device| of_device(device, view, found)).collect()
 }
 
-fn of_device(device: &Judged, view: &FleetView) -> Vec<CheckResult> {
+fn of_device(device: &Judged, view: &FleetView, found: &Found<'_>) -> Vec<CheckResult> {
     let name = device.record.name.as_str();
     let result = |service: &str, status: Status, output: String, numbers: Vec<String>, is_steady: bool| {
         let output: String = output.lines().next().unwrap_or_default().chars().take(LINE).collect();
@@ -88,6 +101,9 @@ fn of_device(device: &Judged, view: &FleetView) -> Vec<CheckResult> {
         CheckResult { object, status, output, numbers, matters }
     };
     let silent = device.condition == Condition::Silent;
+    let findings =
+        found.watched.get(&device.record.name).map_or(&[][..], |(_, findings)| findings.as_slice());
+    let leak = leak(findings, found);
     let mut results = vec![match device.condition {
         // The time in it grows; only that it is silent matters.
         Condition::Silent => result("", Status::Warning, device.reason.clone(), vec![], false),
@@ -102,6 +118,7 @@ fn of_device(device: &Judged, view: &FleetView) -> Vec<CheckResult> {
     if silent {
         let unknown = |service| result(service, Status::Unknown, device.reason.clone(), vec![], false);
         results.extend(["converge", "services", "resources", "revision"].map(unknown));
+        results.extend(leak.map(|_| unknown("leak")));
         return results;
     }
     let (status, output) = converge(device);
@@ -112,6 +129,7 @@ fn of_device(device: &Judged, view: &FleetView) -> Vec<CheckResult> {
         let (status, output, numbers) = resources(report);
         results.push(result("resources", status, output, numbers, false));
     }
+    results.extend(leak.map(|(status, output)| result("leak", status, output, vec![], false)));
     let (status, output) = revision(device, view);
     results.push(result("revision", status, output, vec![], true));
     results
@@ -198,6 +216,26 @@ fn resources(report: &Report) -> (Status, String, Vec<String>) {
         return (Status::Unknown, "it does not tell".into(), numbers);
     }
     (worst, words.join(", "), numbers)
+}
+
+/// What the rules say that look for leaks; none if there are no such rules.
+fn leak(findings: &[Finding], found: &Found<'_>) -> Option<(Status, String)> {
+    let findings: Vec<&Finding> =
+        findings.iter().filter(|finding| found.leak_rules.contains(&finding.rule)).collect();
+    let worst =
+        findings.iter().filter(|finding| finding.state == State::Firing).max_by_key(|found| found.severity);
+    if let Some(worst) = worst {
+        let status = match worst.severity {
+            Severity::Warning => Status::Warning,
+            Severity::Critical => Status::Critical,
+        };
+        return Some((status, format!("{} {}", worst.series, worst.text)));
+    }
+    let judged = findings.iter().filter(|finding| finding.state == State::Quiet).count();
+    (!findings.is_empty()).then(|| match judged {
+        0 => (Status::Ok, "too little was measured yet to tell".to_owned()),
+        count => (Status::Ok, format!("no leak in {count} series")),
+    })
 }
 
 /// Whether it is at the commit and suite of its stage.
