@@ -9,7 +9,8 @@
 
   const busy = (part) => {
     const selection = document.getSelection();
-    return selection && !selection.isCollapsed && part.contains(selection.anchorNode);
+    const typed = [...part.querySelectorAll("input")].some((input) => input.value !== input.defaultValue);
+    return typed || (selection && !selection.isCollapsed && part.contains(selection.anchorNode));
   };
 
   const put = (part, fresh) => {

@@ -15,7 +15,7 @@ use volary_plan::text;
 use volary_store::{FeedRecord, StoredSilence};
 
 use crate::app::App;
-use crate::http::auth::{Developer, Viewer};
+use crate::http::auth::{Operator, Person, Viewer};
 use crate::http::input::Input;
 use crate::http::refusal::Refusal;
 use crate::reconcile::{from_stored, open_silences};
@@ -124,9 +124,18 @@ pub(crate) async fn silences(
 /// `POST /api/v1/silences`.
 pub(crate) async fn silence(
     State(app): State<Arc<App>>,
-    Developer(person): Developer,
+    Operator(person): Operator,
     Input(request): Input<NewSilence>,
 ) -> Result<Json<Silence>, Refusal> {
+    Ok(Json(make_silence(&app, &person, &request).await?))
+}
+
+/// Silences for a person.
+pub(crate) async fn make_silence(
+    app: &App,
+    person: &Person,
+    request: &NewSilence,
+) -> Result<Silence, Refusal> {
     let matchers: Vec<Matcher> = request
         .matchers
         .iter()
@@ -164,15 +173,20 @@ pub(crate) async fn silence(
     app.nudges.alerts.notify_one();
     app.nudges.feeds.notify_waiters();
     let stored = StoredSilence { id, made, created_at: now, ended_by: None };
-    Ok(Json(wire_silence(stored)?))
+    wire_silence(stored)
 }
 
 /// `DELETE /api/v1/silences/{id}`.
 pub(crate) async fn unsilence(
     State(app): State<Arc<App>>,
-    Developer(person): Developer,
+    Operator(person): Operator,
     Path(id): Path<String>,
 ) -> Result<Json<Silence>, Refusal> {
+    Ok(Json(end_silence(&app, &person, &id).await?))
+}
+
+/// Ends a silence for a person.
+pub(crate) async fn end_silence(app: &App, person: &Person, id: &str) -> Result<Silence, Refusal> {
     let missing = || {
         Refusal::not_found(format!("there is no silence {id} that has not ended"))
             .help("see: volary alert silences")
@@ -188,7 +202,7 @@ pub(crate) async fn unsilence(
     app.event("alert-unsilenced", &id.to_string(), &text).await;
     app.nudges.alerts.notify_one();
     app.nudges.feeds.notify_waiters();
-    Ok(Json(silence))
+    Ok(silence)
 }
 
 /// `GET /api/v1/feeds`.
@@ -237,7 +251,7 @@ fn list(matchers: &[Matcher]) -> String {
     matchers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn wire_silence(stored: StoredSilence) -> Result<Silence, Refusal> {
+pub(crate) fn wire_silence(stored: StoredSilence) -> Result<Silence, Refusal> {
     let matchers: Vec<Matcher> = serde_json::from_str(&stored.made.matchers)
         .map_err(|error| Refusal::broken(format!("silence {} cannot be read: {error}", stored.id)))?;
     Ok(Silence {

@@ -1,6 +1,7 @@
 //! The pages for people: rendered here, without anything from elsewhere, and kept current by a
 //! small script that fetches them again.
 
+pub(crate) mod alerts;
 pub(crate) mod device;
 pub(crate) mod happened;
 pub(crate) mod promotion;
@@ -14,6 +15,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use volary_api::v1::fleet::Role;
+use volary_plan::alert::AlertState;
 
 use crate::app::App;
 use crate::http::auth::{self, COOKIE, Person};
@@ -42,10 +44,10 @@ const SIGNED_IN: u32 = 30 * 86_400;
 
 /// `GET /`.
 pub(crate) async fn home(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    page(&app, &headers, async |person| {
+    page(&app, &headers, async |_, head| {
         let status = whole(&app).await?;
         let events = newest_events(&app, EVENTS).await?;
-        Ok(view::Home::new(status, events, &app.view.get(), &person).render())
+        Ok(view::Home::new(status, events, &app.view.get(), head).render())
     })
     .await
 }
@@ -56,10 +58,10 @@ pub(crate) async fn trace(
     headers: HeaderMap,
     query: Result<Query<TraceQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
-    page(&app, &headers, async |person| {
+    page(&app, &headers, async |_, head| {
         let Query(query) = query.map_err(|_| Refusal::invalid("name a package and its version"))?;
         let trace = journey(&app, &query).await?;
-        Ok(view::Journey::new(trace, &app.config.fleet, &app.view.get(), &person).render())
+        Ok(view::Journey::new(trace, &app.view.get(), head).render())
     })
     .await
 }
@@ -70,14 +72,14 @@ pub(crate) async fn build(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Response {
-    page(&app, &headers, async |person| {
+    page(&app, &headers, async |_, head| {
         let record = find_build(&app, &id).await?;
         let length = tokio::fs::metadata(app.layout.build_log(record.id)).await.map_or(0, |log| log.len());
         let from = length.saturating_sub(LOG_TAIL);
         let (text, whole) = read_log(&app, record.id, from).await?;
         let next = from + text.len() as u64;
         let log = view::Log { text: String::from_utf8_lossy(&text).into_owned(), cut: from > 0, next, whole };
-        Ok(view::BuildPage::new(api_build(record), log, &app.config.fleet, &person).render())
+        Ok(view::BuildPage::new(api_build(record), log, head).render())
     })
     .await
 }
@@ -86,22 +88,58 @@ pub(crate) async fn build(
 async fn page(
     app: &App,
     headers: &HeaderMap,
-    render: impl AsyncFnOnce(Person) -> Result<askama::Result<String>, Refusal>,
+    render: impl AsyncFnOnce(Person, Head) -> Result<askama::Result<String>, Refusal>,
 ) -> Response {
     let Ok(person) = auth::person(app, &Method::GET, headers) else {
         return Redirect::to("/login").into_response();
     };
     let shown = match person.must_be(Role::Viewer) {
-        Ok(()) => render(person).await,
+        Ok(()) => match Head::new(app, headers, &person).await {
+            Ok(head) => render(person, head).await,
+            Err(refusal) => Err(refusal),
+        },
         Err(refusal) => Err(refusal),
     };
     match shown {
         Ok(html) => html_page(StatusCode::OK, html),
-        Err(refusal) => {
-            let (problem, help) = (refusal.sentence().to_owned(), refusal.advice().to_owned());
-            let shown = view::RefusalPage { fleet: app.config.fleet.clone(), problem, help };
-            html_page(refusal.status(), shown.render())
-        }
+        Err(refusal) => refused(app, &refusal),
+    }
+}
+
+/// A refusal as a page.
+fn refused(app: &App, refusal: &Refusal) -> Response {
+    let (problem, help) = (refusal.sentence().to_owned(), refusal.advice().to_owned());
+    let shown = view::RefusalPage { fleet: app.config.fleet.clone(), problem, help };
+    html_page(refusal.status(), shown.render())
+}
+
+/// After a button: on to the page at `path`, or why it was not done.
+fn clicked<T>(app: &App, path: &str, done: Result<T, Refusal>) -> Response {
+    match done {
+        Ok(_) => Redirect::to(path).into_response(),
+        Err(refusal) => refused(app, &refusal),
+    }
+}
+
+/// What the head of each page shows, and what its forms carry.
+struct Head {
+    fleet: String,
+    person: String,
+    /// How many alerts fire.
+    firing: usize,
+    /// What tells that a form came from the page.
+    csrf: String,
+}
+
+impl Head {
+    async fn new(app: &App, headers: &HeaderMap, person: &Person) -> Result<Self, Refusal> {
+        let alerts = app.store.open_alerts().await?;
+        Ok(Self {
+            fleet: app.config.fleet.clone(),
+            person: person.name.clone(),
+            firing: alerts.iter().filter(|alert| alert.state == AlertState::Firing.as_str()).count(),
+            csrf: auth::csrf(headers).unwrap_or_default(),
+        })
     }
 }
 

@@ -185,9 +185,9 @@ fn people_silence_alerts_with_their_name() {
     let recorder = Recorder::start(|_| (200, String::new()));
     configure(&server, &format!("[feeds.webhook.ops]\nurl = \"{}\"", recorder.url()));
     server.resume();
-    let person = server.with_role("developer");
+    let person = server.with_role("operator");
     let silence = json!({"matchers": ["check=dns"], "seconds": 3600, "reason": "new network"});
-    server.with_role("viewer").post("/api/v1/silences", &silence).refused(403, "developer");
+    server.with_role("viewer").post("/api/v1/silences", &silence).refused(403, "operator");
     let bad = |change: (&str, Value), part: &str| {
         let mut silence = silence.clone();
         silence[change.0] = change.1;
@@ -200,7 +200,7 @@ fn people_silence_alerts_with_their_name() {
     let made: Silence = person.post("/api/v1/silences", &silence).json();
     assert_eq!(
         (made.author.as_str(), made.matchers.as_slice()),
-        ("a-developer", &["check=dns".to_owned()][..])
+        ("a-operator", &["check=dns".to_owned()][..])
     );
 
     let mut device = Reporter::join(&server, "dev-1");
@@ -217,14 +217,14 @@ fn people_silence_alerts_with_their_name() {
     wait_for("what was silenced is told", || {
         hooks(&recorder).into_iter().find(|hook| hook.common_labels["check"] == "dns")
     });
-    let silenced = "a-developer silenced check=dns for 1 h: new network";
+    let silenced = "a-operator silenced check=dns for 1 h: new network";
     assert_eq!(server.events("alert-silenced"), [silenced]);
     assert_eq!(
         server.events("alert-unsilenced"),
-        ["a-developer ended the silence of check=dns by a-developer"]
+        ["a-operator ended the silence of check=dns by a-operator"]
     );
     let all: Vec<Silence> = person.get("/api/v1/silences?all=true").json();
-    assert_eq!(all[0].ended_by.as_deref(), Some("a-developer"));
+    assert_eq!(all[0].ended_by.as_deref(), Some("a-operator"));
     assert!(person.get("/api/v1/silences").json::<Vec<Silence>>().is_empty());
     server.admin().get("/api/v1/alerts/99").refused(404, "no alert 99");
 }

@@ -1,8 +1,10 @@
 //! The page: signing in, what it shows, and that nothing in it can be made to run.
 
 use serde_json::json;
+use volary_api::v1::alert::AlertState;
 
-use crate::support::{DeviceKey, TestServer, good_report};
+use crate::alerts::{Reporter, configure, wait_for_alert};
+use crate::support::{Answer, DeviceKey, TestServer, good_report};
 
 /// The page at `path` for a browser that signed in.
 fn page(server: &TestServer, path: &str) -> String {
@@ -119,4 +121,94 @@ fn events_are_found_by_what_is_in_them() {
     let found = page(&server, "/events?q=DEV-77");
     assert!(found.contains("dev-77 enrolled") && !found.contains("this server was made"), "{found}");
     assert!(page(&server, "/events?q=%3Cb%3E").contains("among the newest has “&#60;b&#62;” in it"));
+}
+
+/// A person's browser that clicks buttons.
+struct Browser<'a> {
+    server: &'a TestServer,
+    cookie: String,
+}
+
+impl<'a> Browser<'a> {
+    fn of(server: &'a TestServer, role: &str) -> Self {
+        let token = json!({"name": format!("b-{role}"), "role": role});
+        let made: serde_json::Value = server.admin().post("/api/v1/tokens", &token).json();
+        Self { server, cookie: format!("volary_token={}", made["secret"].as_str().unwrap()) }
+    }
+
+    fn page(&self, path: &str) -> String {
+        let answer = self.server.anonymous().get_with(path, &[("cookie", &self.cookie)]);
+        assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+        answer.text()
+    }
+
+    /// What stands in a hidden field.
+    fn field(page: &str, name: &str) -> String {
+        let (_, rest) = page.split_once(&format!("name=\"{name}\" value=\"")).unwrap();
+        rest.split_once('"').unwrap().0.to_owned()
+    }
+
+    fn click(&self, path: &str, form: &str) -> Answer {
+        let headers =
+            [("content-type", "application/x-www-form-urlencoded"), ("cookie", self.cookie.as_str())];
+        self.server.anonymous().post_bytes(path, form.as_bytes(), &headers)
+    }
+}
+
+#[test]
+fn what_fires_is_shown_and_silenced_with_a_click() {
+    let mut server = TestServer::made();
+    configure(&server, "");
+    server.resume();
+    let operator = Browser::of(&server, "operator");
+    assert!(operator.page("/alerts").contains("Nothing fires. What would is in"));
+    let mut device = Reporter::join(&server, "dev-1");
+    device.fails("<i>dns");
+    let id = wait_for_alert(&server, AlertState::Firing, 1).id;
+    let shown = operator.page("/alerts");
+    for part in [
+        "<span class=\"dot bad small\">critical</span>",
+        "dev-1: check &#60;i&#62;dns, rolling, stage development",
+        "<a href=\"/devices/dev-1\">dev-1</a> check &#34;&#60;i&#62;dns&#34;: no answer",
+        "Alerts <span class=\"firing\">1</span>",
+        "<span class=\"small bad\">began</span>",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(page(&server, "/").contains("Alerts <span class=\"firing\">1</span>"));
+
+    let viewer = Browser::of(&server, "viewer");
+    let seen = viewer.page("/alerts");
+    assert!(seen.contains("dev-1") && !seen.contains("<button class=\"primary\">Silence"), "{seen}");
+    let csrf = Browser::field(&shown, "csrf");
+    let form = |csrf: &str, reason: &str| format!("csrf={csrf}&alert={id}&reason={reason}");
+    let refused = |answer: Answer, status: u16, part: &str| {
+        assert_eq!(answer.status.as_u16(), status);
+        assert!(answer.text().contains(part), "{}", answer.text());
+    };
+    refused(viewer.click("/alerts/silence", &form(&csrf, "x")), 403, "did not come from a page");
+    refused(operator.click("/alerts/silence", &form("", "x")), 403, "did not come from a page");
+    refused(operator.click("/alerts/silence", &form(&csrf, "+")), 400, "the reason must be one line");
+    refused(operator.click("/alerts/silence", &format!("csrf={csrf}&alert=99&reason=x")), 404, "99 is over");
+    let done = operator.click("/alerts/silence", &form(&csrf, "new+%3Cu%3Enetwork"));
+    assert_eq!((done.status.as_u16(), done.header("location")), (303, "/alerts"), "{}", done.text());
+    let shown = operator.page("/alerts");
+    for part in [
+        "rule=device-failed check=&#60;i&#62;dns",
+        "new &#60;u&#62;network",
+        "b-operator, until ",
+        ", in 1 h",
+        "· silenced",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!shown.contains("Silence for 2 h"), "all of it is silenced");
+
+    let silence = Browser::field(&shown, "silence");
+    let end = format!("csrf={csrf}&silence={silence}");
+    refused(viewer.click("/alerts/unsilence", &end), 403, "did not come from a page");
+    assert_eq!(operator.click("/alerts/unsilence", &end).status.as_u16(), 303);
+    refused(operator.click("/alerts/unsilence", &end), 404, "no silence");
+    assert!(operator.page("/alerts").contains("Silence for 2 h"));
+    assert_eq!(server.events("alert-unsilenced").len(), 1);
 }

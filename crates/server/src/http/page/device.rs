@@ -14,8 +14,8 @@ use volary_api::v1::device::{Outcome, Report};
 use volary_model::DeviceName;
 use volary_plan::text;
 
-use super::page;
 use super::view::{DeviceRow, ago, bytes, device_row};
+use super::{Head, page};
 use crate::app::App;
 use crate::http::fleet::no_device;
 use crate::http::input::name;
@@ -53,8 +53,7 @@ fn a_day() -> u32 {
 #[derive(Template)]
 #[template(path = "device.html")]
 struct DevicePage {
-    fleet: String,
-    person: String,
+    head: Head,
     stage: String,
     device: DeviceRow,
     results: Vec<Ended>,
@@ -96,7 +95,7 @@ pub(crate) async fn show(
     Path(device): Path<String>,
     Query(span): Query<Span>,
 ) -> Response {
-    page(&app, &headers, async |person| {
+    page(&app, &headers, async |_, head| {
         let device: DeviceName = name(&device)?;
         let judged = app.device(&device).await?.ok_or_else(|| no_device(&device))?;
         let now = volary_host::now();
@@ -105,8 +104,7 @@ pub(crate) async fn show(
         let hours = span.hours.clamp(1, 24 * 400);
         let errors = app.series.errors(&device, ERRORS).await?;
         let shown = DevicePage {
-            fleet: app.config.fleet.clone(),
-            person: person.name,
+            head,
             stage,
             device: device_row(&judged.into_api(), now),
             results: results

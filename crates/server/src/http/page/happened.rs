@@ -8,8 +8,8 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::page;
 use super::view::event_tone;
+use super::{Head, page};
 use crate::app::App;
 use crate::http::status::newest_events;
 
@@ -30,8 +30,7 @@ pub(crate) struct Which {
 #[derive(Template)]
 #[template(path = "events.html")]
 struct EventsPage {
-    fleet: String,
-    person: String,
+    head: Head,
     q: String,
     events: Vec<Row>,
     more: bool,
@@ -50,7 +49,7 @@ pub(crate) async fn show(
     headers: HeaderMap,
     Query(which): Query<Which>,
 ) -> Response {
-    page(&app, &headers, async |person| {
+    page(&app, &headers, async |_, head| {
         let wanted = which.q.trim().to_lowercase();
         let has = |text: &str| text.to_lowercase().contains(&wanted);
         let found = newest_events(&app, EVENTS).await?;
@@ -67,8 +66,7 @@ pub(crate) async fn show(
             .collect();
         let more = events.len() > SHOWN;
         events.truncate(SHOWN);
-        let (fleet, person) = (app.config.fleet.clone(), person.name);
-        Ok(EventsPage { fleet, person, q: which.q.trim().to_owned(), events, more }.render())
+        Ok(EventsPage { head, q: which.q.trim().to_owned(), events, more }.render())
     })
     .await
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{Form, Query, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use serde::Deserialize;
 use volary_api::v1::archive::{Difference, PackageChange};
 use volary_api::v1::fleet::{Promote, Promotion, Role, Say};
@@ -14,8 +14,8 @@ use volary_fleet::{ReadObjects, Rules};
 use volary_model::{CommitId, StageName, Suite};
 use volary_plan::text;
 
-use super::view::{self, bytes};
-use super::{html_page, page};
+use super::view::bytes;
+use super::{Head, clicked, page};
 use crate::app::App;
 use crate::http::auth::{self, Person};
 use crate::http::fleet::merge;
@@ -48,8 +48,7 @@ pub(crate) struct Click {
 #[derive(Template)]
 #[template(path = "promotion.html")]
 struct PromotionPage {
-    fleet: String,
-    person: String,
+    head: Head,
     from: StageName,
     to: StageName,
     commit: CommitId,
@@ -70,7 +69,6 @@ struct PromotionPage {
     diff_cut: bool,
     /// Why the button is not there; empty if it is.
     closed: String,
-    csrf: String,
     command: String,
 }
 
@@ -104,10 +102,9 @@ pub(crate) async fn show(
     headers: HeaderMap,
     Query(stages): Query<Stages>,
 ) -> Response {
-    page(&app, &headers, async |person| {
+    page(&app, &headers, async |person, head| {
         let (from, to): (StageName, StageName) = (name(&stages.from)?, name(&stages.to)?);
-        let csrf = auth::csrf(&headers).unwrap_or_default();
-        Ok(collect(&app, person, from, to, csrf).await?.render())
+        Ok(collect(&app, person, from, to, head).await?.render())
     })
     .await
 }
@@ -124,14 +121,7 @@ pub(crate) async fn click(
         let asked = Promote { from: name(&click.from)?, to: name(&click.to)?, commit: name(&click.commit)? };
         merge(&app, &person.name, asked).await
     };
-    match merged.await {
-        Ok(_) => Redirect::to("/").into_response(),
-        Err(refusal) => {
-            let (problem, help) = (refusal.sentence().to_owned(), refusal.advice().to_owned());
-            let shown = view::RefusalPage { fleet: app.config.fleet.clone(), problem, help };
-            html_page(StatusCode::CONFLICT, shown.render())
-        }
-    }
+    clicked(&app, "/", merged.await)
 }
 
 async fn collect(
@@ -139,7 +129,7 @@ async fn collect(
     person: Person,
     from: StageName,
     to: StageName,
-    csrf: String,
+    head: Head,
 ) -> Result<PromotionPage, Refusal> {
     crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
     let facts = Facts::gather(app).await?;
@@ -170,7 +160,7 @@ async fn collect(
         Ok((found, difference, diff, merges && known))
     });
     let (found, difference, diff, merges) = gathered.await??;
-    Ok(view(app, &person, Gathered { found, difference, diff, merges, groups }, csrf))
+    Ok(view(&person, Gathered { found, difference, diff, merges, groups }, head))
 }
 
 struct Gathered {
@@ -183,7 +173,7 @@ struct Gathered {
     groups: Vec<(String, usize)>,
 }
 
-fn view(app: &App, person: &Person, gathered: Gathered, csrf: String) -> PromotionPage {
+fn view(person: &Person, gathered: Gathered, head: Head) -> PromotionPage {
     let Gathered { found, difference, diff, merges, groups } = gathered;
     let (from, to) = (found.from.clone(), found.to.clone());
     let command = format!("volary promote --from {from} --to {to}");
@@ -201,8 +191,7 @@ fn view(app: &App, person: &Person, gathered: Gathered, csrf: String) -> Promoti
     };
     let reboots = reboots(&found);
     PromotionPage {
-        fleet: app.config.fleet.clone(),
-        person: person.name.clone(),
+        head,
         base: found.base.as_ref().map_or("nothing", |base| base.short()).to_owned(),
         up_to_date: found.up_to_date,
         suites: suites(&found),
@@ -228,7 +217,6 @@ fn view(app: &App, person: &Person, gathered: Gathered, csrf: String) -> Promoti
         diff: diff.0.lines().map(diff_line).collect(),
         diff_cut: diff.1,
         closed,
-        csrf,
         command,
         commit: found.commit,
         from,

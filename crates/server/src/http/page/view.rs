@@ -14,14 +14,13 @@ use volary_model::{BuildScope, CommitId, StageName};
 use volary_plan::text;
 
 use crate::fleet_view::FleetView;
-use crate::http::auth::Person;
+use crate::http::page::Head;
 
 /// The overview.
 #[derive(Template)]
 #[template(path = "home.html")]
 pub(super) struct Home {
-    fleet: String,
-    person: String,
+    head: Head,
     problems: Vec<String>,
     waiting: Vec<Waiting>,
     stages: Vec<StageColumn>,
@@ -35,8 +34,7 @@ pub(super) struct Home {
 #[derive(Template)]
 #[template(path = "trace.html")]
 pub(super) struct Journey {
-    fleet: String,
-    person: String,
+    head: Head,
     package: String,
     version: String,
     summary: String,
@@ -50,8 +48,7 @@ pub(super) struct Journey {
 #[derive(Template)]
 #[template(path = "build.html")]
 pub(super) struct BuildPage {
-    fleet: String,
-    person: String,
+    head: Head,
     build: BuildRow,
     log: String,
     cut: bool,
@@ -218,12 +215,11 @@ struct JourneyDevice {
 }
 
 impl Home {
-    pub(super) fn new(status: Status, events: Vec<Event>, view: &FleetView, person: &Person) -> Self {
+    pub(super) fn new(status: Status, events: Vec<Event>, view: &FleetView, head: Head) -> Self {
         let now = status.at;
         Self {
             stages: status.stages.iter().map(|stage| stage_column(stage, view, now)).collect(),
-            fleet: status.fleet,
-            person: person.name.clone(),
+            head,
             problems: status.problems,
             waiting: status
                 .waiting
@@ -530,7 +526,7 @@ pub(super) fn event_tone(kind: &str) -> &'static str {
 }
 
 impl Journey {
-    pub(super) fn new(trace: Trace, fleet: &str, view: &FleetView, person: &Person) -> Self {
+    pub(super) fn new(trace: Trace, view: &FleetView, head: Head) -> Self {
         let now = volary_host::now();
         let of_stage = |name: &StageName| -> Vec<JourneyDevice> {
             let devices = trace.devices.iter().filter(|device| device.stage == *name);
@@ -570,8 +566,7 @@ impl Journey {
             .collect();
         let everywhere = trace.devices.len();
         Self {
-            fleet: fleet.to_owned(),
-            person: person.name.clone(),
+            head,
             package: trace.package.name.to_string(),
             version: trace.package.version.clone(),
             summary: match everywhere {
@@ -587,11 +582,10 @@ impl Journey {
 }
 
 impl BuildPage {
-    pub(super) fn new(build: Build, log: Log, fleet: &str, person: &Person) -> Self {
+    pub(super) fn new(build: Build, log: Log, head: Head) -> Self {
         let ended = !matches!(build.state, BuildState::Queued | BuildState::Running) && log.whole;
         Self {
-            fleet: fleet.to_owned(),
-            person: person.name.clone(),
+            head,
             build: build_row(build, volary_host::now()),
             log: log.text,
             cut: log.cut,
