@@ -47,7 +47,7 @@ check: setup ## Format, lints, tidiness, fast tests
 test: check build agent-deb ## All tests, also those with containers, real apt and the demo
 	$(RUN_TESTS) $(BUILDER) $(AGENT) --test '*'
 	$(RUN_AS_ROOT) $(RUN_TESTS) $(SYSTEM)
-	$(SUDO) $(TARGET)/debug/volary-xtask demo --no-keep
+	$(SUDO) $(TARGET)/debug/volary-xtask demo --no-keep --short
 
 test-slow: build agent-deb ## What takes too long for make test: real clients, exports, safety, a virtual machine, foreign builds
 	@scripts/setup machine

@@ -240,7 +240,7 @@ fn mistakes_about_metrics_are_named() {
     };
     check("on", &["line 5, metrics.prod", "\"on\" is nothing", "`off`"]);
     check("{ evry: 1m }", &["metrics.prod.evry", "did you mean \"every\"?"]);
-    check("{ every: 1s }", &["metrics.prod.every", "out of range, which is 10 s to 3600 s"]);
+    check("{ every: 0s }", &["metrics.prod.every", "out of range, which is 1 s to 3600 s"]);
     check("{ every: 10m, send: 5m }", &["metrics.prod.send", "out of range, which is 600 s"]);
     check("{ every: 10s, send: 24h }", &["metrics.prod.send", "8640 points", "at most 720"]);
     check("{ set: [lod1] }", &["metrics.prod.set", "\"lod1\" is nothing", "did you mean \"load1\"?"]);

@@ -125,11 +125,11 @@ pub(super) fn metrics(section: &Fields<'_>, stage: &str) -> Result<Option<Metric
     let fields = section.map(stage, &KEYS)?;
     let day = Duration::from_secs(24 * 3600);
     let every = match fields.get("every") {
-        Some(_) => fields.duration("every", Duration::from_secs(10), Duration::from_secs(3600))?,
+        Some(_) => fields.duration("every", Duration::from_secs(1), Duration::from_secs(3600))?,
         None => DEFAULT_EVERY,
     };
     let send = match fields.get("send") {
-        Some(_) => fields.duration("send", every.max(Duration::from_secs(30)), day)?,
+        Some(_) => fields.duration("send", every.max(Duration::from_secs(5)), day)?,
         None => DEFAULT_SEND.max(every),
     };
     if send.as_secs() / every.as_secs() > MAX_POINTS {

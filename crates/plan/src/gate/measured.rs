@@ -35,6 +35,12 @@ fn judge(severity: Severity, findings: &[Finding]) -> (Say, String) {
         .map(|finding| format!("{} on {} ({})", finding.rule, finding.device, finding.text))
         .collect();
     let told = asked.iter().filter(|finding| finding.state != State::NotEnough).count();
+    let knows =
+        |rule: &str| asked.iter().any(|finding| finding.rule == rule && finding.state != State::NotEnough);
+    let mut unknown: Vec<String> =
+        asked.iter().map(|finding| finding.rule.clone()).filter(|rule| !knows(rule)).collect();
+    unknown.sort();
+    unknown.dedup();
     if !firing.is_empty() {
         return (
             Say::Stop,
@@ -47,6 +53,9 @@ fn judge(severity: Severity, findings: &[Finding]) -> (Say, String) {
     }
     match told {
         0 => (Say::Ask, format!("no rule of severity {severity} or worse has enough data to tell")),
+        _ if !unknown.is_empty() => {
+            (Say::Ask, format!("without enough data to tell: {}", text::some(&unknown, 3)))
+        }
         // A rule answers for each series of each device.
         _ => (Say::Go, format!("nothing fires in {} of rules", text::count(told, "answer"))),
     }

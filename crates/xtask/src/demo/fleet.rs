@@ -58,6 +58,35 @@ pub fn describe(fleet: &Clone) -> anyhow::Result<()> {
     Ok(fleet.push("master")?)
 }
 
+/// What production asks for from then on, and how canaries are watched: a window of a minute, in which a
+/// real fleet has a week.
+const WATCHED: &str = "\
+gates:
+  canary:
+    healthy: { at_least: 100%, silent_at_most: 0%, devices_at_least: 1 }
+  production:
+    frozen: true
+    soak: 70s
+    healthy: { at_least: 100%, silent_at_most: 0%, devices_at_least: 2 }
+    watch: warning
+promote: { production: automatic }
+metrics:
+  canary: { every: 1s, send: 5s, set: [unit_memory_bytes], units: [volary-pulse.service] }
+watch:
+  - { name: leak, kind: leak, series: unit_memory_bytes, stages: [canary], window: 60s }
+";
+
+/// Watches the memory of the canaries, and lets the server merge into production.
+pub fn watch_memory(fleet: &Clone, promoter: &str) -> anyhow::Result<()> {
+    let signers = ".volary/allowed_signers";
+    let text = volary_host::read_to_string(&fleet.dir().join(signers))?;
+    fleet.write(signers, &format!("{}\n{promoter}\n", text.trim_end()))?;
+    fleet.write("volary.yml", &format!("{STAGES}{WATCHED}"))?;
+    fleet.run_volary(&["check"])?;
+    fleet.commit("watch memory, and merge what is well")?;
+    Ok(fleet.push("master")?)
+}
+
 /// Asks for both packages on every device.
 pub fn want_packages(fleet: &Clone) -> anyhow::Result<()> {
     let path = "group_vars/all.yml";

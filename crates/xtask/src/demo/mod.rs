@@ -6,6 +6,7 @@
 
 mod fleet;
 pub(crate) mod interrupt;
+mod leak;
 mod sources;
 pub(crate) mod story;
 mod table;
@@ -24,6 +25,7 @@ use volary_testkit::{Cache, Debian, Device, DeviceOptions, Lab, wait_until};
 
 use self::fleet::DEVICES;
 use self::interrupt::Interrupt;
+use self::leak::Listener;
 use self::story::{Story, say};
 use self::table::Expected;
 
@@ -33,6 +35,9 @@ pub struct DemoArgs {
     /// End when the table is printed, instead of keeping the page up until Ctrl-C
     #[arg(long)]
     no_keep: bool,
+    /// Leave out the chapter of the leak, which takes as long as all others
+    #[arg(long)]
+    short: bool,
     /// After a failure keep everything up until Ctrl-C, to look around
     #[arg(long)]
     hold: bool,
@@ -62,7 +67,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
             return Err(failed(error, &logs));
         }
     };
-    let told = demo.tell();
+    let told = demo.tell(args.short);
     interrupt.settle();
     if let Err(error) = told {
         demo.chain.collect(&demo.devices);
@@ -108,6 +113,8 @@ struct Demo<'a> {
     devices: Vec<Device>,
     fleet: Clone,
     chain: Chain,
+    /// Whom the server tells of alerts.
+    listener: Listener,
 }
 
 impl<'a> Demo<'a> {
@@ -130,6 +137,8 @@ impl<'a> Demo<'a> {
         let chain = story.step("volary init, volary serve: keys, archive, git host, page", || {
             Ok(Chain::open(lab, tools, logs)?)
         })?;
+        let listener = Listener::open(chain.lab().host_address())?;
+        leak::tell(&chain, &listener)?;
         story.note(&format!("{}  (the page, git, the archive and the devices' door)", chain.url()));
         story.step("volary archive include: the agent's own package, to be upgraded as any other", || {
             let deb = chain.tools().agent_deb()?.display().to_string();
@@ -145,7 +154,7 @@ impl<'a> Demo<'a> {
         let devices = story.step("six containers boot Debian with systemd", || {
             Ok(chain.lab().start_devices(&names, &root, &DeviceOptions::default())?)
         })?;
-        Ok(Self { story, devices, fleet, chain })
+        Ok(Self { story, devices, fleet, chain, listener })
     }
 
     fn config(&self) -> PathBuf {
@@ -168,14 +177,15 @@ impl<'a> Demo<'a> {
     }
 
     /// The storyline after everything is set up.
-    fn tell(&self) -> anyhow::Result<()> {
+    fn tell(&self, short: bool) -> anyhow::Result<()> {
         self.join()?;
         let first = self.first_packages()?;
         let second = self.killed_server()?;
         self.first_release(&first.hello, &second)?;
         let fixed = self.fix_and_production(&first.hello)?;
+        let newest = if short { fixed } else { self.leak(&self.listener)? };
         self.broken_commit()?;
-        self.last_table(&first.hello, &fixed)
+        self.last_table(&first.hello, &newest)
     }
 
     /// The stage's devices.
@@ -399,10 +409,10 @@ impl Demo<'_> {
             })?;
         story.note(&format!("volary status: dev-1 failed: {reason}"));
         let refused =
-            story.step("cut v1.1 with it and bump; volary promote to the canaries is refused", || {
-                self.chain.volary(&["release", "cut", "v1.1"])?;
+            story.step("cut v1.2 with it and bump; volary promote to the canaries is refused", || {
+                self.chain.volary(&["release", "cut", "v1.2"])?;
                 self.fleet.pull()?;
-                self.fleet.run_volary(&["bump", "v1.1"])?;
+                self.fleet.run_volary(&["bump", "v1.2"])?;
                 let output =
                     self.fleet.volary(&["promote", "--from", "development", "--to", "canary", "--yes"])?;
                 ensure!(!output.status.success(), "the promotion of a broken release was not refused");

@@ -20,6 +20,10 @@ pub enum Change {
     Feature,
     /// A unit of measurement is put right.
     Fix,
+    /// What was measured is kept, and never freed.
+    Leak,
+    /// It is not kept any more.
+    Mend,
     /// A new setting is required, and no device has it.
     Break,
 }
@@ -29,7 +33,9 @@ impl Change {
         match self {
             Self::Feature => "1-feature.patch",
             Self::Fix => "2-fix.patch",
-            Self::Break => "3-breaks.patch",
+            Self::Leak => "3-leaks.patch",
+            Self::Mend => "4-mends.patch",
+            Self::Break => "5-breaks.patch",
         }
     }
 }
