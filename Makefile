@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory bench-server campaign-archive campaign-builds fuzz powercut simulate simulate-judge clean
+.PHONY: help setup build agent-deb check test test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory bench-server campaign-archive campaign-builds fuzz powercut simulate simulate-judge simulate-rollout clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -126,6 +126,10 @@ RUNS ?= 100000
 
 simulate: setup ## Run the devices' machine in RUNS=100000 worlds that are out to break it
 	@cargo xtask simulate --runs $(RUNS)
+	@cargo xtask figures
+
+simulate-rollout: setup ## Roll out commits that hurt, on made-up fleets, and write the table of docs/rollouts.md
+	@cargo xtask simulate-rollout --runs $(if $(filter file,$(origin RUNS)),200,$(RUNS)) --seed $(if $(filter file,$(origin SEED)),1,$(SEED))
 	@cargo xtask figures
 
 simulate-judge: setup ## Count how often the judges are wrong, on made-up fleets, and write docs/judges.md (some 8 minutes)

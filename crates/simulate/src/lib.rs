@@ -17,6 +17,7 @@ mod effects;
 pub mod judges;
 mod people;
 mod plan;
+pub mod rollouts;
 mod rules;
 mod server;
 mod slots;

@@ -21,6 +21,7 @@ mod fuzz;
 mod image_demo;
 mod simulate;
 mod simulate_judge;
+mod simulate_rollout;
 mod target;
 mod tidy;
 mod workspace;
@@ -72,6 +73,8 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// Count how often judges are wrong, on made-up fleets; writes docs/judges.md and prints figures
     SimulateJudge(simulate_judge::SimulateJudgeArgs),
+    /// Count how many devices a commit that hurts touches
+    SimulateRollout(simulate_rollout::SimulateRolloutArgs),
     /// Take down stale labs and remove cached roots
     Clean,
 }
@@ -113,6 +116,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::CampaignArchive(args) => campaign_archive::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Simulate(args) => simulate::run(&args, &Workspace::find()?),
+        Command::SimulateRollout(args) => simulate_rollout::run(&args, &Workspace::find()?),
         Command::SimulateJudge(args) => simulate_judge::run(&args, &Workspace::find()?),
         Command::TestForeign(args) => foreign::run(&args),
         Command::Figures => figures::write_page(&Workspace::find()?),

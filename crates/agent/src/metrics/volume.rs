@@ -9,7 +9,7 @@ use super::{Looker, Meter, Reading};
 use crate::http::gzip;
 
 /// What a request and its answer have beside the body, on a kept connection: headers of HTTP, the answer's
-/// body, records of TLS. As measured on the wire.
+/// body, records of TLS. An estimate, not a measurement.
 const AROUND: usize = 450;
 
 /// How much of a day is simulated: the rest is the same.
