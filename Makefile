@@ -62,7 +62,7 @@ test-foreign: setup ## The agent for arm64 and armhf: built, packed, started and
 	@scripts/setup foreign
 	@cargo xtask test-foreign
 
-demo: build agent-deb ## The whole chain on six devices; KEEP=0 ends instead of keeping the page up
+demo: build agent-deb ## The whole chain on six devices, some 7 minutes; KEEP=0 ends instead of keeping the page up
 	@$(SUDO) $(TARGET)/debug/volary-xtask demo $(if $(filter 0,$(KEEP)),--no-keep)
 
 image-demo: build agent-deb ## An image is built, booted in QEMU, and updated by a merge; KEEP=0 ends at once

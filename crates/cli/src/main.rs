@@ -157,7 +157,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Feed(command) => alert::feed(&command, &connection, out),
         Command::Metrics(args) => metrics::run(&args, &connection, out),
         Command::Simulate(args) => simulate::simulate(&args, out),
-        Command::Watch(command) => watch::run(&command, out),
+        Command::Watch(command) => watch::run(&command, &connection, out),
         Command::Token(command) => token::run(command, &connection, out),
         Command::ServerKeys => server::keys(&connection, out),
         Command::Init(args) => server::init(args, out),

@@ -92,4 +92,11 @@ fn a_device_measures_itself_and_the_server_has_it() {
     has("it is stuck", &["--errors"]).unwrap();
     has("fleet_pressure", &[]).unwrap();
     has("journal_errors_total{unit=\\\"pump\\\"}", &[]).unwrap();
+
+    // The rules of a clone are asked of what the server has of the device.
+    let tested = fleet.run_volary(&["--json", "watch", "test", "--all", "--device", "dev-1"]).unwrap();
+    let tested: Value = serde_json::from_str(&tested).unwrap();
+    let now = tested["now"].as_array().unwrap();
+    let quiet = |rule: &str| now.iter().any(|found| found["rule"] == rule && found["state"] == "quiet");
+    assert!(quiet("disk-low") && quiet("clock"), "{now:#?}");
 }

@@ -1,5 +1,5 @@
-//! `volary watch`: the rules of the working copy, and what they would have said. Works on files; no server is
-//! asked.
+//! `volary watch`: the rules of the working copy, and what they would have said of a past: one in a file, or that
+//! of a device as the server has it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,12 +8,16 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use volary_api::v1::metrics::{DeviceMetrics, SeriesPoints};
+use volary_api::v1::status::Device;
 use volary_fleet::{CONFIG_FILE, FleetConfig};
-use volary_model::{Severity, WatchRule};
-use volary_plan::series::before;
+use volary_model::{DeviceName, Severity, WatchRule};
+use volary_plan::series::{Point, before};
 use volary_plan::text;
 use volary_plan::watch::{Episode, Finding, History, Recorded, State, describe, replay};
 
+use super::encode;
+use crate::config::Connection;
 use crate::failure::Failure;
 use crate::out::{Out, Tone};
 
@@ -47,8 +51,11 @@ pub struct TestArgs {
     #[arg(long)]
     all: bool,
     /// The past of devices: a file of JSON (docs/volary-yml.md)
-    #[arg(long, value_name = "FILE")]
-    history: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "device", conflicts_with = "device")]
+    history: Option<PathBuf>,
+    /// The past of this device, as the server has it
+    #[arg(long, value_name = "NAME")]
+    device: Option<DeviceName>,
     /// How far back from the end of that past rules are asked: 90s, 15m, 24h, 7d
     #[arg(long, default_value = SINCE, value_parser = duration)]
     since: Duration,
@@ -58,10 +65,10 @@ pub struct TestArgs {
 }
 
 /// Runs a command about rules.
-pub fn run(command: &WatchCommand, out: &Out) -> Result<(), Failure> {
+pub fn run(command: &WatchCommand, connection: &Connection, out: &Out) -> Result<(), Failure> {
     match command {
         WatchCommand::List(args) => list(args, out),
-        WatchCommand::Test(args) => test(args, out),
+        WatchCommand::Test(args) => test(args, connection, out),
     }
 }
 
@@ -148,7 +155,7 @@ struct Tested {
     now: Vec<Finding>,
 }
 
-fn test(args: &TestArgs, out: &Out) -> Result<(), Failure> {
+fn test(args: &TestArgs, connection: &Connection, out: &Out) -> Result<(), Failure> {
     let all = rules(&args.dir)?;
     let chosen: Vec<&WatchRule> = match &args.rule {
         None => all.iter().collect(),
@@ -167,7 +174,11 @@ fn test(args: &TestArgs, out: &Out) -> Result<(), Failure> {
         };
         return Err(Failure::with_help(anyhow!("{what} in {}", args.dir.join(CONFIG_FILE).display()), help));
     }
-    let history = history(&args.history)?;
+    let history = match (&args.history, &args.device) {
+        (Some(path), _) => history(path)?,
+        (None, Some(device)) => of_device(device, args.since, connection)?,
+        (None, None) => return Err(anyhow!("no past was named").into()),
+    };
     let until = history.until.expect("the end of a read history is known");
     let from = before(until, args.since);
     let mut tested = Tested { from, until, episodes: Vec::new(), now: Vec::new() };
@@ -237,4 +248,33 @@ fn duration(text: &str) -> Result<Duration, String> {
         number.checked_mul(*size).filter(|seconds| (1..=366 * 86_400).contains(seconds))
     });
     read.map(Duration::from_secs).ok_or_else(|| "write a number and a unit: 90s, 15m, 24h, 7d".to_owned())
+}
+
+/// What the server has of a device. A rule is asked at moments back to `since`, and looks further back from
+/// there; so everything is fetched that the server keeps in its finest form.
+fn of_device(device: &DeviceName, since: Duration, connection: &Connection) -> Result<HistoryFile, Failure> {
+    let client = connection.client()?;
+    let path = format!("/api/v1/devices/{}", encode(device.as_str()));
+    let known: Device = client.get(&path)?;
+    let latest: DeviceMetrics = client.get(&format!("{path}/metrics"))?;
+    let stage = known.stage.ok_or_else(|| anyhow!("{device} is in no stage yet, so no rule is about it"))?;
+    let mut recorded = Recorded::new(device.clone(), stage);
+    recorded.known_since = Some(known.enrolled_at);
+    recorded.seen.extend(known.seen_at);
+    let until = volary_host::now();
+    let from = before(until, since.saturating_mul(2));
+    for value in &latest.values {
+        let name = value.series.as_str();
+        let range: Vec<SeriesPoints> =
+            client.get(&format!("{path}/metrics/{}?from={from}&to={until}", encode(name)))?;
+        for found in range {
+            let points = found.points.into_iter().map(|(at, value)| Point { at, value });
+            recorded.boots.extend(found.boots);
+            recorded.series.insert(found.series.as_str().to_owned(), points.collect());
+        }
+    }
+    recorded.boots.sort_unstable();
+    recorded.boots.dedup();
+    recorded.sort();
+    Ok(HistoryFile { version: 1, devices: vec![recorded], until: Some(until) })
 }

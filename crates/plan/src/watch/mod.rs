@@ -137,17 +137,25 @@ fn of_series(rule: &WatchRule, history: &dyn History, series: &str, now: Timesta
     };
     let mut latch = Latch::new(rule);
     let mut last = Seen::Unknown(String::new());
+    let mut held = None;
     for back in (0..=count).rev() {
         let moment = series::before(now, step * back);
         last = condition::at(&rule.kind, history, series, moment);
         latch.see(&last, moment);
+        if let Seen::Holds(figures) = &last {
+            held = Some(figures.clone());
+        }
     }
     let (state, since) = match (latch.fires_since, &last) {
         (Some(since), _) => (State::Firing, Some(since)),
         (None, Seen::Unknown(_)) => (State::NotEnough, None),
         (None, Seen::Holds(_) | Seen::Not(_)) => (State::Quiet, None),
     };
-    let (Seen::Holds(figures) | Seen::Not(figures) | Seen::Unknown(figures)) = last;
+    let figures = match (state, last, held) {
+        // What it fires for is more than that nothing newer can be told.
+        (State::Firing, Seen::Unknown(now), Some(held)) => format!("{held}; by now {now}"),
+        (_, Seen::Holds(figures) | Seen::Not(figures) | Seen::Unknown(figures), _) => figures,
+    };
     finding(rule, history, series, state, since, figures)
 }
 
