@@ -144,6 +144,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/alerts/silence", post(page::alerts::silence))
         .route("/alerts/unsilence", post(page::alerts::unsilence))
         .route("/events", get(page::happened::show))
+        .route("/releases/{name}", get(page::release::show))
+        .route("/rollouts/{stage}", post(page::rollout::click))
         .route("/promotion", get(page::promotion::show).post(page::promotion::click))
         .route("/trace", get(page::trace))
         .route("/builds/{id}", get(page::build))

@@ -5,6 +5,8 @@ pub(crate) mod alerts;
 pub(crate) mod device;
 pub(crate) mod happened;
 pub(crate) mod promotion;
+pub(crate) mod release;
+pub(crate) mod rollout;
 mod view;
 
 use std::sync::Arc;
@@ -44,10 +46,10 @@ const SIGNED_IN: u32 = 30 * 86_400;
 
 /// `GET /`.
 pub(crate) async fn home(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    page(&app, &headers, async |_, head| {
+    page(&app, &headers, async |person, head| {
         let status = whole(&app).await?;
         let events = newest_events(&app, EVENTS).await?;
-        Ok(view::Home::new(status, events, &app.view.get(), head).render())
+        Ok(view::Home::new(status, events, &app.view.get(), &person, head).render())
     })
     .await
 }

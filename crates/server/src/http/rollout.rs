@@ -10,7 +10,7 @@ use volary_plan::rollout::{self as plan, Halt, Standing};
 use volary_store::Rollout as Stored;
 
 use crate::app::App;
-use crate::http::auth::{Operator, ReleaseManager, Viewer};
+use crate::http::auth::{Operator, Person, ReleaseManager, Viewer};
 use crate::http::input::{Input, name};
 use crate::http::refusal::Refusal;
 use crate::rollouts::members;
@@ -64,10 +64,15 @@ pub(crate) async fn stop(
     Path(stage): Path<String>,
     Input(said): Input<Say>,
 ) -> Result<Json<Rollout>, Refusal> {
-    let (stage, reason) = (name(&stage)?, reason(&said)?);
+    Ok(Json(stop_it(&app, &person, &stage, &said).await?))
+}
+
+/// Stops a rollout for a person.
+pub(crate) async fn stop_it(app: &App, person: &Person, stage: &str, said: &Say) -> Result<Rollout, Refusal> {
+    let (stage, reason) = (name(stage)?, reason(said)?);
     let halt = Halt { at: volary_host::now(), by: Some(person.name.clone()), reason: reason.clone() };
     let text = format!("{} stopped the rollout in {stage}: {reason}", person.name);
-    change(&app, &stage, "rollout-held", &text, |state| match &state.halt {
+    change(app, &stage, "rollout-held", &text, |state| match &state.halt {
         Some(halt) => {
             Err(Refusal::conflict(format!("the rollout in {stage} is stopped already: {}", halt.reason)))
         }
@@ -86,8 +91,18 @@ pub(crate) async fn resume(
     Path(stage): Path<String>,
     Input(said): Input<Say>,
 ) -> Result<Json<Rollout>, Refusal> {
-    let (stage, reason) = (name(&stage)?, reason(&said)?);
-    let commit = running(&app, &stage)?;
+    Ok(Json(resume_it(&app, &person, &stage, &said).await?))
+}
+
+/// Lets a rollout go on for a person.
+pub(crate) async fn resume_it(
+    app: &App,
+    person: &Person,
+    stage: &str,
+    said: &Say,
+) -> Result<Rollout, Refusal> {
+    let (stage, reason) = (name(stage)?, reason(said)?);
+    let commit = running(app, &stage)?;
     let begun = app.store.rollout_devices(&stage, &commit).await?;
     let hurt: Vec<_> = members(&app.devices().await?, &stage, &commit, &begun)
         .into_iter()
@@ -95,7 +110,7 @@ pub(crate) async fn resume(
         .map(|member| member.device)
         .collect();
     let text = format!("{} lets the rollout in {stage} go on: {reason}", person.name);
-    change(&app, &stage, "rollout-resumed", &text, |state| {
+    change(app, &stage, "rollout-resumed", &text, |state| {
         if state.halt.is_none() {
             return Err(Refusal::conflict(format!("the rollout in {stage} is not stopped")));
         }
@@ -113,10 +128,20 @@ pub(crate) async fn next(
     Path(stage): Path<String>,
     Input(said): Input<Say>,
 ) -> Result<Json<Rollout>, Refusal> {
-    let (stage, reason) = (name(&stage)?, reason(&said)?);
+    Ok(Json(open_next(&app, &person, &stage, &said).await?))
+}
+
+/// Opens the next wave for a person.
+pub(crate) async fn open_next(
+    app: &App,
+    person: &Person,
+    stage: &str,
+    said: &Say,
+) -> Result<Rollout, Refusal> {
+    let (stage, reason) = (name(stage)?, reason(said)?);
     let waves = app.rollouts.get().get(&stage).map_or(0, |now| now.policy.waves.len());
     let text = format!("{} opened the next wave in {stage}: {reason}", person.name);
-    change(&app, &stage, "rollout-hurried", &text, |state| {
+    change(app, &stage, "rollout-hurried", &text, |state| {
         if let Some(halt) = &state.halt {
             return Err(Refusal::conflict(format!("the rollout in {stage} is stopped: {}", halt.reason))
                 .help(format!("let it go on first: volary rollout resume {stage} --reason WHY")));
@@ -149,7 +174,7 @@ async fn change(
     kind: &str,
     text: &str,
     change: impl FnOnce(&mut plan::State) -> Result<(), Refusal> + Send,
-) -> Result<Json<Rollout>, Refusal> {
+) -> Result<Rollout, Refusal> {
     let commit = running(app, stage)?;
     app.store
         .change_rollout(stage, &commit, volary_host::now(), |state: Option<plan::State>| {
@@ -168,7 +193,7 @@ async fn change(
     crate::reconcile::rollouts(app).await.map_err(Refusal::broken)?;
     let stored = app.store.rollout::<plan::State>(stage, &commit).await?;
     let stored = stored.ok_or_else(|| Refusal::conflict(format!("{stage} got another commit meanwhile")))?;
-    Ok(Json(api(app, stored)))
+    Ok(api(app, stored))
 }
 
 fn reason(said: &Say) -> Result<String, Refusal> {

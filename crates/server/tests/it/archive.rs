@@ -8,7 +8,7 @@ use crate::support::{Client, TestServer, make_deb};
 
 const UPLOAD: &str = "/api/v1/uploads/0123456789abcdef0123456789abcdef";
 
-fn include(server: &TestServer, client: &Client, name: &str, version: &str) -> Included {
+pub fn include(server: &TestServer, client: &Client, name: &str, version: &str) -> Included {
     let deb = make_deb(server.scratch(), name, version);
     let bytes = std::fs::read(&deb).unwrap();
     let file = deb.file_name().unwrap().to_str().unwrap();

@@ -4,6 +4,7 @@ use serde_json::json;
 use volary_api::v1::alert::AlertState;
 
 use crate::alerts::{Reporter, configure, wait_for_alert};
+use crate::archive::include;
 use crate::support::{Answer, DeviceKey, TestServer, good_report};
 
 /// The page at `path` for a browser that signed in.
@@ -124,31 +125,31 @@ fn events_are_found_by_what_is_in_them() {
 }
 
 /// A person's browser that clicks buttons.
-struct Browser<'a> {
+pub struct Browser<'a> {
     server: &'a TestServer,
     cookie: String,
 }
 
 impl<'a> Browser<'a> {
-    fn of(server: &'a TestServer, role: &str) -> Self {
+    pub fn of(server: &'a TestServer, role: &str) -> Self {
         let token = json!({"name": format!("b-{role}"), "role": role});
         let made: serde_json::Value = server.admin().post("/api/v1/tokens", &token).json();
         Self { server, cookie: format!("volary_token={}", made["secret"].as_str().unwrap()) }
     }
 
-    fn page(&self, path: &str) -> String {
+    pub fn page(&self, path: &str) -> String {
         let answer = self.server.anonymous().get_with(path, &[("cookie", &self.cookie)]);
         assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
         answer.text()
     }
 
     /// What stands in a hidden field.
-    fn field(page: &str, name: &str) -> String {
+    pub fn field(page: &str, name: &str) -> String {
         let (_, rest) = page.split_once(&format!("name=\"{name}\" value=\"")).unwrap();
         rest.split_once('"').unwrap().0.to_owned()
     }
 
-    fn click(&self, path: &str, form: &str) -> Answer {
+    pub fn click(&self, path: &str, form: &str) -> Answer {
         let headers =
             [("content-type", "application/x-www-form-urlencoded"), ("cookie", self.cookie.as_str())];
         self.server.anonymous().post_bytes(path, form.as_bytes(), &headers)
@@ -211,4 +212,44 @@ fn what_fires_is_shown_and_silenced_with_a_click() {
     refused(operator.click("/alerts/unsilence", &end), 404, "no silence");
     assert!(operator.page("/alerts").contains("Silence for 2 h"));
     assert_eq!(server.events("alert-unsilenced").len(), 1);
+}
+
+#[test]
+fn a_release_is_shown_with_what_it_changes() {
+    let server = TestServer::start();
+    let admin = server.admin();
+    let hello = |version: &str| include(&server, &admin, "hello", version);
+    let cut = |name: &str| {
+        assert!(admin.post("/api/v1/releases", &json!({"name": name})).status.is_success());
+    };
+    hello("1.0");
+    cut("v1.0");
+    hello("1.1");
+    cut("v1.1");
+    hello("1.2");
+    let pick = admin.post("/api/v1/releases/v1.1/picks", &json!({"packages": ["hello"]}));
+    assert!(pick.status.is_success(), "{}", pick.text());
+    let protect = json!({"reason": "the <b>shop</b> has it"});
+    assert!(admin.post("/api/v1/releases/v1.1/protect", &protect).status.is_success());
+    assert!(page(&server, "/").contains("<a href=\"/releases/v1.1\"><strong>v1.1</strong></a>"));
+    let shown = page(&server, "/releases/v1.1");
+    for part in [
+        "Packages that changed since v1.0/r1",
+        "1.0 to 1.2",
+        ">picked hello</span>",
+        "takes picks",
+        "in 1 package, takes up as much as before",
+        "the &#60;b&#62;shop&#60;/b&#62; has it",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(page(&server, "/releases/v1.0").contains("It is the first release"));
+    assert!(admin.post("/api/v1/releases/v1.0/freeze", &json!({})).status.is_success());
+    assert!(page(&server, "/releases/v1.0").contains("<span class=\"good\">frozen moments ago</span>"));
+    let cookie = format!("volary_token={}", server.admin_token());
+    for (path, status) in [("/releases/v9", 404), ("/releases/%3Cb%3E", 400)] {
+        let answer = server.anonymous().get_with(path, &[("cookie", &cookie)]);
+        assert_eq!(answer.status.as_u16(), status, "{path}");
+        assert!(!answer.text().contains("<b>"), "{}", answer.text());
+    }
 }

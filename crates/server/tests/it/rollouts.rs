@@ -4,6 +4,7 @@ use serde_json::json;
 use volary_api::v1::device::{Failure, Outcome, Turn};
 use volary_api::v1::rollout::{Rollout, State};
 
+use crate::page::Browser;
 use crate::support::{Client, DeviceKey, TestServer, good_report, wait_for};
 use crate::turns::join_again;
 
@@ -148,4 +149,35 @@ fn a_commit_that_hurts_stops_with_its_first_device_until_a_person_goes_on() {
         .admin()
         .post("/api/v1/rollouts/canary/stop", &json!({"reason": "x"}))
         .refused(404, "no rollout");
+}
+
+#[test]
+fn people_take_a_hand_in_a_rollout_with_a_click() {
+    let fleet = Fleet::new();
+    let operator = Browser::of(&fleet.server, "operator");
+    let shown = operator.page("/");
+    assert!(shown.contains("value=\"stop\"") && !shown.contains("value=\"next\""), "{shown}");
+    assert!(!Browser::of(&fleet.server, "viewer").page("/").contains("action=\"/rollouts"));
+    let csrf = Browser::field(&shown, "csrf");
+    let form = |csrf: &str, verb: &str| format!("csrf={csrf}&verb={verb}&reason=it+%3Cb%3Eburns");
+    let path = "/rollouts/development";
+    assert!(operator.click(path, &form("", "stop")).text().contains("did not come from a page"));
+    assert_eq!(operator.click(path, &form(&csrf, "next")).status.as_u16(), 403);
+    let stopped = operator.click(path, &form(&csrf, "stop"));
+    assert_eq!((stopped.status.as_u16(), stopped.header("location")), (303, "/"), "{}", stopped.text());
+    assert_eq!(fleet.rollout().unwrap().state, State::Stopped);
+    assert_eq!(operator.click(path, &form(&csrf, "stop")).status.as_u16(), 409);
+    assert_eq!(operator.click(path, &form(&csrf, "resume")).status.as_u16(), 403);
+
+    let manager = Browser::of(&fleet.server, "release-manager");
+    let shown = manager.page("/");
+    assert!(shown.contains("value=\"resume\"") && !shown.contains("value=\"next\""), "{shown}");
+    assert!(shown.contains("it &#60;b&#62;burns") && !shown.contains("it <b>burns"), "{shown}");
+    let csrf = Browser::field(&shown, "csrf");
+    assert_eq!(manager.click(path, &form(&csrf, "resume")).status.as_u16(), 303);
+    assert!(manager.page("/").contains("value=\"next\""));
+    assert_eq!(manager.click(path, &form(&csrf, "next")).status.as_u16(), 303);
+    assert_eq!(fleet.rollout().unwrap().wave, 2);
+    let said = fleet.server.events("rollout-hurried");
+    assert_eq!(said, ["b-release-manager opened the next wave in development: it <b>burns"]);
 }

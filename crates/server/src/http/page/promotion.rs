@@ -27,7 +27,7 @@ use crate::promotion::{self, Facts};
 const DIFF: usize = 200 << 10;
 
 /// How many of each list are shown.
-const SHOWN: usize = 100;
+pub(super) const SHOWN: usize = 100;
 
 /// Two stages.
 #[derive(Deserialize)]
@@ -79,16 +79,16 @@ struct Row {
     text: String,
 }
 
-struct PackageRow {
-    name: String,
-    versions: String,
-    size: String,
+pub(super) struct PackageRow {
+    pub(super) name: String,
+    pub(super) versions: String,
+    pub(super) size: String,
 }
 
-struct SourceRow {
-    name: String,
-    versions: String,
-    entries: Vec<String>,
+pub(super) struct SourceRow {
+    pub(super) name: String,
+    pub(super) versions: String,
+    pub(super) entries: Vec<String>,
 }
 
 struct DiffLine {
@@ -236,12 +236,13 @@ fn row(verdict: &volary_api::v1::fleet::Verdict) -> Row {
 fn suites(found: &Promotion) -> String {
     let word = |suite: &Option<String>| suite.clone().unwrap_or_else(|| "no release".to_owned());
     match found.suite_before == found.suite_after {
+        true if found.suite_after.is_none() => "There is no release before or after".to_owned(),
         true => format!("{} stays", word(&found.suite_after)),
         false => format!("{} to {}", word(&found.suite_before), word(&found.suite_after)),
     }
 }
 
-fn package(change: &PackageChange) -> PackageRow {
+pub(super) fn package(change: &PackageChange) -> PackageRow {
     let version = |version: &Option<String>, none: &str| version.clone().unwrap_or_else(|| none.to_owned());
     PackageRow {
         name: format!("{} ({})", change.name, change.architecture),
@@ -288,7 +289,7 @@ fn reboots(found: &Promotion) -> String {
     }
 }
 
-fn sources(difference: Option<&Difference>) -> Vec<SourceRow> {
+pub(super) fn sources(difference: Option<&Difference>) -> Vec<SourceRow> {
     let sources = difference.iter().flat_map(|difference| &difference.sources);
     sources
         .take(SHOWN)
@@ -302,7 +303,12 @@ fn sources(difference: Option<&Difference>) -> Vec<SourceRow> {
 
 fn diff_line(line: &str) -> DiffLine {
     let tone = match line.as_bytes() {
-        [b'+', b'+', b'+', ..] | [b'-', b'-', b'-', ..] | [b'd', ..] | [b'i', ..] | [b'@', ..] => "dim",
+        [b'+', b'+', b'+', ..]
+        | [b'-', b'-', b'-', ..]
+        | [b'd', ..]
+        | [b'i', ..]
+        | [b'n', ..]
+        | [b'@', ..] => "dim",
         [b'+', ..] => "good",
         [b'-', ..] => "bad",
         _ => "",

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use volary_api::v1::archive::Release;
 use volary_api::v1::build::{Build, BuildState};
 use volary_api::v1::device::RunningImage;
+use volary_api::v1::fleet::Role;
 use volary_api::v1::image::PinnedImage;
 use volary_api::v1::rollout;
 use volary_api::v1::status::{Condition, Device, Event, HeldTurn, Stage, Status, Trace};
@@ -14,6 +15,7 @@ use volary_model::{BuildScope, CommitId, StageName};
 use volary_plan::text;
 
 use crate::fleet_view::FleetView;
+use crate::http::auth::Person;
 use crate::http::page::Head;
 
 /// The overview.
@@ -105,6 +107,7 @@ struct StageColumn {
     step: Option<Step>,
     images: Vec<ImageRow>,
     conduct: Vec<Conduct>,
+    buttons: Vec<Button>,
     devices: Vec<DeviceRow>,
 }
 
@@ -121,6 +124,12 @@ struct Conduct {
     tone: &'static str,
     name: &'static str,
     text: String,
+}
+
+/// What the person may do with the rollout of a stage.
+struct Button {
+    verb: &'static str,
+    text: &'static str,
 }
 
 /// A part of the bar, in percent of its width.
@@ -215,10 +224,16 @@ struct JourneyDevice {
 }
 
 impl Home {
-    pub(super) fn new(status: Status, events: Vec<Event>, view: &FleetView, head: Head) -> Self {
+    pub(super) fn new(
+        status: Status,
+        events: Vec<Event>,
+        view: &FleetView,
+        person: &Person,
+        head: Head,
+    ) -> Self {
         let now = status.at;
         Self {
-            stages: status.stages.iter().map(|stage| stage_column(stage, view, now)).collect(),
+            stages: status.stages.iter().map(|stage| stage_column(stage, view, person, now)).collect(),
             head,
             problems: status.problems,
             waiting: status
@@ -257,7 +272,7 @@ impl Home {
     }
 }
 
-fn stage_column(stage: &Stage, view: &FleetView, now: Timestamp) -> StageColumn {
+fn stage_column(stage: &Stage, view: &FleetView, person: &Person, now: Timestamp) -> StageColumn {
     let good = stage.devices.iter().filter(|device| device.condition == Condition::Good).count();
     let all = stage.devices.len();
     StageColumn {
@@ -276,6 +291,7 @@ fn stage_column(stage: &Stage, view: &FleetView, now: Timestamp) -> StageColumn 
         step: step(&stage.name, view),
         images: stage.images.iter().map(image_row).collect(),
         conduct: conduct(stage, now),
+        buttons: stage.rollout.as_ref().map(|rollout| buttons(rollout, person)).unwrap_or_default(),
         devices: stage.devices.iter().map(|device| device_row(device, now)).collect(),
     }
 }
@@ -312,6 +328,17 @@ fn conduct(stage: &Stage, now: Timestamp) -> Vec<Conduct> {
         text: format!("not yet: {waits}"),
     });
     stop.chain(promotes).chain(rollout).chain(freezes).chain(windows).chain(at_once).collect()
+}
+
+fn buttons(rollout: &rollout::Rollout, person: &Person) -> Vec<Button> {
+    let running = rollout.state == rollout::State::Running;
+    let stopped = rollout.state == rollout::State::Stopped;
+    let manager = person.may(Role::ReleaseManager);
+    let stop = (running && person.may(Role::Operator)).then_some(Button { verb: "stop", text: "Stop" });
+    let more = running && rollout.wave < rollout.waves.len();
+    let next = (more && manager).then_some(Button { verb: "next", text: "Open the next wave" });
+    let resume = (stopped && manager).then_some(Button { verb: "resume", text: "Let it go on" });
+    stop.into_iter().chain(next).chain(resume).collect()
 }
 
 fn held(turn: &HeldTurn, now: Timestamp) -> String {
