@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory bench-server campaign-archive campaign-builds fuzz powercut simulate simulate-judge simulate-rollout clean
+.PHONY: help setup build agent-deb check test check-page test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory bench-server campaign-archive campaign-builds fuzz powercut simulate simulate-judge simulate-rollout clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -48,6 +48,12 @@ test: check build agent-deb ## All tests, also those with containers, real apt a
 	$(RUN_TESTS) $(BUILDER) $(AGENT) --test '*'
 	$(RUN_AS_ROOT) $(RUN_TESTS) $(SYSTEM)
 	$(SUDO) $(TARGET)/debug/volary-xtask demo --no-keep --short
+
+check-page: setup ## The server's pages in a real browser: accessible, fitting on a phone, and a merge by a click
+	@scripts/setup browser
+	@mkdir -p $(TARGET)/page
+	@cd $(TARGET)/page && npm install --silent --no-fund --no-audit --no-save --prefix . playwright-core@1.65 axe-core@4.14
+	VOLARY_PAGE_OUT=$(abspath $(TARGET)/page) cargo test --quiet --package volary-server --test it browser:: -- --ignored --nocapture
 
 test-slow: build agent-deb ## What takes too long for make test: real clients, exports, safety, a virtual machine, foreign builds
 	@scripts/setup machine

@@ -3,6 +3,7 @@
 mod accounts;
 mod alerts;
 mod archive;
+mod browser;
 mod builds;
 mod devices;
 mod feeds;

@@ -15,6 +15,12 @@ promote: { canary: asked }
 /// A server that merges into canary when it is asked to, and a clone with a commit that is not there yet.
 fn asked() -> (TestServer, Git) {
     let server = TestServer::start();
+    let fleet = let_the_server_merge(&server);
+    (server, fleet)
+}
+
+/// Lets a server merge into canary when it is asked to; returns a clone with a commit that is not there yet.
+pub fn let_the_server_merge(server: &TestServer) -> Git {
     let fleet = server.fleet_clone();
     let keys: Value = server.admin().get("/api/v1/server-keys").json();
     let signers = fleet.run(&["show", "HEAD:.volary/allowed_signers"]);
@@ -25,7 +31,7 @@ fn asked() -> (TestServer, Git) {
     fleet.push(&format!("{}:canary", fleet.merge(&rules, "canary", "Bring the rules"))).unwrap();
     fleet.commit("notes", "<b>bold</b>\n", "Say <something>");
     fleet.push("HEAD:master").unwrap();
-    (server, fleet)
+    fleet
 }
 
 struct Browser<'a> {

@@ -1,0 +1,48 @@
+//! The page in a real browser: `make check-page`.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use volary_api::v1::alert::AlertState;
+
+use crate::alerts::{Reporter, configure, wait_for_alert};
+use crate::archive::include;
+use crate::promotion::let_the_server_merge;
+use crate::support::TestServer;
+use volary_host::Cmd;
+
+/// A browser goes through all pages of a fleet that has something of everything, merges with a click, and
+/// git has the merge.
+#[test]
+#[ignore = "needs chromium, node and what make check-page installs"]
+fn a_browser_finds_every_page_in_order_and_merges() {
+    let out = PathBuf::from(std::env::var("VOLARY_PAGE_OUT").expect("make check-page says where to"));
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../scripts/check-page.mjs");
+    let mut server = TestServer::made();
+    configure(&server, "");
+    server.resume();
+    let admin = server.admin();
+    include(&server, &admin, "hello", "1.0");
+    assert!(admin.post("/api/v1/releases", &json!({"name": "v1.0"})).status.is_success());
+    include(&server, &admin, "hello", "1.1");
+    assert!(admin.post("/api/v1/releases", &json!({"name": "v1.1"})).status.is_success());
+    let mut devices: Vec<Reporter> =
+        (1..=5).map(|number| Reporter::join(&server, &format!("dev-{number}"))).collect();
+    devices.iter_mut().take(3).for_each(Reporter::good);
+    devices.iter_mut().skip(3).for_each(|device| device.fails("dns"));
+    wait_for_alert(&server, AlertState::Firing, 2);
+    let fleet = let_the_server_merge(&server);
+    let commit = fleet.run(&["rev-parse", "master"]);
+    let said = Cmd::new("node")
+        .arg(script)
+        .env("VOLARY_PAGE_URL", &server.url)
+        .env("VOLARY_PAGE_TOKEN", server.admin_token())
+        .env("VOLARY_PAGE_OUT", out)
+        .check()
+        .unwrap();
+    println!("{}", said.text().trim());
+    fleet.run(&["fetch", "--quiet", "origin"]);
+    assert_eq!(fleet.run(&["rev-parse", "origin/canary^2"]), commit);
+    let silenced = server.events("alert-silenced");
+    assert!(silenced[0].ends_with("looked at by a browser"), "{silenced:?}");
+}
