@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use volary_api::v1::fleet::{Promotion, Say, Verdict};
 use volary_fleet::{EvidenceKey, GitRepository, PROMOTER, Rules, STAGE_TRAILER, Start, verify_advance};
 use volary_host::Cmd;
 use volary_model::{CommitId, StageName};
@@ -24,6 +25,28 @@ pub(crate) struct Merge {
     pub(crate) suite: String,
     /// Who asked for it; empty if the server does it by itself.
     pub(crate) asked_by: String,
+}
+
+impl Merge {
+    /// The merge of what was previewed onto `base`, into this branch.
+    pub(crate) fn of(found: Promotion, base: CommitId, branch: &str, asked_by: &str) -> Self {
+        Self {
+            from: found.from,
+            to: found.to,
+            branch: branch.to_owned(),
+            base,
+            commit: found.commit,
+            suite: found.suite_after.unwrap_or_else(|| "no release".to_owned()),
+            asked_by: asked_by.to_owned(),
+        }
+    }
+}
+
+/// What the gates say that do not say go, in a sentence; `None` if all do.
+pub(crate) fn closed(verdicts: &[Verdict]) -> Option<String> {
+    let closed = verdicts.iter().filter(|verdict| verdict.say != Say::Go);
+    let said: Vec<String> = closed.map(|verdict| format!("{}: {}", verdict.gate, verdict.reason)).collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// The line of the server's key for `.volary/allowed_signers`; the key is made if there is none.

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use volary_api::join::JoinToken;
 use volary_api::v1::device::Report;
 use volary_api::v1::fleet::{
-    Accept, DeviceToken, NewDeviceToken, NewToken, Promote, Promoted, Promotion, Role, Say, ServerKeys,
-    Token, TokenSecret, Verdict,
+    Accept, DeviceToken, NewDeviceToken, NewToken, Promote, Promoted, Promotion, Role, ServerKeys, Token,
+    TokenSecret, Verdict,
 };
 use volary_api::v1::status::Device;
 use volary_fleet::{ReadObjects, RootSigners, Rules, RulesError, SIGNERS_FILE, file_at};
@@ -370,20 +370,16 @@ fn merge_now(
     if found.up_to_date {
         return Err(Refusal::conflict(format!("{} has everything of {}", asked.to, asked.from)));
     }
-    let closed: Vec<String> = found
-        .verdicts
-        .iter()
-        .filter(|verdict| verdict.say != Say::Go)
-        .map(|verdict| format!("{}: {}", verdict.gate, verdict.reason))
-        .collect();
-    if !closed.is_empty() {
-        return Err(Refusal::conflict(format!("the gates do not say go: {}", closed.join("; "))));
+    if let Some(closed) = promoter::closed(&found.verdicts) {
+        return Err(Refusal::conflict(format!("the gates do not say go: {closed}")));
     }
     let (repository, config) = facts.repository()?;
     let stage =
         config.stage(&asked.to).ok_or_else(|| Refusal::not_found(format!("no stage {}", asked.to)))?;
-    let base =
-        found.base.ok_or_else(|| Refusal::conflict(format!("the branch {} does not exist", stage.branch)))?;
+    let base = found
+        .base
+        .clone()
+        .ok_or_else(|| Refusal::conflict(format!("the branch {} does not exist", stage.branch)))?;
     let own = Rules::at(&repository, &base).map_err(Refusal::broken)?.config;
     if own.promote_of(&asked.to) == volary_fleet::Promote::People {
         return Err(Refusal::conflict(format!("only people merge into {}", asked.to)).help(format!(
@@ -392,19 +388,7 @@ fn merge_now(
             asked.from, asked.to
         )));
     }
-    promoter::merge(
-        layout,
-        &promoter::Merge {
-            from: asked.from.clone(),
-            to: asked.to.clone(),
-            branch: stage.branch.clone(),
-            base,
-            commit: found.commit,
-            suite: found.suite_after.unwrap_or_else(|| "no release".to_owned()),
-            asked_by: by.to_owned(),
-        },
-    )
-    .map_err(Refusal::conflict)
+    promoter::merge(layout, &promoter::Merge::of(found, base, &stage.branch, by)).map_err(Refusal::conflict)
 }
 
 /// A merge.

@@ -3,27 +3,36 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use volary_api::v1::fleet::Say;
-use volary_fleet::Promote;
+use volary_fleet::{Promote, Rules};
+use volary_model::{CommitId, StageName};
 
 use crate::app::App;
 use crate::gates::GateError;
 use crate::promoter::{self, Merge};
 use crate::promotion::{self, Facts};
+use crate::{Layout, fleet_view};
 
-/// What one stage waits for.
-type Waits = Result<Option<Merge>, String>;
+/// The merge that is due, or what it waits for.
+type Waits = Result<Merge, String>;
 
 /// Asks the gates of each such stage.
 pub(super) async fn promotions(app: Arc<App>) -> Result<(), String> {
+    let layout = app.layout.clone();
+    let stages = tokio::task::spawn_blocking(move || automatic(&layout)).await;
+    let stages = stages.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    // Most fleets have none; then no device needs to be judged for it.
+    if stages.is_empty() {
+        app.promotions.set(BTreeMap::new());
+        return Ok(());
+    }
     let facts = Facts::gather(&app).await.map_err(|error| error.to_string())?;
-    let asked = tokio::task::spawn_blocking(move || due(&facts)).await.map_err(|error| error.to_string())?;
+    let asked = tokio::task::spawn_blocking(move || due(&facts, stages)).await;
+    let asked = asked.map_err(|error| error.to_string())?;
     let mut waiting = BTreeMap::new();
     for (stage, waits) in asked.map_err(|error| error.to_string())? {
         match waits {
-            Ok(None) => {}
             Err(why) => drop(waiting.insert(stage, why)),
-            Ok(Some(merge)) => {
+            Ok(merge) => {
                 let (layout, wanted) = (app.layout.clone(), merge.clone());
                 let made = tokio::task::spawn_blocking(move || promoter::merge(&layout, &wanted)).await;
                 match made.map_err(|error| error.to_string())? {
@@ -46,45 +55,45 @@ pub(super) async fn promotions(app: Arc<App>) -> Result<(), String> {
     Ok(())
 }
 
-/// The stages that take merges by the server, with what each waits for: nothing, or a reason.
-fn due(facts: &Facts) -> Result<Vec<(volary_model::StageName, Waits)>, GateError> {
-    let (repository, config) = match facts.repository() {
-        Ok(read) => read,
-        // A fleet without a first commit has no stages yet.
-        Err(_) => return Ok(Vec::new()),
-    };
-    let mut due = Vec::new();
+/// A stage that takes merges by the server.
+struct Automatic {
+    from: StageName,
+    to: StageName,
+    branch: String,
+    base: CommitId,
+}
+
+/// The stages that take merges by the server, as the commit says that each is at.
+fn automatic(layout: &Layout) -> Result<Vec<Automatic>, GateError> {
+    // A fleet without a first commit has no stages yet; one that cannot be read is told by who reads its stages.
+    let Ok(repository) = fleet_view::open(layout) else { return Ok(Vec::new()) };
+    let Ok(config) = fleet_view::head_config(&repository) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
     for stage in &config.stages {
         let Some(from) = &stage.from else { continue };
         let Some(base) = repository.branch(&stage.branch)? else { continue };
-        let own = volary_fleet::Rules::at(&repository, &base).ok().map(|rules| rules.config);
-        if own.is_none_or(|own| own.promote_of(&stage.name) != Promote::Automatic) {
+        let own = Rules::at(&repository, &base).ok().map(|rules| rules.config);
+        if own.is_some_and(|own| own.promote_of(&stage.name) == Promote::Automatic) {
+            let (from, to, branch) = (from.clone(), stage.name.clone(), stage.branch.clone());
+            found.push(Automatic { from, to, branch, base });
+        }
+    }
+    Ok(found)
+}
+
+/// The merges of these that are due, and what the others wait for.
+fn due(facts: &Facts, stages: Vec<Automatic>) -> Result<Vec<(StageName, Waits)>, GateError> {
+    let mut due = Vec::new();
+    for Automatic { from, to, branch, base } in stages {
+        let found = promotion::preview(facts, &from, &to)?;
+        if found.up_to_date {
             continue;
         }
-        let promotion = promotion::preview(facts, from, &stage.name)?;
-        if promotion.up_to_date {
-            continue;
-        }
-        let closed: Vec<String> = promotion
-            .verdicts
-            .iter()
-            .filter(|verdict| verdict.say != Say::Go)
-            .map(|verdict| format!("{}: {}", verdict.gate, verdict.reason))
-            .collect();
-        let waits = if closed.is_empty() {
-            Ok(Some(Merge {
-                from: from.clone(),
-                to: stage.name.clone(),
-                branch: stage.branch.clone(),
-                base,
-                commit: promotion.commit,
-                suite: promotion.suite_after.unwrap_or_else(|| "no release".to_owned()),
-                asked_by: String::new(),
-            }))
-        } else {
-            Err(closed.join("; "))
+        let waits = match promoter::closed(&found.verdicts) {
+            Some(closed) => Err(closed),
+            None => Ok(Merge::of(found, base, &branch, "")),
         };
-        due.push((stage.name.clone(), waits));
+        due.push((to, waits));
     }
     Ok(due)
 }
