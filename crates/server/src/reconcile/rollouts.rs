@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use volary_model::{CommitId, DeviceName};
+use volary_model::CommitId;
 use volary_plan::condition::Condition;
 use volary_plan::rollout::{self, News, State};
 
 use crate::app::App;
+use crate::facts::Judged;
 use crate::rollouts::{Now, members};
 
 /// Reports come in swarms; a run for each would be wasted.
@@ -38,17 +39,12 @@ pub(crate) async fn rollouts(app: &App) -> Result<(), String> {
     for (stage, policy, tip) in staged() {
         let begun = app.store.rollout_devices(&stage.name, &tip.commit).await.map_err(text)?;
         let members = members(&devices, &stage.name, &tip.commit, &begun);
-        let failing: BTreeSet<DeviceName> = devices
-            .iter()
-            .filter(|device| device.condition == Condition::Failed)
-            .map(|device| device.record.name.clone())
-            .collect();
         let now = volary_host::now();
         let (state, outlook, news, is_new) = app
             .store
             .change_rollout(&stage.name, &tip.commit, now, |before: Option<State>| {
                 let is_new = before.is_none();
-                let before = before.unwrap_or_else(|| begin(&tip.commit, &failing, now));
+                let before = before.unwrap_or_else(|| begin(&tip.commit, &devices, now));
                 let (state, outlook, news) = rollout::step(policy, before, &members, now);
                 let kept = (state.clone(), outlook.says.clone(), state.finished_at.is_some());
                 (Some(kept), (state, outlook, news, is_new))
@@ -77,6 +73,8 @@ pub(crate) async fn rollouts(app: &App) -> Result<(), String> {
 }
 
 /// What fails already, without the commit, says nothing about it.
-fn begin(commit: &CommitId, failing: &BTreeSet<DeviceName>, now: Timestamp) -> State {
-    State { forgiven: failing.clone(), ..State::begin(commit.clone(), now) }
+fn begin(commit: &CommitId, devices: &[Judged], now: Timestamp) -> State {
+    let failing = devices.iter().filter(|device| device.condition == Condition::Failed);
+    let forgiven = failing.map(|device| device.record.name.clone()).collect();
+    State { forgiven, ..State::begin(commit.clone(), now) }
 }

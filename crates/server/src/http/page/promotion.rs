@@ -10,7 +10,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use volary_api::v1::archive::{Difference, PackageChange};
 use volary_api::v1::fleet::{Promote, Promotion, Role, Say};
-use volary_fleet::{ReadObjects, Rules};
+use volary_fleet::Rules;
 use volary_model::{CommitId, StageName, Suite};
 use volary_plan::text;
 
@@ -155,9 +155,7 @@ async fn collect(
             Rules::at(&repository, base)
                 .is_ok_and(|rules| rules.config.promote_of(&to) != volary_fleet::Promote::People)
         });
-        // The tip may be of a stage that cannot be read; then there is nothing to show of it.
-        let known = repository.find_commit(&found.commit).is_ok_and(|commit| commit.is_some());
-        Ok((found, difference, diff, merges && known))
+        Ok((found, difference, diff, merges))
     });
     let (found, difference, diff, merges) = gathered.await??;
     Ok(view(&person, Gathered { found, difference, diff, merges, groups }, head))
