@@ -25,6 +25,6 @@ pub use name::{
 pub use place::Place;
 pub use recipe::{AptSource, ArchiveSource, BootFile, BootLoader, Mirror, Recipe};
 pub use release::{ReleaseName, ReleaseRef, Revision, Suite};
-pub use series::SeriesName;
+pub use series::{SeriesName, is_counter};
 pub use slot::Slot;
 pub use watch::{Bound, SeriesPattern, Severity, WatchKind, WatchRule, sibling};

@@ -49,8 +49,14 @@ impl SeriesName {
 
     /// True for a counter: it only rises until a reboot.
     pub fn is_counter(&self) -> bool {
-        self.base().ends_with("_total")
+        is_counter(self.base())
     }
+}
+
+/// True for the name of a counter, with its labels or without them: it only rises until a reboot. For names that
+/// were checked before and are at hand as text.
+pub fn is_counter(series: &str) -> bool {
+    series.split('{').next().is_some_and(|base| base.ends_with("_total"))
 }
 
 impl FromStr for SeriesName {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use volary_fleet::NoWorseThan;
-use volary_model::{CommitId, DeviceName, StageName};
+use volary_model::{CommitId, DeviceName, StageName, is_counter};
 use volary_plan::compare::{Comparison, Member, Metric, Policy, Worse, compare};
 use volary_plan::series::{Point, elapsed};
 use volary_plan::watch::Finding;
@@ -151,8 +151,7 @@ pub(crate) fn compared(policy: &Policy, groups: &Groups<'_>, now: Timestamp) -> 
 /// A counter as how much it rises in an hour, one point for each hour that it has two points in; other series as they
 /// are.
 pub(crate) fn by_the_hour(series: &str, points: Vec<Point>) -> Vec<Point> {
-    let name = series.split('{').next().unwrap_or_default();
-    if !name.ends_with("_total") {
+    if !is_counter(series) {
         return points;
     }
     let hour = |point: &Point| point.at.as_second().div_euclid(3600);

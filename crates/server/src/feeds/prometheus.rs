@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
-use volary_model::DeviceName;
+use volary_model::{DeviceName, is_counter};
 use volary_plan::condition::Condition;
 
 use crate::standing::Standing;
@@ -104,7 +104,7 @@ impl Page {
     pub(crate) fn text(self, prefix: &str) -> String {
         let mut text = String::with_capacity(self.0.values().map(|lines| lines.len() + 80).sum());
         for (name, lines) in self.0 {
-            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+            let kind = if is_counter(&name) { "counter" } else { "gauge" };
             writeln!(text, "# TYPE {prefix}{name} {kind}").expect("a String takes any write");
             text.push_str(&lines);
         }

@@ -3,6 +3,8 @@
 //! A gauge keeps its mean, a counter (`_total`) its last value. A row stands at the end of the time that
 //! it is about, so that it lies before the measurements after it, also where those are finer.
 
+use volary_model::is_counter;
+
 use super::block::Rows;
 
 /// Digits of a mean. The noise of measurements is larger than what lies behind them, and they would
@@ -21,8 +23,7 @@ pub(crate) enum Kept {
 impl Kept {
     /// What is kept of a series of this name.
     pub(crate) fn of(name: &str) -> Self {
-        let base = name.split('{').next().unwrap_or_default();
-        if base.ends_with("_total") { Self::Last } else { Self::Mean }
+        if is_counter(name) { Self::Last } else { Self::Mean }
     }
 }
 

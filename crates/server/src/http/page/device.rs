@@ -11,7 +11,7 @@ use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use volary_api::v1::device::{Outcome, Report};
-use volary_model::DeviceName;
+use volary_model::{DeviceName, is_counter};
 use volary_plan::text;
 
 use super::view::{DeviceRow, ago, bytes, device_row};
@@ -190,10 +190,6 @@ fn rank(series: &str) -> usize {
         "temperature_",
     ];
     FIRST.iter().position(|name| series.starts_with(name)).unwrap_or(FIRST.len())
-}
-
-fn is_counter(series: &str) -> bool {
-    series.split('{').next().is_some_and(|name| name.ends_with("_total"))
 }
 
 /// How fast a counter rises; where it fell, it began anew.
