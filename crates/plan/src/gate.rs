@@ -87,8 +87,9 @@ pub struct Evidence {
     pub images: Vec<PinnedImage>,
     /// How the commit reaches the stage before; `None` if that has no waves.
     pub rollout: Option<RolloutSays>,
-    /// What watch rules find on the devices of the stage before; `None` if they were not asked.
-    pub findings: Option<Vec<Finding>>,
+    /// What watch rules find on the devices of the stage before, or why that cannot be told; `None` if they
+    /// were not asked.
+    pub findings: Option<Result<Vec<Finding>, String>>,
     /// How these devices do beside others, or why that cannot be told; `None` if they were not compared.
     pub comparison: Option<Result<Comparison, String>>,
     /// Whether merges are let in now, or why that cannot be told; `None` if it is not known.
@@ -136,7 +137,7 @@ pub fn verdicts(gates: &Gates, evidence: &Evidence, now: Timestamp) -> Vec<Verdi
         verdicts.push(healthy(policy, &evidence.devices));
     }
     if let Some(severity) = gates.watch {
-        verdicts.push(measured::watch(severity, evidence.findings.as_deref()));
+        verdicts.push(measured::watch(severity, evidence.findings.as_ref()));
     }
     if gates.no_worse_than {
         verdicts.push(measured::no_worse_than(evidence.comparison.as_ref()));

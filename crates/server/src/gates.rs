@@ -180,6 +180,7 @@ impl Question<'_> {
         let sent = self.branches.iter().find(|branch| branch.name == from.branch && branch.tip == *commit);
         let is_measured = asked.watch.is_some() || asked.no_worse_than.is_some();
         let measured = if is_measured { Measured::read(self.layout) } else { None };
+        let unread = measured.as_ref().and_then(Measured::unread);
         let measured = measured.as_ref().and_then(|measured| measured.of(&from.name, commit, now));
         let evidence = Evidence {
             frozen_at,
@@ -188,8 +189,14 @@ impl Question<'_> {
             devices: sent.map(|_| tally(self.devices, &from.name)).unwrap_or_default(),
             images,
             rollout,
-            findings: measured.map(|measured| measured.findings.clone()),
-            comparison: measured.and_then(|measured| measured.comparisons.get(to).cloned()),
+            findings: match unread {
+                Some(why) => Some(Err(why.to_owned())),
+                None => measured.map(|measured| Ok(measured.findings.clone())),
+            },
+            comparison: match unread {
+                Some(why) => Some(Err(why.to_owned())),
+                None => measured.and_then(|measured| measured.comparisons.get(to).cloned()),
+            },
             hours: asked.time.as_ref().map(|time| hours::of_merges(time, &zone, now)),
             freeze: config.as_ref().map(|config| hours::of_freezes(config.freezes_of(to), now)),
         };

@@ -28,6 +28,9 @@ pub(crate) struct Measured {
     version: u32,
     /// When.
     pub(crate) at: Timestamp,
+    /// True if it was not asked again since the start, since history is still being read.
+    #[serde(default)]
+    reading: bool,
     /// By the stage that would be merged from.
     pub(crate) stages: BTreeMap<StageName, OfStage>,
 }
@@ -49,7 +52,18 @@ pub(crate) struct OfStage {
 impl Measured {
     /// What was found at this time.
     pub(crate) fn new(at: Timestamp, stages: BTreeMap<StageName, OfStage>) -> Self {
-        Self { version: VERSION, at, stages }
+        Self { version: VERSION, at, reading: false, stages }
+    }
+
+    /// The same, of use for no gate: the server has begun, and does not have all measurements yet.
+    pub(crate) fn while_reading(self) -> Self {
+        Self { reading: true, ..self }
+    }
+
+    /// Why this is of use for no gate.
+    pub(crate) fn unread(&self) -> Option<&'static str> {
+        self.reading
+            .then_some("the history of measurements is still being read after the start of the server")
     }
 
     /// What was written last; nothing if it cannot be read: it is written again soon.
@@ -66,7 +80,7 @@ impl Measured {
 
     /// What was found on devices that have this commit of a stage, if that is not too old.
     pub(crate) fn of(&self, from: &StageName, commit: &CommitId, now: Timestamp) -> Option<&OfStage> {
-        let is_new = elapsed(self.at, now) <= STALE;
+        let is_new = !self.reading && elapsed(self.at, now) <= STALE;
         self.stages.get(from).filter(|stage| is_new && stage.commit == *commit)
     }
 }
@@ -234,6 +248,9 @@ mod tests {
         assert_eq!(measured.of(&stage, &commit("a"), at(14)), Some(&of));
         assert_eq!(measured.of(&stage, &commit("a"), at(16)), None);
         assert_eq!(measured.of(&stage, &commit("b"), at(1)), None);
+        let reading = measured.clone().while_reading();
+        assert!(measured.unread().is_none() && reading.unread().is_some());
+        assert_eq!(reading.of(&stage, &commit("a"), at(0)), None);
         let text = serde_json::to_string(&measured).unwrap();
         assert_eq!(serde_json::from_str::<Measured>(&text).unwrap(), measured);
     }

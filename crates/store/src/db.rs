@@ -51,6 +51,14 @@ pub enum StoreError {
         /// Its content.
         text: String,
     },
+    /// Measurements were taken before the start, and are not in memory yet.
+    #[error(
+        "the history of measurements is still being read after the start of the server; ask again in a minute"
+    )]
+    Reading,
+    /// Measurements that were taken before the start cannot be read.
+    #[error("the history of measurements cannot be read: {0}")]
+    Unread(String),
 }
 
 impl Store {

@@ -84,7 +84,7 @@ async fn what_was_taken_is_there_once_after_each_start() {
         }
     }
     assert!(series.stats().blocks > 0, "no head became a block");
-    let latest = series.latest(&name(0)).unwrap();
+    let latest = series.latest(&name(0)).unwrap().unwrap();
     assert_eq!(latest.received, at(START + 59 * 60));
     let values: Vec<(&str, f64)> = latest.values.iter().map(|value| (&*value.series, value.value)).collect();
     assert_eq!(values, [("load", 0.0), ("memory_bytes", 59.0 * 4096.0)]);
@@ -200,7 +200,7 @@ async fn days_become_coarser_and_go() {
         series.upkeep(at(end + day * DAY)).await.unwrap();
     }
     assert_eq!(range(&series, 1, "gauge").await, []);
-    assert_eq!(series.series_of(&name(1)).len(), 2, "its newest values stay");
+    assert_eq!(series.series_of(&name(1)).unwrap().len(), 2, "its newest values stay");
 }
 
 #[tokio::test]
@@ -249,8 +249,9 @@ async fn a_device_has_so_many_series_and_no_more() {
     assert_eq!(send(1, "1", &[("a", 1.0), ("b", 1.0)]).await, 0);
     assert_eq!(send(1, "2", &[("a", 2.0), ("c", 2.0), ("d", 2.0)]).await, 1);
     assert_eq!(send(2, "1", &[("a", 1.0), ("e", 1.0), ("f", 1.0)]).await, 1, "all together have four names");
-    assert_eq!(series.latest(&name(1)).unwrap().left_out, 1);
-    let names: Vec<String> = series.series_of(&name(1)).iter().map(|name| name.to_string()).collect();
+    assert_eq!(series.latest(&name(1)).unwrap().unwrap().left_out, 1);
+    let names: Vec<String> =
+        series.series_of(&name(1)).unwrap().iter().map(|name| name.to_string()).collect();
     assert_eq!(names, ["a", "b", "c"]);
     assert_eq!(series.stats().left_out, 2);
 }
@@ -275,7 +276,7 @@ async fn the_newest_lines_of_the_journal_stay() {
     let lines = series.errors(&name(1), 10).await.unwrap();
     let messages: Vec<&str> = lines.iter().map(|line| line.message.as_str()).collect();
     assert_eq!(messages, ["3.2", "3.1", "3.0", "2.2", "2.1"]);
-    assert_eq!(series.latest(&name(1)).unwrap().errors_left_out, 8);
+    assert_eq!(series.latest(&name(1)).unwrap().unwrap().errors_left_out, 8);
 }
 
 #[tokio::test]
@@ -284,14 +285,80 @@ async fn a_device_that_is_forgotten_leaves_nothing() {
     let series = open(folder.path(), options()).await;
     feed(&series, START, 3, |_| 1.0).await;
     series.forget(&name(1)).await.unwrap();
-    assert!(series.latest(&name(1)).is_none() && range(&series, 1, "gauge").await.is_empty());
+    assert!(series.latest(&name(1)).unwrap().is_none() && range(&series, 1, "gauge").await.is_empty());
     drop(series);
     let series = open(folder.path(), options()).await;
-    assert!(series.latest(&name(1)).is_none(), "it came back from the log");
+    assert!(series.latest(&name(1)).unwrap().is_none(), "it came back from the log");
     series.append(batch(1, START, vec![samples("1", START, &[("gauge", 9.0)])])).await.unwrap();
     drop(series);
     let series = open(folder.path(), options()).await;
     assert_eq!(range(&series, 1, "gauge").await, [(START, 9.0)]);
+}
+
+#[tokio::test]
+async fn what_comes_while_history_is_read_is_there_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let how = SeriesOptions { hold: Duration::from_secs(60), patience: Duration::ZERO, ..options() };
+    let sent = |device: usize, minute: i64| {
+        let time = START + minute;
+        batch(device, time, vec![samples(&minute.to_string(), time, &[("x", minute as f64)])])
+    };
+    let series = open(folder.path(), SeriesOptions { hold: Duration::from_secs(86_400), ..options() }).await;
+    for minute in 0..100 {
+        series.append(sent(1, minute)).await.unwrap();
+        series.append(sent(2, minute)).await.unwrap();
+    }
+    drop(series);
+    // It is killed at any time of the reading, and reads again.
+    for minute in 100..130 {
+        let series = open(folder.path(), how.clone()).await;
+        // Nothing else runs before this one waits.
+        assert!(series.is_reading());
+        let asked = series.range(&name(1), "x", at(0), at(START + DAY)).await;
+        assert!(matches!(asked, Err(StoreError::Reading)), "{asked:?}");
+        assert!(matches!(series.latest(&name(1)), Err(StoreError::Reading)));
+        series.for_each_latest(|_, _| panic!("these would be old"));
+        // What was acknowledged is known, and blocks are not made of a part.
+        assert_eq!(series.append(sent(1, minute)).await.unwrap().new, 1);
+        assert_eq!(series.append(sent(1, minute - 1)).await.unwrap().new, 0);
+        series.upkeep(at(START + minute)).await.unwrap();
+        for _ in 100..minute {
+            tokio::task::yield_now().await;
+        }
+    }
+    let series = open(folder.path(), how.clone()).await;
+    series.forget(&name(2)).await.unwrap();
+    series.append(sent(2, 500)).await.unwrap();
+    series.history().await.unwrap();
+    assert!(!series.is_reading());
+    let expected: Vec<(i64, f64)> = (0..130).map(|minute| (START + minute, minute as f64)).collect();
+    assert_eq!(range(&series, 1, "x").await, expected);
+    assert_eq!(range(&series, 2, "x").await, [(START + 500, 500.0)], "it was forgotten");
+    series.upkeep(at(START + 1000)).await.unwrap();
+    assert!(series.stats().blocks >= 2);
+    assert_eq!(range(&series, 1, "x").await, expected);
+    series.close().await;
+    let series = open(folder.path(), options()).await;
+    assert_eq!(range(&series, 1, "x").await, expected);
+}
+
+#[tokio::test]
+async fn history_that_is_damaged_is_told_and_nothing_is_taken_on_top() {
+    let folder = tempfile::tempdir().unwrap();
+    let series = open(folder.path(), options()).await;
+    series.append(batch(1, START, vec![samples("1", START, &[("x", 1.0)])])).await.unwrap();
+    series.close().await;
+    let file = folder.path().join("metrics.sqlite");
+    let db = sqlx::SqlitePool::connect(&format!("sqlite:{}", file.display())).await.unwrap();
+    sqlx::query("UPDATE log SET body = x'ff00'").execute(&db).await.unwrap();
+    db.close().await;
+    let error = Series::open(&file, options()).await.unwrap_err();
+    assert!(error.to_string().contains("row of the log"), "{error}");
+    let series = open(folder.path(), SeriesOptions { patience: Duration::ZERO, ..options() }).await;
+    assert!(matches!(series.history().await, Err(StoreError::Unread(_))));
+    assert!(series.append(batch(1, START, Vec::new())).await.is_err());
+    assert!(series.latest(&name(1)).is_err());
+    series.close().await;
 }
 
 #[tokio::test]

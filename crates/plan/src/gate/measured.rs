@@ -19,10 +19,11 @@ pub(super) fn no_worse_than(found: Option<&Result<Comparison, String>>) -> Verdi
 
 /// `watch`: no rule of this severity or worse fires on the devices of the stage before. A rule that lacks data does not
 /// fire; that no rule could be asked is *ask*.
-pub(super) fn watch(severity: Severity, findings: Option<&[Finding]>) -> Verdict {
+pub(super) fn watch(severity: Severity, findings: Option<&Result<Vec<Finding>, String>>) -> Verdict {
     let (say, reason) = match findings {
         None => (Say::Ask, "the rules have not been asked".to_owned()),
-        Some(findings) => judge(severity, findings),
+        Some(Err(why)) => (Say::Ask, why.clone()),
+        Some(Ok(findings)) => judge(severity, findings),
     };
     Verdict { gate: "watch", say, reason }
 }
@@ -80,7 +81,7 @@ mod tests {
     #[test]
     fn what_fires_stops_and_what_is_not_known_asks() {
         let check = |severity, findings: &[Finding], say, reason: &str| {
-            let verdict = watch(severity, Some(findings));
+            let verdict = watch(severity, Some(&Ok(findings.to_vec())));
             assert_eq!((verdict.say, verdict.reason.as_str()), (say, reason));
         };
         let fires = [finding(State::Quiet, Severity::Critical), finding(State::Firing, Severity::Warning)];
@@ -96,6 +97,8 @@ mod tests {
         check(Severity::Warning, &unknown, Say::Ask, why);
         check(Severity::Warning, &[], Say::Ask, why);
         assert_eq!(watch(Severity::Warning, None).say, Say::Ask);
+        let unread = watch(Severity::Warning, Some(&Err("not yet".to_owned())));
+        assert_eq!((unread.say, unread.reason.as_str()), (Say::Ask, "not yet"));
     }
 
     #[test]

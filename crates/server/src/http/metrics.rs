@@ -92,7 +92,7 @@ pub(crate) async fn latest(
     let device: DeviceName = name(&device)?;
     app.store.device(&device).await?.ok_or_else(|| no_device(&device))?;
     let mut metrics = DeviceMetrics::of(device.clone());
-    if let Some(latest) = app.series.latest(&device) {
+    if let Some(latest) = app.series.latest(&device)? {
         metrics.received_at = Some(latest.received);
         metrics.errors_left_out = latest.errors_left_out;
         metrics.points_left_out = latest.left_out;

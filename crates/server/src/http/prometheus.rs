@@ -121,6 +121,7 @@ fn own(app: &App, size: u64) -> Page {
     page.add("volary_metrics_commits_total", "", stats.commits as f64);
     page.add("volary_metrics_blocks_total", "", stats.blocks as f64);
     page.add("volary_metrics_file_bytes", "", size as f64);
+    page.add("volary_metrics_history_reading", "", f64::from(u8::from(app.series.is_reading())));
     for (name, feed) in app.remote_writes.counts() {
         let labels = format!("feed=\"{name}\"");
         page.add("volary_remote_write_points_total", &labels, feed.sent as f64);

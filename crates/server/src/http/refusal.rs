@@ -79,6 +79,9 @@ impl IntoResponse for Refusal {
 
 impl From<volary_store::StoreError> for Refusal {
     fn from(error: volary_store::StoreError) -> Self {
+        if matches!(error, volary_store::StoreError::Reading) {
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, error);
+        }
         Self::broken(error)
     }
 }

@@ -76,7 +76,7 @@ fn firing(app: &App, judged: &Judgement, before: &[Alert], now: Timestamp) -> Ve
     let poll = if app.mender.is_some() { poll.max(app.config.mender_poll()) } else { poll };
     let up = Duration::try_from(now.duration_since(app.started_at)).unwrap_or_default();
     let is_fresh = up < poll.saturating_add(COME_BACK);
-    let watched = app.watched.get();
+    let (watched, is_reading) = (app.watched.get(), app.series.is_reading());
     let found = |device: &Judged| -> Vec<Firing> {
         let record = &device.record;
         let image = device.report.as_ref().and_then(|report| report.image.as_ref());
@@ -87,7 +87,11 @@ fn firing(app: &App, judged: &Judgement, before: &[Alert], now: Timestamp) -> Ve
         };
         // Right after a start, what was found before holds until the rules were asked again.
         let Some((_, findings)) = watched.get(&record.name) else {
-            return if is_fresh { still_firing(before, &record.name).collect() } else { Vec::new() };
+            return if is_fresh || is_reading {
+                still_firing(before, &record.name).collect()
+            } else {
+                Vec::new()
+            };
         };
         findings.iter().filter_map(|finding| of_finding(finding, &place, before)).collect()
     };

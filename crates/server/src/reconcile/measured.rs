@@ -51,7 +51,13 @@ pub(super) async fn measured(app: Arc<App>) -> Result<(), String> {
     let rules = asked.iter().flat_map(|asked| &asked.rules);
     let leaks = rules.filter(|rule| matches!(rule.kind, WatchKind::Leak { .. }));
     app.leak_rules.set(leaks.map(|rule| rule.name.clone()).collect());
-    let known = Measured::read(&app.layout);
+    if app.series.is_reading() {
+        // What the last run found is from before the start, and nothing is known of the time since.
+        let known = Measured::read(&app.layout).unwrap_or_else(|| Measured::new(now, BTreeMap::new()));
+        known.while_reading().write(&app.layout)?;
+        app.series.history().await.map_err(text)?;
+    }
+    let (now, known) = (volary_host::now(), Measured::read(&app.layout));
     if asked.is_empty() && known.is_none() {
         app.watched.set(Watched::new());
         return Ok(());

@@ -53,6 +53,11 @@ pub(crate) struct Head {
     pieces: Vec<Box<[u8]>>,
     /// How many of the last pieces are as they came.
     loose: usize,
+    /// How many pieces in the log, older than all of these, are still to be read after a start.
+    unread: usize,
+    /// Those that were read already; the last so many are as they came.
+    earlier: Vec<Box<[u8]>>,
+    earlier_loose: usize,
 }
 
 impl Head {
@@ -68,7 +73,35 @@ impl Head {
 
     /// True if there is something that is in no block.
     pub(crate) fn is_pending(&self) -> bool {
-        !self.pieces.is_empty()
+        self.unread > 0 || !self.pieces.is_empty()
+    }
+
+    /// So many pieces more are in the log, and are read later, by [`Head::add_earlier`].
+    pub(crate) fn expect(&mut self, pieces: usize) {
+        self.unread += pieces;
+    }
+
+    /// Adds rows from the log, as they are written there: they are older than what came since the start.
+    pub(crate) fn add_earlier(&mut self, piece: &[u8]) -> Result<(), Damaged> {
+        self.unread = self.unread.checked_sub(1).ok_or(Damaged("it has more rows than before"))?;
+        self.earlier.push(piece.into());
+        self.earlier_loose += 1;
+        if self.earlier_loose < LOOSE && self.unread > 0 {
+            return Ok(());
+        }
+        // One decoding for many pieces, which is most of the work of a start.
+        let loose = self.earlier.split_off(self.earlier.len() - self.earlier_loose);
+        let parts = loose.iter().map(|piece| decode_rows(piece, |_| true));
+        let merged = Rows::merge(&parts.collect::<Result<Vec<_>, _>>()?);
+        self.earlier_loose = 0;
+        self.rows += merged.times.len();
+        self.note_newest(&merged);
+        self.earlier.push(encode_rows(&merged).into());
+        if self.unread == 0 {
+            self.earlier.append(&mut self.pieces);
+            self.pieces = std::mem::take(&mut self.earlier);
+        }
+        Ok(())
     }
 
     /// Remembers the ids of a request.
@@ -78,8 +111,7 @@ impl Head {
         self.seen.drain(..self.seen.len().saturating_sub(most));
     }
 
-    /// Adds rows.
-    pub(crate) fn add(&mut self, rows: &Rows) {
+    fn note_newest(&mut self, rows: &Rows) {
         for (series, values) in &rows.columns {
             let last = rows.times.iter().zip(values).rev().find(|(_, value)| !value.is_nan());
             let Some((at, value)) = last else { continue };
@@ -90,6 +122,11 @@ impl Head {
                 Err(place) => self.newest.insert(place, newest),
             }
         }
+    }
+
+    /// Adds rows.
+    pub(crate) fn add(&mut self, rows: &Rows) {
+        self.note_newest(rows);
         self.rows += rows.times.len();
         self.pieces.push(encode_rows(rows).into());
         self.loose += 1;
@@ -123,7 +160,8 @@ impl Head {
 
     /// The same without what is in no block.
     pub(crate) fn clone_state(&self) -> Self {
-        Self { seen: self.seen.clone(), newest: self.newest.clone(), pieces: Vec::new(), ..*self }
+        let (seen, newest) = (self.seen.clone(), self.newest.clone());
+        Self { seen, newest, pieces: Vec::new(), earlier: Vec::new(), ..*self }
     }
 
     /// What must be known after the next start, besides the log.
@@ -211,6 +249,28 @@ mod tests {
         assert_eq!(head.newest[0].value, 49.0, "what comes late is not the newest");
         head.clear(1);
         assert!(!head.is_pending());
+    }
+
+    #[test]
+    fn what_is_read_later_is_older() {
+        let written = |minute: i64| encode_rows(&row(60 * minute, minute as f64));
+        let mut head = Head::default();
+        head.expect(40);
+        assert!(head.is_pending());
+        for minute in 0..40 {
+            if minute % 8 == 7 {
+                head.add(&row(60 * (1000 + minute), 1.0));
+            }
+            head.add_earlier(&written(minute)).unwrap();
+        }
+        assert!(head.add_earlier(&written(0)).is_err(), "there was no more");
+        let all = Rows::merge(&head.pending(|_| true));
+        let minutes: Vec<i64> = all.points(7).map(|(at, _)| at / 60).collect();
+        let expected: Vec<i64> = (0..40).chain((1007..1040).step_by(8)).collect();
+        assert_eq!((minutes, head.rows), (expected, 45));
+        assert_eq!(head.newest, [Newest { series: 7, at: 1039 * 60, value: 1.0 }]);
+        head.expect(1);
+        assert!(head.add_earlier(&[1, 2, 3]).is_err());
     }
 
     #[test]

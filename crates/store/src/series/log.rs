@@ -46,11 +46,39 @@ pub(crate) fn encode(records: &[&Record]) -> Vec<u8> {
     block::pack(&out, ZSTD_LEVEL)
 }
 
+/// A request of a device in an unpacked row of the log, with its measurements as they are written.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Written<'a> {
+    pub(crate) device: i64,
+    pub(crate) received: i64,
+    pub(crate) boot: u64,
+    pub(crate) ids: Vec<u64>,
+    pub(crate) errors_left_out: u64,
+    pub(crate) left_out: u64,
+    /// What [`block::encode_rows`] wrote.
+    pub(crate) rows: Vec<&'a [u8]>,
+}
+
 /// What [`encode`] wrote.
 pub(crate) fn decode(body: &[u8]) -> Result<Vec<Record>, Damaged> {
     let body = block::unpack(body)?;
-    let mut reader = Reader(&body);
     let mut records = Vec::new();
+    written(&body, |written| {
+        let rows = written.rows.iter().map(|rows| block::decode_rows(rows, |_| true));
+        let Written { device, received, boot, ids, errors_left_out, left_out, .. } = written;
+        let rows = rows.collect::<Result<_, _>>()?;
+        records.push(Record { device, received, boot, ids, errors_left_out, left_out, rows });
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+/// Goes through an unpacked row of the log.
+pub(crate) fn written<'a>(
+    body: &'a [u8],
+    mut each: impl FnMut(Written<'a>) -> Result<(), Damaged>,
+) -> Result<(), Damaged> {
+    let mut reader = Reader(body);
     while !reader.is_empty() {
         let device = reader.signed()?;
         let received = reader.signed()?;
@@ -64,11 +92,11 @@ pub(crate) fn decode(body: &[u8]) -> Result<Vec<Record>, Damaged> {
         let mut rows = Vec::new();
         for _ in 0..reader.count(1)? {
             let length = reader.count(1)?;
-            rows.push(block::decode_rows(reader.bytes(length)?, |_| true)?);
+            rows.push(reader.bytes(length)?);
         }
-        records.push(Record { device, received, boot, ids, errors_left_out, left_out, rows });
+        each(Written { device, received, boot, ids, errors_left_out, left_out, rows })?;
     }
-    Ok(records)
+    Ok(())
 }
 
 #[cfg(test)]

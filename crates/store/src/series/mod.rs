@@ -11,6 +11,7 @@ mod block;
 mod bytes;
 mod column;
 mod head;
+mod history;
 mod log;
 mod names;
 mod open;
@@ -28,7 +29,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::SqlitePool;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use volary_model::DeviceName;
 
 use crate::StoreError;
@@ -61,6 +62,9 @@ pub struct SeriesOptions {
     pub errors: u32,
     /// How many requests may wait for a commit; more are refused.
     pub queue: usize,
+    /// How long opening waits for what is in the log: that of a thousand devices is read by then, that of a
+    /// larger fleet is read on beside all else.
+    pub patience: Duration,
 }
 
 impl Default for SeriesOptions {
@@ -77,6 +81,7 @@ impl Default for SeriesOptions {
             names: 200_000,
             errors: 200,
             queue: 20_000,
+            patience: Duration::from_secs(2),
         }
     }
 }
@@ -236,6 +241,16 @@ pub(crate) struct Shared {
     seq: AtomicI64,
     /// Who follows the log, and after which row each goes on.
     holds: Mutex<BTreeMap<String, i64>>,
+    /// How far the log was read after the start.
+    reading: watch::Sender<Reading>,
+}
+
+/// How far the log was read after the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reading {
+    Going,
+    Done,
+    Failed(String),
 }
 
 #[derive(Debug, Default)]
@@ -256,6 +271,7 @@ impl Shared {
             counts: Counts::default(),
             seq: AtomicI64::new(0),
             holds: Mutex::default(),
+            reading: watch::Sender::new(Reading::Going),
         }
     }
 
@@ -267,6 +283,20 @@ impl Shared {
     /// What `look` says of a device's head, if it has one.
     pub(crate) fn with<T>(&self, device: &DeviceName, look: impl FnOnce(&Head) -> T) -> Option<T> {
         read(self.shard(device)).get(device).map(look)
+    }
+
+    /// True once all that the log had at the start is in memory.
+    pub(crate) fn is_read(&self) -> bool {
+        *self.reading.borrow() == Reading::Done
+    }
+
+    /// An error as long as there is something of a device in the log that is not in memory.
+    pub(crate) fn whole(&self) -> Result<(), StoreError> {
+        match &*self.reading.borrow() {
+            Reading::Done => Ok(()),
+            Reading::Going => Err(StoreError::Reading),
+            Reading::Failed(why) => Err(StoreError::Unread(why.clone())),
+        }
     }
 
     /// The row of the log after which somebody still reads.
@@ -342,27 +372,55 @@ impl Series {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
+    /// True as long as measurements that were taken before the start are still read: what is asked of the past is
+    /// refused with [`StoreError::Reading`], and what is new is taken.
+    pub fn is_reading(&self) -> bool {
+        !self.shared.is_read()
+    }
+
+    /// Waits until all that was taken before the start can be asked for.
+    ///
+    /// # Errors
+    /// [`StoreError::Unread`].
+    pub async fn history(&self) -> Result<(), StoreError> {
+        let mut reading = self.shared.reading.subscribe();
+        // The sender lives as long as this.
+        let _ = reading.wait_for(|reading| *reading != Reading::Going).await;
+        self.shared.whole()
+    }
+
     /// The newest values of a device; `None` if it has never measured anything.
-    pub fn latest(&self, device: &DeviceName) -> Option<Latest> {
+    ///
+    /// # Errors
+    /// [`StoreError::Reading`], [`StoreError::Unread`].
+    pub fn latest(&self, device: &DeviceName) -> Result<Option<Latest>, StoreError> {
+        self.shared.whole()?;
         let names = self.shared.names();
-        self.shared.with(device, |head| {
+        Ok(self.shared.with(device, |head| {
             let of = LatestOf { head, names: &names };
             let mut values: Vec<Value> = of.values().collect();
             values.sort_by(|a, b| a.series.cmp(&b.series));
             let (errors_left_out, left_out) = (head.errors_left_out, head.left_out);
             Latest { received: of.received(), values, errors_left_out, left_out }
-        })
+        }))
     }
 
     /// The names of a device's series that were measured in the last day, sorted.
-    pub fn series_of(&self, device: &DeviceName) -> Vec<Arc<str>> {
-        self.latest(device)
-            .map_or_else(Vec::new, |latest| latest.values.into_iter().map(|value| value.series).collect())
+    ///
+    /// # Errors
+    /// [`StoreError::Reading`], [`StoreError::Unread`].
+    pub fn series_of(&self, device: &DeviceName) -> Result<Vec<Arc<str>>, StoreError> {
+        let values = self.latest(device)?.map_or_else(Vec::new, |latest| latest.values);
+        Ok(values.into_iter().map(|value| value.series).collect())
     }
 
     /// Looks at the newest values of all devices, in no order that means anything. `look` must be
-    /// quick: what is measured meanwhile waits.
+    /// quick: what is measured meanwhile waits. There are none while history is read: old values would be told as
+    /// the newest.
     pub fn for_each_latest(&self, mut look: impl FnMut(&DeviceName, LatestOf<'_>)) {
+        if self.is_reading() {
+            return;
+        }
         for shard in &self.shared.shards {
             let names = self.shared.names();
             for (device, head) in read(shard).iter() {

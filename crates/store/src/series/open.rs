@@ -1,4 +1,4 @@
-//! Opening the file, and bringing what was in memory back from it.
+//! Opening the file, and bringing what was in memory back from it; the log is for [`super::history`].
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use volary_model::DeviceName;
 
 use super::head::Head;
 use super::writer::{Pending, Writer};
-use super::{Series, SeriesOptions, Shared, log, write};
+use super::{Reading, Series, SeriesOptions, Shared, write};
 use crate::StoreError;
 use crate::db::{options, parse};
 
@@ -20,12 +20,10 @@ const READERS: u32 = 4;
 /// Several blocks fit into one page; with SQLite's usual 4 KiB most of a page would be empty.
 const PAGE: u32 = 16_384;
 
-/// Rows of the log that are in memory at once when they are read.
-const LOG_ROWS: i64 = 256;
-
 impl Series {
-    /// Opens the file, makes it if it is not there, and reads what was in memory when it was last
-    /// open. Starts the task that writes; it ends with the last clone, or with [`Series::close`].
+    /// Opens the file, makes it if it is not there, and begins to read what was in memory when it was last
+    /// open; see [`Series::is_reading`]. Starts the task that writes; it ends with the last clone, or with
+    /// [`Series::close`].
     ///
     /// # Errors
     /// [`StoreError::Open`], [`StoreError::Migrate`], [`StoreError::Corrupt`].
@@ -43,12 +41,20 @@ impl Series {
         let shared = std::sync::Arc::new(Shared::new());
         let pending = load(&db, &shared).await?;
         let (commands, inbox) = mpsc::channel(how.queue.max(1));
-        tokio::spawn(Writer::new(db, shared.clone(), how, pending).run(inbox));
+        let patience = how.patience;
+        let mut reading = shared.reading.subscribe();
+        tokio::spawn(Writer::new(db, shared.clone(), how, pending).run(inbox, reader.clone()));
+        let is_over = reading.wait_for(|reading| *reading != Reading::Going);
+        let read = tokio::time::timeout(patience, is_over).await.ok();
+        if let Some(Ok(Reading::Failed(why))) = read.as_ref().map(|read| read.as_deref()) {
+            return Err(StoreError::Unread(why.clone()));
+        }
+        drop(read);
         Ok(Self { shared, commands, reader })
     }
 }
 
-/// Reads names, states and the log into memory.
+/// Reads names and states into memory.
 async fn load(db: &SqlitePool, shared: &Shared) -> Result<Pending, StoreError> {
     let names: Vec<(i64, String)> = sqlx::query_as("SELECT id, name FROM series").fetch_all(db).await?;
     for (id, name) in names {
@@ -68,28 +74,14 @@ async fn load(db: &SqlitePool, shared: &Shared) -> Result<Pending, StoreError> {
         pending.devices.insert(id, device.clone());
         write(shared.shard(&device)).insert(device, head);
     }
-    let mut after = 0;
-    loop {
-        let rows: Vec<(i64, Vec<u8>)> =
-            sqlx::query_as("SELECT seq, body FROM log WHERE seq > $1 ORDER BY seq LIMIT $2")
-                .bind(after)
-                .bind(LOG_ROWS)
-                .fetch_all(db)
-                .await?;
-        let Some((last, _)) = rows.last() else { break };
-        after = *last;
-        for (seq, body) in rows {
-            let records = log::decode(&body).map_err(|_| corrupt("row of the log", seq))?;
-            records.into_iter().for_each(|record| pending.apply(shared, &record, seq));
-        }
-    }
+    let last: Option<i64> = sqlx::query_scalar("SELECT MAX(seq) FROM log").fetch_one(db).await?;
     // A log that was emptied must not begin with numbers that states name already.
     let sealed = pending.devices.values().filter_map(|device| shared.with(device, |head| head.sealed)).max();
-    pending.seq = after.max(sealed.unwrap_or(0));
+    pending.seq = last.unwrap_or(0).max(sealed.unwrap_or(0));
     shared.seq.store(pending.seq, Ordering::Release);
     Ok(pending)
 }
 
-fn corrupt(what: &'static str, id: i64) -> StoreError {
+pub(super) fn corrupt(what: &'static str, id: i64) -> StoreError {
     StoreError::Corrupt { what, text: format!("number {id} in metrics.sqlite") }
 }

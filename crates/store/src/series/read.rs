@@ -45,6 +45,7 @@ impl Series {
         to: Timestamp,
         step: u32,
     ) -> Result<Found, StoreError> {
+        self.shared.whole()?;
         let (from, to) = (from.as_second(), to.as_second());
         let step = i64::from(step);
         let Some(id) = self.shared.with(device, |head| head.id) else { return Ok(Found::new()) };
@@ -89,6 +90,7 @@ impl Series {
         from: Timestamp,
         to: Timestamp,
     ) -> Result<Vec<Timestamp>, StoreError> {
+        self.shared.whole()?;
         let Some((id, pending)) = self.shared.with(device, |head| (head.id, head.pending(|_| false))) else {
             return Ok(Vec::new());
         };

@@ -27,6 +27,9 @@ const VISITS: (i64, i64) = (16, 256);
 impl Writer {
     /// Makes blocks and visits the next devices.
     pub(super) async fn upkeep(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        if !self.has_history() {
+            return Ok(());
+        }
         self.seal(now.as_second()).await?;
         let passed = self.upkeep_at.replace(now).map_or(0, |before| now.as_second() - before.as_second());
         let all = self.pending.devices.len() as i64;

@@ -13,8 +13,11 @@ use volary_model::DeviceName;
 
 use super::block::{self, Rows};
 use super::head::{Head, hash};
-use super::log::{self, Record};
-use super::{AppendError, Appended, JournalLine, NewBatch, NewSamples, SeriesOptions, Shared, write};
+use super::history::History;
+use super::log::{self, Record, Written};
+use super::{
+    AppendError, Appended, JournalLine, NewBatch, NewSamples, Reading, SeriesOptions, Shared, write,
+};
 use crate::StoreError;
 
 /// Requests in one commit: their records are in memory together.
@@ -60,27 +63,57 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Brings a record of the log into memory.
-    pub(crate) fn apply(&mut self, shared: &Shared, record: &Record, seq: i64) {
+    /// Brings a new record into memory.
+    fn apply(&mut self, shared: &Shared, record: &Record, seq: i64) {
+        let Record { device, received, boot, ref ids, errors_left_out, left_out, .. } = *record;
+        let rows = Vec::new();
+        let written = Written { device, received, boot, ids: ids.clone(), errors_left_out, left_out, rows };
+        let is_full = self.note(shared, &written, seq, |head| {
+            let was = head.rows;
+            record.rows.iter().for_each(|rows| head.add(rows));
+            was < ROWS && head.rows >= ROWS
+        });
+        if is_full == Some(true)
+            && let Some(device) = self.devices.get(&record.device)
+        {
+            self.full.push(device.clone());
+        }
+    }
+
+    /// Brings a record of the log into memory, without its measurements, which are read later.
+    pub(crate) fn expect(&mut self, shared: &Shared, record: &Written<'_>, seq: i64) {
         self.last_device = self.last_device.max(record.device);
-        // A device that was forgotten may still be in the log.
-        let Some(device) = self.devices.get(&record.device) else { return };
+        self.note(shared, record, seq, |head| head.expect(record.rows.len()));
+    }
+
+    /// All but the measurements of a record, which `add` adds. `None` if it is of a device that was forgotten,
+    /// or in a block.
+    fn note<T>(
+        &mut self,
+        shared: &Shared,
+        record: &Written<'_>,
+        seq: i64,
+        add: impl FnOnce(&mut Head) -> T,
+    ) -> Option<T> {
+        let device = self.devices.get(&record.device)?;
         let mut shard = write(shared.shard(device));
-        let Some(head) = shard.get_mut(device).filter(|head| seq > head.sealed) else { return };
+        let head = shard.get_mut(device).filter(|head| seq > head.sealed)?;
         if !head.is_pending() {
             (head.since, head.seq) = (record.received, seq);
             self.queue.push_back((record.received, seq, device.clone()));
         }
-        let was = head.rows;
         head.received = head.received.max(record.received);
         head.boot = record.boot;
         head.errors_left_out += record.errors_left_out;
         head.left_out += record.left_out;
         head.remember(&record.ids);
-        record.rows.iter().for_each(|rows| head.add(rows));
-        if was < ROWS && head.rows >= ROWS {
-            self.full.push(device.clone());
-        }
+        Some(add(head))
+    }
+
+    /// To be called once all that the log had at the start is in memory.
+    fn history_is_read(&mut self, shared: &Shared) {
+        let is_full = |device: &&DeviceName| shared.with(device, |head| head.rows >= ROWS) == Some(true);
+        self.full = self.devices.values().filter(is_full).cloned().collect();
     }
 
     /// The devices that are to become blocks at `now`.
@@ -127,6 +160,8 @@ pub(crate) struct Writer {
     /// The time of the last upkeep.
     pub(super) upkeep_at: Option<Timestamp>,
     committed: Option<Instant>,
+    /// What is still read of the log; nothing becomes a block before.
+    history: Option<History>,
 }
 
 /// A head as blocks.
@@ -158,11 +193,21 @@ impl Writer {
             visited: 0,
             upkeep_at: None,
             committed: None,
+            history: None,
         }
     }
 
-    /// Works until nobody asks any more.
-    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+    /// Works until nobody asks any more. What comes before the ids in the log are known waits; the measurements
+    /// in it are read beside.
+    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Command>, reader: SqlitePool) {
+        match History::begin(&reader, &self.shared, &mut self.pending).await {
+            Ok(history) => self.history = Some(history),
+            Err(error) => {
+                self.shared.reading.send_replace(Reading::Failed(error.to_string()));
+                refuse_all(inbox, &error).await;
+                return self.db.close().await;
+            }
+        }
         let mut commands = Vec::new();
         while inbox.recv_many(&mut commands, GROUP).await > 0 {
             if commands.iter().any(|command| matches!(command, Command::Append(..))) {
@@ -330,7 +375,7 @@ impl Writer {
     /// Writes records and what is due as blocks, all in one step, and then brings it into memory.
     async fn commit(&mut self, taken: &[Taken], now: i64) -> Result<(), StoreError> {
         let hold = i64::try_from(self.how.hold.as_secs()).unwrap_or(i64::MAX);
-        let due = self.pending.due(&self.shared, now, hold);
+        let due = if self.has_history() { self.pending.due(&self.shared, now, hold) } else { Vec::new() };
         let sealed: Vec<Sealed> = due.iter().filter_map(|device| self.sealed(device)).collect();
         let written = self.write(taken, &sealed).await;
         if let Err(error) = written {
@@ -365,6 +410,15 @@ impl Writer {
         }
         counts.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// True once all that the log had at the start is in memory.
+    pub(super) fn has_history(&mut self) -> bool {
+        let is_read = self.shared.is_read();
+        if is_read && self.history.take().is_some() {
+            self.pending.history_is_read(&self.shared);
+        }
+        is_read
     }
 
     /// A head as blocks, one for each day.
@@ -462,6 +516,21 @@ impl Taken {
         self.errors.extend(samples.errors);
         self.errors.drain(..surplus);
         self.record.errors_left_out += u64::from(samples.errors_left_out) + surplus as u64;
+    }
+}
+
+/// Without the ids in the log nobody knows what came before: nothing is taken, and devices keep it.
+async fn refuse_all(mut inbox: mpsc::Receiver<Command>, error: &StoreError) {
+    let failed = || StoreError::Unread(error.to_string());
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Append(_, ack) => drop(ack.send(Err(AppendError::Failed(error.to_string())))),
+            Command::Upkeep(_, ack) | Command::Forget(_, ack) => drop(ack.send(Err(failed()))),
+            Command::Close(ack) => {
+                let _ = ack.send(());
+                return;
+            }
+        }
     }
 }
 

@@ -59,6 +59,8 @@ struct DevicePage {
     results: Vec<Ended>,
     hours: u32,
     spans: Vec<(u32, &'static str)>,
+    /// True while measurements from before the start are read.
+    is_reading: bool,
     charts: Vec<Chart>,
     errors: Vec<ErrorRow>,
 }
@@ -103,6 +105,7 @@ pub(crate) async fn show(
         let results = app.store.results(&device, RESULTS).await?;
         let hours = span.hours.clamp(1, 24 * 400);
         let errors = app.series.errors(&device, ERRORS).await?;
+        let is_reading = app.series.is_reading();
         let shown = DevicePage {
             head,
             stage,
@@ -113,7 +116,8 @@ pub(crate) async fn show(
                 .collect(),
             hours,
             spans: vec![(1, "1 h"), (24, "1 d"), (168, "7 d"), (720, "30 d")],
-            charts: charts(&app, &device, hours, now).await?,
+            is_reading,
+            charts: if is_reading { Vec::new() } else { charts(&app, &device, hours, now).await? },
             errors: errors
                 .into_iter()
                 .map(|line| ErrorRow {
@@ -166,7 +170,7 @@ async fn charts(app: &App, device: &DeviceName, hours: u32, now: Timestamp) -> R
     let from = now - SignedDuration::from_hours(hours.into());
     let step = hours * 3600 / POINTS;
     let mut charts = Vec::new();
-    let mut names: Vec<_> = app.series.series_of(device);
+    let mut names: Vec<_> = app.series.series_of(device)?;
     names.sort_by_key(|series| (rank(series), Arc::clone(series)));
     for series in names.into_iter().take(CHARTS) {
         let points = app.series.range(device, &series, from, now).await?;
