@@ -2,33 +2,34 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags};
 
 /// How much of a stream is kept; more is read and thrown away, so that a chatty program neither
 /// blocks nor fills the memory.
 const OUTPUT_LIMIT: usize = 16 << 20;
 
-/// How often a program is looked at once its pipes are closed, which is when nearly all end. It bounds
-/// how late the end is noticed.
+/// How often what cannot be waited for is looked at: a program that dies, or one of a kernel that does not
+/// tell of ends.
 const POLL: Duration = Duration::from_millis(5);
 
-/// How often one is looked at whose pipes are open. It bounds how late the end of its time is noticed,
-/// and costs little for a program that runs for an hour.
+/// How often it is looked whether somebody asked a program to end.
 const LISTEN: Duration = Duration::from_millis(100);
 
 /// How long pipes that stay open are listened to after the program ended: when nothing comes, and
 /// when something does.
 const QUIET_END: Duration = Duration::from_millis(500);
 const NOISY_END: Duration = Duration::from_secs(5);
-
-/// How many pieces of output wait to be looked at; a program that prints faster is slowed down.
-const PIECES: usize = 16;
 
 /// A line longer than this is handed over in parts.
 const LINE_LIMIT: usize = 64 << 10;
@@ -326,38 +327,51 @@ impl Cmd {
             source,
         })?;
 
-        let (sender, receiver) = mpsc::sync_channel::<(usize, Vec<u8>)>(PIECES);
-        pump(0, child.stdout.take().expect("stdout is piped"), sender.clone());
-        pump(1, child.stderr.take().expect("stderr is piped"), sender);
         if let Some(mut pipe) = child.stdin.take() {
             let bytes = self.stdin.clone();
             // A program that ends without reading everything is not an error of ours.
             std::thread::spawn(move || drop(pipe.write_all(&bytes)));
         }
+        let mut pipes = [
+            child.stdout.take().map(|pipe| File::from(OwnedFd::from(pipe))),
+            child.stderr.take().map(|pipe| File::from(OwnedFd::from(pipe))),
+        ];
+        // Becomes readable when the program ends.
+        let end = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok();
 
         let mut streams = [Vec::new(), Vec::new()];
+        let mut buffer = vec![0; 64 << 10];
         let mut exited: Option<(ExitStatus, Instant)> = None;
-        loop {
+        while exited.is_none() || pipes.iter().any(Option::is_some) {
+            let left = self.timeout.saturating_sub(started.elapsed());
+            let wait = match exited {
+                // A daemon that the program left behind may hold the pipes open.
+                Some((_, at)) => QUIET_END.saturating_sub(at.elapsed()).max(POLL),
+                None if end.is_none() => POLL,
+                None if self.stop.is_some() => left.min(LISTEN),
+                None => left,
+            };
+            let ready = wait_for(&pipes, end.as_ref().filter(|_| exited.is_none()), wait);
             let mut quiet = true;
-            match receiver.recv_timeout(if exited.is_none() { LISTEN } else { POLL }) {
-                Ok((index, bytes)) => {
-                    on_bytes(&bytes);
-                    let room = OUTPUT_LIMIT.saturating_sub(streams[index].len());
-                    streams[index].extend_from_slice(&bytes[..bytes.len().min(room)]);
-                    quiet = false;
+            for (index, pipe) in pipes.iter_mut().enumerate().filter(|(index, _)| ready[*index]) {
+                match pipe.as_ref().map(|mut pipe| pipe.read(&mut buffer)) {
+                    Some(Ok(count @ 1..)) => {
+                        let bytes = &buffer[..count];
+                        on_bytes(bytes);
+                        let room = OUTPUT_LIMIT.saturating_sub(streams[index].len());
+                        streams[index].extend_from_slice(&bytes[..count.min(room)]);
+                        quiet = false;
+                    }
+                    Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Some(Ok(0) | Err(_)) | None => *pipe = None,
                 }
-                Err(mpsc::RecvTimeoutError::Disconnected) if exited.is_some() => break,
-                // Its pipes are closed and it still runs: there is nothing to receive from.
-                Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(POLL),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
             if exited.is_none() {
                 let status =
                     child.try_wait().map_err(|source| CmdError::Pipe { command: self.line(), source })?;
                 exited = status.map(|status| (status, Instant::now()));
             }
-            // A daemon that the program left behind may hold the pipes open: do not wait for it,
-            // nor listen to it for ever.
+            // Do not wait for it, nor listen to it for ever.
             let patience = if quiet { QUIET_END } else { NOISY_END };
             if exited.is_some_and(|(_, at)| at.elapsed() > patience) {
                 break;
@@ -378,15 +392,23 @@ impl Cmd {
     }
 }
 
-fn pump(index: usize, mut pipe: impl Read + Send + 'static, sender: mpsc::SyncSender<(usize, Vec<u8>)>) {
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(count @ 1..) = pipe.read(&mut buffer) {
-            if sender.send((index, buffer[..count].to_vec())).is_err() {
-                return;
-            }
+/// Waits until one of the pipes has something to say, or the program ends, and at most this long. Says which
+/// pipes can be read without waiting.
+fn wait_for(pipes: &[Option<File>; 2], end: Option<&OwnedFd>, limit: Duration) -> [bool; 2] {
+    let open = pipes.iter().enumerate().filter_map(|(index, pipe)| Some((index, pipe.as_ref()?)));
+    let (numbers, mut waited): (Vec<usize>, Vec<PollFd<'_>>) =
+        open.map(|(index, pipe)| (index, PollFd::new(pipe, PollFlags::IN))).unzip();
+    waited.extend(end.map(|end| PollFd::new(end, PollFlags::IN)));
+    // A moment more than asked for: one that ends too early would be one for nothing.
+    let limit = Timespec::try_from(limit + Duration::from_millis(1)).ok();
+    let mut ready = [false; 2];
+    // Interrupted by a signal, nothing is ready.
+    if rustix::event::poll(&mut waited, limit.as_ref()).is_ok() {
+        for (index, fd) in numbers.into_iter().zip(&waited) {
+            ready[index] = !fd.revents().is_empty();
         }
-    });
+    }
+    ready
 }
 
 /// How long to wait until what was killed is gone. A process that hangs in the kernel outlives it.
