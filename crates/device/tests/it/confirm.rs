@@ -111,6 +111,32 @@ fn what_changed_nothing_is_looked_at_once() {
 }
 
 #[test]
+fn a_check_that_fails_without_a_change_is_tried_again_less_and_less_often() {
+    let (mut state, mut now, mut waits) = (fresh(), at(0), Vec::new());
+    for attempt in 1..=10 {
+        let events = [offer(1, ""), Event::Fetched, verified(), checkpointed()];
+        let nothing = Event::Done(volary_device::Gains::default());
+        let failed = [nothing.clone(), nothing, Event::Failed(failure(Step::Check))];
+        let undone = [reverted_by(Cause::Failed, Some(true)), Event::Stored];
+        state = feed(state, events.into_iter().chain(failed).chain(undone), now).0;
+        let trouble = state.trouble().expect("it is tried again").clone();
+        assert_eq!(trouble.attempts, attempt);
+        // Nothing before that begins it anew: no answer of the server, no start.
+        for event in [Event::Unchanged, offer(1, ""), Event::Unchanged] {
+            let (_, effects) = step(state.clone(), event, now);
+            assert!(matches!(effects[..], [Effect::Wait(_)]), "{effects:?}");
+        }
+        waits.push(trouble.retry_at.duration_since(now).as_secs());
+        now = trouble.retry_at;
+    }
+    assert!(waits.windows(2).take(5).all(|pair| pair[1] > pair[0]), "{waits:?}");
+    assert!(
+        (54..=66).contains(&waits[0]) && waits[6..].iter().all(|wait| (3240..=3960).contains(wait)),
+        "{waits:?}"
+    );
+}
+
+#[test]
 fn three_interruptions_of_a_change_undo_it() {
     let (state, effects) = feed(in_phase("playbook"), [START, START, START], at(1));
     assert!(matches!(effects.last(), Some(Effect::Undo(..))), "{effects:?}");
