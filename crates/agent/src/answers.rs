@@ -4,20 +4,30 @@
 //!
 //! A kept answer is never older than the files: those are looked at before each use, and an answer
 //! from files that changed just now is not kept at all. What is in the indexes of a suite is not
-//! kept; it is read, and compared with the lock, each time.
+//! kept; it is read, and compared with the lock, each time. That a suite needs no update is known if
+//! apt took the very same `InRelease` by the same keys and settings before, and the archive has no other.
 
 use std::cell::RefCell;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use volary_host::{CmdError, now};
+use jiff::Timestamp;
+use volary_debian::release::Release;
+use volary_host::{CmdError, now, read, read_to_string};
 use volary_model::Architecture;
 
 use crate::apt::{self, AptError, Inventory, Source};
+use crate::checkpoint::packages;
 
 /// What apt's answer about sources comes from, with what is in these folders.
 const SETTINGS: [&str; 3] = ["/etc/apt", "/etc/apt/apt.conf.d", "/etc/apt/sources.list.d"];
+
+/// What apt judges the signature of a suite by, beside its settings and what the source names itself.
+const KEYS: [&str; 2] = ["/etc/apt/trusted.gpg", "/etc/apt/trusted.gpg.d"];
+
+/// Where apt keeps which packages came by themselves.
+const MARKS: &str = "/var/lib/apt/extended_states";
 
 /// Files that changed less than this many nanoseconds ago may change again without a trace: there are
 /// file systems that count whole seconds only.
@@ -27,7 +37,21 @@ const SETTLED: i128 = 2_000_000_000;
 #[derive(Debug, Default)]
 pub struct Answers {
     listed: Memo<PathBuf, String>,
+    marked: Memo<PathBuf, String>,
     source: Memo<(String, String, Architecture), Source>,
+    fetched: RefCell<Option<Fetched>>,
+}
+
+/// A suite as apt fetched it and found it good.
+#[derive(Debug, PartialEq, Eq)]
+struct Fetched {
+    source: Source,
+    judged_by: Stamp,
+    /// Its `InRelease`, and when the archive says that it was made.
+    release: Vec<u8>,
+    modified: Timestamp,
+    /// Each index as it was put there. apt sets its owner each time, which changes the inode.
+    indexes: Vec<[i128; 4]>,
 }
 
 impl Answers {
@@ -58,6 +82,40 @@ impl Answers {
         if found.interrupted { apt::mended(admin) } else { Ok(found) }
     }
 
+    /// As [`packages::marked`].
+    ///
+    /// # Errors
+    /// [`CmdError`].
+    pub fn marked(&self, admin: &Path) -> Result<String, CmdError> {
+        let stamp = Stamp::of(&[Path::new(MARKS), &admin.join("status"), &admin.join("updates")]);
+        self.marked.get(admin.to_owned(), stamp, packages::marked, |_| true)
+    }
+
+    /// As [`apt::update`], unless apt would find the suite as it has it: it took it before, nothing that it
+    /// judged it by is different, and `has_other` says that the archive has no other `InRelease` than the
+    /// one given to it.
+    ///
+    /// # Errors
+    /// [`CmdError`] with apt's own words.
+    pub fn update(
+        &self,
+        source: &Source,
+        has_other: impl FnOnce(&[u8], Timestamp) -> bool,
+    ) -> Result<(), CmdError> {
+        if let Some(is) = Fetched::of(source, judged_by(source))
+            && self.fetched.borrow().as_ref() == Some(&is)
+            && is_valid(&is.release, now())
+            && !has_other(&is.release, is.modified)
+        {
+            return Ok(());
+        }
+        self.fetched.replace(None);
+        let judged_by = judged_by(source);
+        apt::update(source)?;
+        self.fetched.replace(Fetched::of(source, judged_by));
+        Ok(())
+    }
+
     /// As [`apt::source`].
     ///
     /// # Errors
@@ -71,6 +129,37 @@ impl Answers {
             |source: &Source| SETTINGS.iter().any(|folder| source.entry.parent() == Some(folder.as_ref()));
         self.source.get(question, stamp, ask, is_usual)
     }
+}
+
+impl Fetched {
+    /// As it is now; `None` if that can't be told, or could change without a trace.
+    fn of(source: &Source, judged_by: Stamp) -> Option<Self> {
+        let path = apt::release_of(source)?;
+        let (release, modified) =
+            (read(&path).ok()?, fs::metadata(&path).and_then(|facts| facts.modified()).ok()?);
+        let index = |path: &PathBuf| {
+            facts(path).map(|[_, modified, number, size, device]| [modified, number, size, device])
+        };
+        // An index that is packed, or empty and not there, is one that cannot be missed.
+        let indexes = source.indexes.iter().map(index).collect::<Option<_>>()?;
+        let modified = Timestamp::try_from(modified).ok()?;
+        judged_by.is_settled.then(|| Self { source: source.clone(), judged_by, release, modified, indexes })
+    }
+}
+
+/// The settings of apt and the keys, those that the source names itself among them.
+fn judged_by(source: &Source) -> Stamp {
+    let entry = read_to_string(&source.entry).unwrap_or_default();
+    let named = entry.split(|letter: char| letter.is_whitespace() || "=[],".contains(letter));
+    let named = named.filter(|word| word.starts_with('/')).map(Path::new).chain([source.entry.as_path()]);
+    Stamp::of(&SETTINGS.iter().chain(&KEYS).map(Path::new).chain(named).collect::<Vec<_>>())
+}
+
+/// True unless its time is over, which apt has to say.
+fn is_valid(release: &[u8], now: Timestamp) -> bool {
+    let release = Release::parse(&String::from_utf8_lossy(release)).ok();
+    let until = release.and_then(|release| release.valid_until().ok());
+    until.is_some_and(|until| until.is_none_or(|until| now < until))
 }
 
 /// Files, each as its inode says it is. Whoever writes to one, or puts another in its place, changes
@@ -240,5 +329,47 @@ mod tests {
         }
         volary_host::write_atomic(&admin.join("updates/0000"), b"", 0o644).unwrap();
         assert!(answers.installed(admin).unwrap().interrupted);
+    }
+
+    #[test]
+    fn a_suite_is_known_for_as_long_as_nothing_of_it_differs() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let put =
+            |name: &str, text: &str| volary_host::write_atomic(&at(name), text.as_bytes(), 0o644).unwrap();
+        let (index, release) = ("a_dists_v1_main_binary-amd64_Packages", "a_dists_v1_InRelease");
+        put(index, "one");
+        put("key.asc", "key");
+        put("v.sources", &format!("Signed-By: {}\n", at("key.asc").display()));
+        put(release, "Suite: v1\n");
+        let source = Source { indexes: vec![at(index)], entry: at("v.sources") };
+        // As if all of it were old.
+        let look = || {
+            let settled = Stamp { is_settled: true, ..judged_by(&source) };
+            Fetched::of(&source, settled)
+        };
+        let first = look();
+        assert!(first.is_some() && first == look());
+        assert!(Fetched::of(&source, judged_by(&source)).is_none(), "the source was written just now");
+        for name in [release, index, "key.asc", "v.sources"] {
+            let before = look();
+            put(name, &format!("{} # changed\n", volary_host::read_to_string(&at(name)).unwrap()));
+            assert!(before.is_some() && before != look(), "{name}");
+        }
+        volary_host::remove_if_exists(&at(index)).unwrap();
+        assert_eq!(look(), None);
+    }
+
+    #[test]
+    fn what_is_out_of_date_is_left_to_apt() {
+        let now = "2026-11-27T07:00:00Z".parse().unwrap();
+        for (text, valid) in [
+            ("Suite: a\n", true),
+            ("Suite: a\nValid-Until: Fri, 27 Nov 2026 07:00:01 UTC\n", true),
+            ("Suite: a\nValid-Until: Fri, 27 Nov 2026 07:00:00 UTC\n", false),
+            ("Suite: a\nValid-Until: soon\n", false),
+        ] {
+            assert_eq!(is_valid(text.as_bytes(), now), valid, "{text}");
+        }
     }
 }

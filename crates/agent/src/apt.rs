@@ -335,7 +335,7 @@ pub fn check_release(
 }
 
 /// The file of apt that holds the suite's `InRelease`.
-fn release_of(source: &Source) -> Option<PathBuf> {
+pub(crate) fn release_of(source: &Source) -> Option<PathBuf> {
     let (suite, _) = place(source.indexes.first()?)?;
     Some(PathBuf::from(format!("{suite}_InRelease")))
 }

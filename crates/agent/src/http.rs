@@ -432,6 +432,23 @@ impl Server {
         }
     }
 
+    /// As [`Server::file`], unless the file is as old as this: then its content is `None`.
+    ///
+    /// # Errors
+    /// [`HttpError`], also if it is not there.
+    pub fn newer_file(&self, path: &str, than: Timestamp, limit: u64) -> Result<Option<Vec<u8>>, HttpError> {
+        let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&than);
+        let request = self.agent.get(self.at(path));
+        let answer = match date {
+            Ok(date) => request.header(header::IF_MODIFIED_SINCE, date).call(),
+            Err(_) => request.call(),
+        };
+        if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::NOT_MODIFIED) {
+            return Ok(None);
+        }
+        self.body(path, answer, limit).map(Some)
+    }
+
     /// Opens a range of a file as [`Server::stream`] does. `None` also from a server without ranges, which would send
     /// all of it each time.
     ///

@@ -43,6 +43,7 @@ pub mod simulate;
 pub mod slots;
 pub mod spool;
 pub mod status;
+pub mod systemd;
 pub mod tpm;
 pub mod transaction;
 pub mod turn;

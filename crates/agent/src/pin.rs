@@ -10,7 +10,7 @@ use volary_model::{Architecture, Component, Digest, IndexName, Suite};
 use crate::http::{HttpError, Server};
 
 /// An `InRelease` is a few kilobytes; more is not read.
-const LIMIT: u64 = 4 << 20;
+pub(crate) const LIMIT: u64 = 4 << 20;
 
 /// Why the archive is not believed.
 #[derive(Debug, thiserror::Error)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use volary_host::{Cmd, CmdError, read_to_string};
 
 use crate::log;
+use crate::systemd::Systemd;
 
 /// How long watched units are looked at after a change. A service that can't start dies within
 /// seconds; systemd's own limit of starts (5 in 10 s) is reached by then too.
@@ -84,6 +85,9 @@ pub fn start_agent() {
 pub fn failed() -> Result<BTreeSet<String>, CmdError> {
     if !is_booted() {
         return Ok(BTreeSet::new());
+    }
+    if let Some(units) = Systemd::connect().and_then(|mut systemd| systemd.units()) {
+        return Ok(units.into_iter().filter(|unit| unit.active == "failed").map(|unit| unit.name).collect());
     }
     let listed = Cmd::new("systemctl")
         .args(["list-units", "--state=failed", "--plain", "--no-legend", "--no-pager", "--full"])

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use volary_api::v1::device::{CheckResult, DriftedTask};
 use volary_device::{Event, Failure, Gains, Image, Passed, Scope, Step, Target, Work};
 use volary_fleet::LockedRelease;
@@ -234,7 +235,7 @@ fn packages(agent: &Agent, work: &Work) -> Event {
     };
     let run = || -> Result<Event, AptError> {
         let source = agent.answers.source(&archive_url(agent), suite, &agent.architecture)?;
-        apt::update(&source)?;
+        agent.answers.update(&source, |ours, since| has_other(agent, suite, ours, since))?;
         if let Some(locked) = &locked {
             apt::check_release(&source, locked, &agent.architecture)?;
         }
@@ -258,6 +259,14 @@ fn packages(agent: &Agent, work: &Work) -> Event {
         Ok(Event::Done(Gains { changed_tasks: 0, packages }))
     };
     run().unwrap_or_else(|error| failed(Step::Packages, "", error.to_string()))
+}
+
+/// True unless the archive says that it has the `InRelease` which the device has. Where it is not the server
+/// that is asked, apt finds out.
+fn has_other(agent: &Agent, suite: &str, ours: &[u8], since: Timestamp) -> bool {
+    let Some(server) = agent.answering_server().filter(|_| !agent.is_without_server()) else { return true };
+    let theirs = server.newer_file(&format!("/archive/dists/{suite}/InRelease"), since, pin::LIMIT);
+    !theirs.is_ok_and(|theirs| theirs.is_none_or(|theirs| theirs == ours))
 }
 
 /// The release that the signed lock names for this suite; `None` for rolling alone. Whatever keeps

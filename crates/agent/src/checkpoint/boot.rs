@@ -22,6 +22,9 @@ pub const LINK: &str = "/etc/systemd/system/sysinit.target.wants/volary-rescue-b
 /// that sleeps still for the change before is in nobody's way.
 const TIMER: &str = "volary-rescue-";
 
+/// Where systemd keeps what it knows of units that came without a file.
+const TRANSIENT: &str = "/run/systemd/transient";
+
 /// Before the network, so that its files are right when it comes up; and not waited for by
 /// `sysinit.target`, since systemd must be able to work for what an undo starts.
 const UNIT: &str = "\
@@ -130,15 +133,33 @@ pub fn start_timer(paths: &Paths, checkpoint: &str, grace: Duration) -> Result<(
 /// Stops it. That it is not there, or that systemd is not, is fine: without an armed checkpoint
 /// the rescue does nothing.
 pub fn stop_timer(paths: &Paths) {
-    if !paths.is_device() || !units::is_booted() {
+    if !paths.is_device() || !units::is_booted() || !has_timer(Path::new(TRANSIENT)) {
         return;
     }
     let _ = Cmd::new("systemctl").args(["stop", "--quiet", &format!("{TIMER}*.timer")]).run();
 }
 
+/// True if systemd has a file of such a timer, as it has for each that was not stopped; also if that
+/// cannot be told.
+fn has_timer(transient: &Path) -> bool {
+    let Ok(mut files) = fs::read_dir(transient) else { return true };
+    files.any(|file| file.is_ok_and(|file| file.file_name().to_string_lossy().starts_with(TIMER)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_timer_is_stopped_if_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str| volary_host::write_atomic(&dir.path().join(name), b"", 0o644).unwrap();
+        assert!(has_timer(&dir.path().join("gone")), "not known");
+        put("run-u7.scope");
+        assert!(!has_timer(dir.path()));
+        put("volary-rescue-0000000002.timer");
+        assert!(has_timer(dir.path()));
+    }
 
     #[test]
     fn the_rescue_is_put_in_place_once() {

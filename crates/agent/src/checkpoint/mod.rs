@@ -114,7 +114,10 @@ pub fn take(paths: &Paths, wanted: &Wanted, answers: &Answers) -> Result<Manifes
     let blobs = store.dir().join("blobs");
     create_dir(&blobs)?;
     let files = files::keep(paths, &mut found, &known, &blobs)?;
-    let packages = packages::of(paths, &answers.listed(paths.dpkg())?);
+    // Without apt there are no marks.
+    let marked =
+        if paths.is_device() { answers.marked(paths.dpkg()).unwrap_or_default() } else { String::new() };
+    let packages = packages::of(&answers.listed(paths.dpkg())?, &marked);
     let id = store.next_id();
     let manifest = Manifest {
         version: VERSION,

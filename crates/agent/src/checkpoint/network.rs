@@ -21,6 +21,9 @@ pub const FAMILIES: [&str; 2] = ["-4", "-6"];
 /// Programs that save what iptables of the old kind knows; nft shows the new kind.
 pub const LEGACY: [&str; 2] = ["iptables-legacy-save", "ip6tables-legacy-save"];
 
+/// Where the kernel names the tables of the old kind that there are; the programs go by the same.
+const TABLES: [&str; 2] = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
+
 /// Settings that are counters or times rather than settings, by the end of their path.
 const NO_SETTINGS: [&str; 4] = ["flush", "stable_secret", "nf_conntrack_count", "nf_log_all_netns"];
 
@@ -28,7 +31,7 @@ const NO_SETTINGS: [&str; 4] = ["flush", "stable_secret", "nf_conntrack_count", 
 pub fn look() -> Network {
     Network {
         nftables: said(Cmd::new("nft").args(["--stateless", "list", "ruleset"])),
-        iptables: LEGACY.map(|program| said(Cmd::new(program)).map(|rules| without_counters(&rules))),
+        iptables: [0, 1].map(|family| legacy(LEGACY[family], Path::new(TABLES[family]))),
         routes: FAMILIES.map(routes),
         rules: FAMILIES.map(rules),
         links: links(),
@@ -39,6 +42,12 @@ pub fn look() -> Network {
 fn said(cmd: Cmd) -> Option<String> {
     let output = cmd.timeout(LIMIT).run().ok()?;
     output.status.success().then(|| output.text())
+}
+
+/// The rules of the old kind; `None` also if the kernel has no table of it.
+fn legacy(program: &str, tables: &Path) -> Option<String> {
+    let tables = fs::read_to_string(tables).ok().filter(|tables| !tables.trim().is_empty());
+    tables.and_then(|_| said(Cmd::new(program))).map(|rules| without_counters(&rules))
 }
 
 /// The lines that matter: dates and counters differ each time.
@@ -237,6 +246,17 @@ mod tests {
             "fd00::1/64",
         ];
         assert_eq!(addresses, expected);
+    }
+
+    #[test]
+    fn the_old_kind_is_asked_only_if_the_kernel_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let tables = dir.path().join("tables");
+        assert_eq!(legacy("echo", &tables), None);
+        for (text, rules) in [("\n", None), ("filter\n", Some("\n"))] {
+            volary_host::write_atomic(&tables, text.as_bytes(), 0o644).unwrap();
+            assert_eq!(legacy("echo", &tables).as_deref(), rules);
+        }
     }
 
     #[test]

@@ -25,18 +25,21 @@ pub struct Packages {
 /// # Errors
 /// [`CmdError`] if dpkg-query does not answer.
 pub fn look(paths: &Paths) -> Result<Packages, CmdError> {
-    Ok(of(paths, &apt::listed(paths.dpkg())?))
+    let marked = if paths.is_device() { marked().unwrap_or_default() } else { String::new() };
+    Ok(of(&apt::listed(paths.dpkg())?, &marked))
 }
 
-/// What dpkg listed, with apt's marks.
-pub fn of(paths: &Paths, listed: &str) -> Packages {
-    let mut packages = parse(listed);
-    if paths.is_device() {
-        // apt's marks are a help for a person. Without apt there are none.
-        let manual = Cmd::new("apt-mark").arg("showmanual").run().map(|output| output.text());
-        packages.manual = manual.unwrap_or_default().lines().map(str::to_owned).collect();
-    }
-    packages
+/// What apt marks as asked for by a person.
+///
+/// # Errors
+/// [`CmdError`] without apt.
+pub fn marked() -> Result<String, CmdError> {
+    Ok(Cmd::new("apt-mark").arg("showmanual").run()?.text())
+}
+
+/// What dpkg listed, with apt's marks, which are a help for a person.
+pub fn of(listed: &str, marked: &str) -> Packages {
+    Packages { manual: marked.lines().map(str::to_owned).collect(), ..parse(listed) }
 }
 
 fn parse(listed: &str) -> Packages {

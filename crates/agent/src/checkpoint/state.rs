@@ -7,6 +7,7 @@ use volary_host::{Cmd, CmdError, boot_id, now};
 
 use super::manifest::{Clock, UnitWas};
 use super::store::boot_ms;
+use crate::systemd::{Listed, Systemd};
 use crate::{facts, units};
 
 /// Kinds of units that are looked at. Mounts and devices follow from files and the machine.
@@ -40,6 +41,9 @@ pub fn units() -> Result<BTreeMap<String, UnitWas>, CmdError> {
     if !units::is_booted() {
         return Ok(BTreeMap::new());
     }
+    if let Some(units) = asked() {
+        return Ok(units);
+    }
     let kind = format!("--type={KINDS}");
     let properties = "--property=Id,ActiveState,SubState,UnitFileState,NRestarts";
     let shown = Cmd::new("systemctl").args(["show", &kind, properties, "--", "*"]).check()?;
@@ -55,12 +59,40 @@ pub fn units_in_short() -> Result<String, CmdError> {
     if !units::is_booted() {
         return Ok(String::new());
     }
+    if let Some(units) = Systemd::connect().and_then(|mut systemd| systemd.units()) {
+        let shown = units.iter().filter(|unit| is_looked_at(unit) && unit.is_shown());
+        let mut lines: Vec<String> = shown.map(line).collect();
+        lines.sort();
+        return Ok(lines.join("\n"));
+    }
     let kind = format!("--type={KINDS}");
     let listed = Cmd::new("systemctl")
         .args(["list-units", &kind, "--plain", "--no-legend", "--no-pager", "--full"])
         .env("LC_ALL", "C.UTF-8")
         .check()?;
     Ok(in_short(&listed.text()))
+}
+
+/// As [`units`], without a program.
+fn asked() -> Option<BTreeMap<String, UnitWas>> {
+    let mut systemd = Systemd::connect()?;
+    let units = systemd.units()?;
+    let units: Vec<&Listed> =
+        units.iter().filter(|unit| is_looked_at(unit) && unit.active != "inactive").collect();
+    let more = systemd.more(&units)?;
+    let known = units.into_iter().zip(more).map(|(unit, more)| {
+        let (active, sub) = (unit.active.clone(), unit.sub.clone());
+        (unit.name.clone(), UnitWas { active, sub, file: more.file, restarts: more.restarts })
+    });
+    Some(known.collect())
+}
+
+fn is_looked_at(unit: &Listed) -> bool {
+    unit.name.rsplit_once('.').is_some_and(|(_, kind)| KINDS.split(',').any(|looked_at| looked_at == kind))
+}
+
+fn line(unit: &Listed) -> String {
+    format!("{} {} {} {}", unit.name, unit.load, unit.active, unit.sub)
 }
 
 /// Without the descriptions, in which services write what they are doing.
