@@ -17,6 +17,7 @@ use volary_model::{CommitId, StageName};
 
 use crate::agent::{Agent, AgentError, Ending};
 use crate::metrics::{Meter, Plan};
+use crate::modules;
 use crate::paths::Paths;
 use crate::slots::switch;
 use crate::{listen, log};
@@ -57,6 +58,9 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
         agent.config.server
     ));
     switch::mend(paths);
+    if let Err(error) = modules::resume(paths) {
+        log::say(error.to_string());
+    }
     let mut event = agent.started();
     let mut told = Instant::now();
     loop {

@@ -29,6 +29,7 @@ pub mod ledger;
 pub mod listen;
 pub mod log;
 pub mod metrics;
+pub mod modules;
 pub mod news;
 pub mod path;
 pub mod paths;

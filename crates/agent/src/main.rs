@@ -15,17 +15,18 @@ use volary_agent::enroll::{self, Ending, EnrollError, Wanted};
 use volary_agent::http::HttpError;
 use volary_agent::key::KeyPlace;
 use volary_agent::ledger::Ledger;
+use volary_agent::modules::{self, ModuleError, Outcome};
 use volary_agent::paths::Paths;
 use volary_agent::preview::{self, PreviewError};
 use volary_agent::repo::Blame;
-use volary_agent::said::{Confirmed, Enrolment, Revert, Version};
+use volary_agent::said::{Artifact, Confirmed, Enrolment, Revert, Version};
 use volary_agent::spool::Spool;
 use volary_agent::status::{SlotsStatus, Status};
 use volary_agent::{daemon, history, log, rescue, undo, units, work};
 use volary_api::join::JoinToken;
 use volary_device::{Event, Hold, Phase, Rest, State};
-use volary_host::now;
-use volary_model::DeviceName;
+use volary_host::{FileError, now};
+use volary_model::{DeviceName, Digest};
 
 const HELP: &str = "\
 volary-agent: follows a branch of a fleet repository
@@ -48,6 +49,11 @@ volary-agent: follows a branch of a fleet repository
   volary-agent metrics [--json] what this device measures, with its values now
   volary-agent log [-n 20] [--json]
                                 how the last convergences ended and why, newest first
+  volary-agent artifact install FILE [--sha256 HEX] [--as NAME] [--commit] [--json]
+                                hands an artifact that is no image to its update module; --as:
+                                not again if the same one lasts under that name; it waits for
+                                commit or rollback, or stays and goes with a change under way
+  volary-agent artifact commit|rollback|reboot|show [--json]
   volary-agent confirm [--json] ends the confirmation of a change early: it stays
   volary-agent revert [--yes] [--json]
                                 undoes the last change, confirmed or not
@@ -99,6 +105,8 @@ enum MainError {
     Preview(#[from] PreviewError),
     #[error(transparent)]
     Keep(#[from] KeepError),
+    #[error(transparent)]
+    Module(#[from] ModuleError),
     #[error("standard input: {0}")]
     Input(#[from] std::io::Error),
 }
@@ -120,7 +128,10 @@ fn main() -> ExitCode {
                 MainError::Enroll(EnrollError::Http(error))
                 | MainError::Preview(PreviewError::Http(error)) => exit_of(&error),
                 MainError::Preview(error) => exit_of_preview(&error),
+                MainError::Module(ModuleError::Artifact(_) | ModuleError::Refused(_)) => Exit::Refused,
+                MainError::Module(ModuleError::Busy(_)) => Exit::Busy,
                 MainError::Enroll(_)
+                | MainError::Module(_)
                 | MainError::Agent(_)
                 | MainError::ByHand(_)
                 | MainError::Keep(_)
@@ -189,6 +200,7 @@ fn run() -> Result<Exit, MainError> {
         "rescue" => rescue_from_outside(&paths, parser),
         "keep-packages" => keep_packages(&paths, parser),
         "revert" => revert(&paths, parser),
+        "artifact" => artifact(&paths, parser),
         "confirm" => confirm(&paths, parser),
         "version" => version(parser),
         "help" => {
@@ -549,6 +561,88 @@ fn revert(paths: &Paths, parser: lexopt::Parser) -> Result<Exit, MainError> {
         // The rest follows with the boot.
         None => Ok(Exit::Good),
     }
+}
+
+/// Artifacts that an update module installs.
+fn artifact(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let what = match parser.next()? {
+        Some(Value(what)) => what.to_string_lossy().into_owned(),
+        Some(other) => return Err(other.unexpected().into()),
+        None => String::new(),
+    };
+    if what == "install" {
+        return install_artifact(paths, parser);
+    }
+    let [json] = flags(parser, ["json"])?;
+    let outcome = match what.as_str() {
+        "commit" => Some(modules::commit(paths)?),
+        "rollback" => Some(modules::roll_back(paths)?),
+        "reboot" => Some(modules::reboot(paths)?),
+        "show" => None,
+        other => {
+            let known = "known are install, commit, rollback, reboot, show";
+            return Err(MainError::Wrong(format!("there is no artifact command {other:?}; {known}")));
+        }
+    };
+    let wanted_back = what == "rollback";
+    tell_artifact(paths, outcome.as_ref(), json)?;
+    Ok(match outcome {
+        Some(Outcome::Back { inconsistent, .. }) if !wanted_back || inconsistent => Exit::Failed,
+        Some(_) | None => Exit::Good,
+    })
+}
+
+fn install_artifact(paths: &Paths, mut parser: lexopt::Parser) -> Result<Exit, MainError> {
+    let (mut file, mut pinned, mut name, mut commit, mut json) = (None, None, None, false, false);
+    while let Some(option) = parser.next()? {
+        match option {
+            Long("sha256") => {
+                let given = text(&mut parser)?;
+                let wrong = |error| MainError::Wrong(format!("--sha256 {given:?}: {error}"));
+                pinned = Some(Digest::from_hex(&given).map_err(wrong)?);
+            }
+            Long("as") => name = Some(text(&mut parser)?),
+            Long("commit") => commit = true,
+            Long("json") => json = true,
+            Value(given) if file.is_none() => file = Some(PathBuf::from(given)),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let Some(file) = file else {
+        return Err(MainError::Wrong(
+            "an artifact is missing: volary-agent artifact install FILE".to_owned(),
+        ));
+    };
+    let opened = std::fs::File::open(&file);
+    let opened = opened.map_err(FileError::at("open", &file)).map_err(ModuleError::from)?;
+    let mut outcome = modules::install(paths, opened, pinned, name.as_deref())?;
+    let of_change = modules::belongs_to_change(paths)?;
+    if commit && outcome == Outcome::Waiting && !of_change {
+        outcome = modules::commit(paths)?;
+    }
+    tell_artifact(paths, Some(&outcome), json)?;
+    match &outcome {
+        Outcome::Waiting if !of_change => {
+            log::say("help: volary-agent artifact commit, or: volary-agent artifact rollback");
+        }
+        Outcome::Reboots if !of_change => {
+            log::say(
+                "help: volary-agent artifact reboot, or boot the device; then: volary-agent artifact commit",
+            );
+        }
+        Outcome::Waiting | Outcome::Reboots | Outcome::Lasts | Outcome::Back { .. } => {}
+    }
+    Ok(if matches!(outcome, Outcome::Back { .. }) { Exit::Failed } else { Exit::Good })
+}
+
+fn tell_artifact(paths: &Paths, outcome: Option<&Outcome>, json: bool) -> Result<(), MainError> {
+    let shown = Artifact::new(paths, outcome)?;
+    if json {
+        print_json(&shown)
+    } else {
+        log::print(shown.text())
+    }
+    Ok(())
 }
 
 fn version(parser: lexopt::Parser) -> Result<Exit, MainError> {

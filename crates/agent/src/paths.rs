@@ -67,6 +67,27 @@ impl Paths {
         self.state.join("slots")
     }
 
+    /// Updates by update modules: the one that is under way, and what the device provides.
+    pub fn modules(&self) -> PathBuf {
+        self.state.join("modules")
+    }
+
+    /// The folder of the module that runs: its working directory, with the files of Mender's contract.
+    pub fn module_tree(&self) -> PathBuf {
+        self.modules().join("payloads/0000/tree")
+    }
+
+    /// The scripts of the artifact that a module installs.
+    pub fn module_scripts(&self) -> PathBuf {
+        self.modules().join("scripts")
+    }
+
+    /// Where update modules are looked for, in this order.
+    pub fn module_folders(&self) -> [PathBuf; 2] {
+        ["/usr/share/volary/modules/v3", "/usr/share/mender/modules/v3"]
+            .map(|folder| self.on_device(Path::new(folder)))
+    }
+
     /// Where the other slot is mounted for a moment.
     pub fn other_slot(&self) -> PathBuf {
         self.run.join("other-slot")

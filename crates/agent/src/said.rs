@@ -1,12 +1,19 @@
 //! What commands answer with `--json` that have no listing of their own; the forms are stable.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 use serde::Serialize;
-use volary_model::{CommitId, DeviceName, StageName};
+use volary_model::{CommitId, DeviceName, Digest, StageName};
 
 use crate::by_hand::Change;
 use crate::config::Config;
 use crate::enroll::{Ending, Wanted};
+use crate::modules::machine::State;
+use crate::modules::record::{self, Record};
+use crate::modules::{ModuleError, Outcome};
+use crate::paths::Paths;
 use crate::status::LastUndo;
 use crate::undo::Undone;
 
@@ -54,6 +61,66 @@ impl Enrolment {
             Ending::Waiting(name) => ("waiting", name, &wanted.server, &wanted.stage),
         };
         Self { version: VERSION, outcome, name: name.clone(), server: server.clone(), stage: stage.clone() }
+    }
+}
+
+/// `volary-agent artifact`.
+#[derive(Debug, Serialize)]
+pub struct Artifact {
+    /// The version of this format: 1.
+    pub version: u32,
+    /// What the command did: `waiting`, `reboots`, `lasts`, `back`; none of `show`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<&'static str>,
+    /// Why it is back, if that was not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// The artifact that is not done.
+    pub waits: Option<String>,
+    /// Where that one is.
+    pub state: Option<State>,
+    /// What the device provides.
+    pub provides: BTreeMap<String, String>,
+    /// The digest of the artifact that lasts under each name.
+    pub lasting: BTreeMap<String, Digest>,
+}
+
+impl Artifact {
+    /// How it is, and how a command ended.
+    ///
+    /// # Errors
+    /// [`ModuleError`].
+    pub fn new(paths: &Paths, outcome: Option<&Outcome>) -> Result<Self, ModuleError> {
+        let under_way = Record::load(paths)?;
+        Ok(Self {
+            version: VERSION,
+            outcome: outcome.map(|outcome| match outcome {
+                Outcome::Waiting => "waiting",
+                Outcome::Reboots => "reboots",
+                Outcome::Lasts => "lasts",
+                Outcome::Back { .. } => "back",
+            }),
+            why: match outcome {
+                Some(Outcome::Back { why, .. }) => why.clone(),
+                _ => None,
+            },
+            state: under_way.as_ref().map(|record| record.state),
+            waits: under_way.map(|record| record.artifact),
+            provides: record::provides(paths)?,
+            lasting: record::lasting(paths)?,
+        })
+    }
+
+    /// For a person.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        if let (Some(name), Some(state)) = (&self.waits, &self.state) {
+            writeln!(text, "artifact {name} is not done: {state:?}").expect("a String takes any write");
+        }
+        for (key, value) in &self.provides {
+            writeln!(text, "{key}: {value}").expect("a String takes any write");
+        }
+        text.trim_end().to_owned()
     }
 }
 

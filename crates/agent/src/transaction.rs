@@ -14,6 +14,7 @@ use crate::checkpoint::manifest::{Manifest, PathWas};
 use crate::checkpoint::store::{self, By, Reason, Store, StoreError, Undoing};
 use crate::checkpoint::{self, CheckpointError, Lifeline, Times, Wanted};
 use crate::confirm::{self, Asked, Watched};
+use crate::modules::{self, Settled};
 use crate::paths::Paths;
 use crate::slots::switch;
 use crate::undo::{self, Ended, How};
@@ -114,11 +115,22 @@ fn armed(paths: &Paths) -> Result<Option<Manifest>, StoreError> {
 /// Looks whether the change holds, for as long as the fleet wants.
 pub fn confirm(agent: &mut Agent, work: &Work) -> Event {
     agent.lifeline = None;
+    let checkpoint = work.checkpoint.as_deref();
+    match modules::settle(&agent.paths, checkpoint) {
+        Ok(Settled::Ready) => {}
+        Ok(Settled::Booting) => return Event::Rebooting,
+        Err(error) => return failed(Step::Playbook, &error),
+    }
     match try_confirm(agent, work) {
-        Ok(Ok(Watched::Holds)) => match switch::before_commit(&agent.paths, work) {
-            Ok(()) => Event::Confirmed,
-            Err(failure) => Event::Failed(failure),
-        },
+        Ok(Ok(Watched::Holds)) => {
+            // Last of all: what a module committed cannot be undone.
+            let kept = switch::before_commit(&agent.paths, work);
+            match kept.map(|()| modules::commit_change(&agent.paths, checkpoint)) {
+                Ok(Ok(())) => Event::Confirmed,
+                Ok(Err(error)) => failed(Step::Playbook, &error),
+                Err(failure) => Event::Failed(failure),
+            }
+        }
         // Whoever asked it to end lets it end before this is looked at.
         Ok(Ok(Watched::Stopped)) => Event::Due,
         Ok(Err(failure)) => Event::Failed(failure),

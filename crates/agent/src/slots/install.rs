@@ -18,7 +18,7 @@ use super::medium::Medium;
 use super::source::{Fetch, LineBroke, NotThere, Stream};
 use super::tap::{Seen, Tap};
 use super::writer::Writer;
-use super::{Slots, SlotsError, hash, scripts};
+use super::{Slots, SlotsError, artifact_keys, hash, scripts};
 use crate::log;
 
 /// What is read and hashed at once.
@@ -136,7 +136,7 @@ impl Job<'_> {
     fn whole(&self) -> Result<Installed, InstallError> {
         let stream = Stream::new(self.fetch, "", 0, self.image.size);
         let (tap, seen) = Tap::new(stream);
-        let keys = self.slots.artifact_keys()?;
+        let keys = artifact_keys(&self.slots.paths)?;
         let mut reader = Reader::open(tap, &self.policy(&keys))?;
         self.check(reader.info())?;
         let scripts = reader.scripts().to_vec();
@@ -171,7 +171,7 @@ impl Job<'_> {
             return Err(InstallError::Refused("the beginning of the artifact is another one now".to_owned()));
         }
         let kind = member_kind(&front)?;
-        let keys = self.slots.artifact_keys()?;
+        let keys = artifact_keys(&self.slots.paths)?;
         let reader = Reader::open(front.as_slice(), &self.policy(&keys))?;
         self.check(reader.info())?;
         let scripts = reader.scripts().to_vec();

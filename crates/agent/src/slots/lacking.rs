@@ -13,6 +13,7 @@ use volary_host::{create_dir, write_atomic};
 use volary_model::{Digest, Slot};
 
 use super::SlotsError;
+use super::artifact_keys;
 use super::install::{InstallError, Installed, Job};
 use super::medium::Medium;
 use super::source::{Fetch, LineBroke, Stream};
@@ -79,7 +80,7 @@ impl Job<'_> {
         }
         // What the whole artifact would prove is the root file system, and its scripts. The one is pinned by
         // itself; the others need the pinned manifest then, or the artifact's own signature.
-        let keys = self.slots.artifact_keys()?;
+        let keys = artifact_keys(&self.slots.paths)?;
         let front = Stream::new(self.fetch, "", 0, self.image.size);
         let reader = Reader::open(front, &self.policy(&keys))?;
         self.check(reader.info())?;

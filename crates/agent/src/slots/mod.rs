@@ -253,28 +253,27 @@ impl Slots {
         let store = Store::open(&self.paths).map_err(Box::new)?;
         store.forget_slot(slot).map_err(|error| SlotsError::Store(Box::new(error)))
     }
+}
 
-    /// The keys of which one must have signed an artifact; none if the device demands no signature.
-    fn artifact_keys(&self) -> Result<Vec<PublicKey>, SlotsError> {
-        let folder = self.paths.artifact_keys();
-        let mut names: Vec<PathBuf> = match std::fs::read_dir(&folder) {
-            Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(FileError::at("list", &folder)(error).into()),
-        };
-        names.sort();
-        let keys = names.into_iter().map(|path| {
-            let pem = volary_host::read_to_string(&path)?;
-            PublicKey::from_pem(&pem).map_err(|error| SlotsError::Key { path, detail: error.to_string() })
-        });
-        let keys: Vec<PublicKey> = keys.collect::<Result<_, _>>()?;
-        if keys.is_empty() {
-            let detail =
-                "it is there and has no key in it; remove it, or put a public key (PEM) into it".into();
-            return Err(SlotsError::Key { path: folder, detail });
-        }
-        Ok(keys)
+/// The keys of which one must have signed an artifact; none if the device demands no signature.
+pub(crate) fn artifact_keys(paths: &Paths) -> Result<Vec<PublicKey>, SlotsError> {
+    let folder = paths.artifact_keys();
+    let mut names: Vec<PathBuf> = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(FileError::at("list", &folder)(error).into()),
+    };
+    names.sort();
+    let keys = names.into_iter().map(|path| {
+        let pem = volary_host::read_to_string(&path)?;
+        PublicKey::from_pem(&pem).map_err(|error| SlotsError::Key { path, detail: error.to_string() })
+    });
+    let keys: Vec<PublicKey> = keys.collect::<Result<_, _>>()?;
+    if keys.is_empty() {
+        let detail = "it is there and has no key in it; remove it, or put a public key (PEM) into it".into();
+        return Err(SlotsError::Key { path: folder, detail });
     }
+    Ok(keys)
 }
 
 /// Which slot runs: the one whose device is mounted as root. In a root of its own, which is no device,

@@ -32,7 +32,7 @@ const VERSION: &[u8] = b"3";
 /// A state that has scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// The artifact is fetched; only of the root file system.
+    /// The artifact is fetched; these scripts are of the root file system only.
     Download,
     /// The boot state is about to say that the other slot is tried.
     Install,
@@ -92,14 +92,21 @@ fn kept(paths: &Paths) -> PathBuf {
 /// # Errors
 /// [`SlotsError`].
 pub fn keep(paths: &Paths, scripts: &[Script]) -> Result<(), SlotsError> {
-    let folder = kept(paths);
-    match std::fs::remove_dir_all(&folder) {
+    keep_in(&kept(paths), scripts)
+}
+
+/// As [`keep`], in this folder.
+///
+/// # Errors
+/// [`SlotsError`].
+pub fn keep_in(folder: &Path, scripts: &[Script]) -> Result<(), SlotsError> {
+    match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(FileError::at("remove", &folder)(error).into());
+            return Err(FileError::at("remove", folder)(error).into());
         }
         Ok(()) | Err(_) => {}
     }
-    create_dir(&folder)?;
+    create_dir(folder)?;
     for script in scripts {
         write_atomic(&folder.join(&script.name), &script.content, 0o755)?;
     }
@@ -112,23 +119,31 @@ pub fn keep(paths: &Paths, scripts: &[Script]) -> Result<(), SlotsError> {
 /// # Errors
 /// [`SlotsError::Script`], with what the script said.
 pub fn run(paths: &Paths, state: State, moment: Moment) -> Result<(), SlotsError> {
-    run_with(paths, state, moment, PAUSE, PATIENCE)
+    let folder = match state {
+        State::Download => paths.on_device(Path::new("/etc/mender/scripts")),
+        _ => kept(paths),
+    };
+    run_in(&folder, state, moment)
+}
+
+/// As [`run`], with the scripts of this folder.
+///
+/// # Errors
+/// [`SlotsError::Script`].
+pub fn run_in(folder: &Path, state: State, moment: Moment) -> Result<(), SlotsError> {
+    run_with(folder, state, moment, PAUSE, PATIENCE)
 }
 
 fn run_with(
-    paths: &Paths,
+    folder: &Path,
     state: State,
     moment: Moment,
     pause: Duration,
     patience: Duration,
 ) -> Result<(), SlotsError> {
-    let folder = match state {
-        State::Download => paths.on_device(Path::new("/etc/mender/scripts")),
-        _ => kept(paths),
-    };
     let lenient =
         moment == Moment::Error || matches!(state, State::Rollback | State::RollbackReboot | State::Failure);
-    for name in of(&folder, state, moment) {
+    for name in of(folder, state, moment) {
         if let Err(error) = one(&folder.join(&name), pause, patience) {
             if !lenient {
                 return Err(error);
@@ -244,10 +259,10 @@ mod tests {
         let text = format!("echo x >> {0}; [ $(wc -l < {0}) -ge 3 ] || exit 21", log.display());
         keep(&paths, &[script("ArtifactCommit_Enter_00", &text)]).unwrap();
         let wait = Duration::from_millis(1);
-        run_with(&paths, State::Commit, Moment::Enter, wait, PATIENCE).unwrap();
+        run_with(&kept(&paths), State::Commit, Moment::Enter, wait, PATIENCE).unwrap();
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "x\nx\nx\n");
         keep(&paths, &[script("ArtifactCommit_Enter_00", "exit 21")]).unwrap();
-        let error = run_with(&paths, State::Commit, Moment::Enter, wait, Duration::from_millis(20));
+        let error = run_with(&kept(&paths), State::Commit, Moment::Enter, wait, Duration::from_millis(20));
         assert!(error.unwrap_err().to_string().contains("more time"));
     }
 }

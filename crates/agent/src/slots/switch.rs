@@ -262,10 +262,13 @@ pub fn go_back(paths: &Paths, slot: Option<Slot>) -> Result<Way, SlotsError> {
     Ok(Way::Elsewhere)
 }
 
-/// An image did not stay: its scripts hear of it, once.
-pub fn after_undo(paths: &Paths, image: bool) {
+/// An image did not stay: its scripts hear of it, once. `booted` says that the undo booted the old slot.
+pub fn after_undo(paths: &Paths, image: bool, booted: bool) {
     if !image {
         return;
+    }
+    if booted {
+        let _ = scripts::run(paths, State::RollbackReboot, Moment::Leave);
     }
     for moment in [Moment::Enter, Moment::Leave] {
         let _ = scripts::run(paths, State::Failure, moment);

@@ -29,6 +29,7 @@ use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::store::{By, Reason, Store, StoreError, Undoing};
 use crate::checkpoint::{boot, release_reserve, state, store};
 use crate::log;
+use crate::modules;
 use crate::path::{self, Proof};
 use crate::paths::Paths;
 use crate::slots::switch::{self, Way};
@@ -122,7 +123,25 @@ pub fn run(paths: &Paths, store: &Store, mut undoing: Undoing, how: How) -> Resu
             Err(error) => log::say(error.to_string()),
         }
     }
+    let module = match &way {
+        Ok(Way::Here) if undoing.tries <= TRIES => {
+            modules::undo_change(paths, &manifest.id, first_line(&undoing.reason).as_str())
+        }
+        _ => Ok(None),
+    };
+    if matches!(module, Ok(Some(modules::Outcome::Reboots))) && may_switch {
+        undoing.switched = true;
+        store.note(&undoing)?;
+        return Ok(Ended::Rebooting);
+    }
     let mut undo = Undo::new(paths, store, &manifest, &undoing, how);
+    match module {
+        Ok(Some(modules::Outcome::Back { inconsistent: true, .. })) => {
+            undo.could_not("what an update module installed: it cannot roll back");
+        }
+        Ok(_) => {}
+        Err(error) => undo.could_not(format!("what an update module installed: {error}")),
+    }
     if undoing.tries > TRIES {
         undo.could_not(format!("it was begun {TRIES} times and never ended; the rest is left as it is"));
     } else {
@@ -154,7 +173,7 @@ pub fn run(paths: &Paths, store: &Store, mut undoing: Undoing, how: How) -> Resu
         log::say(format!("could not be put back: {line}"));
     }
     store.end(&undone)?;
-    switch::after_undo(paths, manifest.image);
+    switch::after_undo(paths, manifest.image, undoing.switched);
     boot::stop_timer(paths);
     log::say(format!(
         "undone: {} files, {} packages, {} units are as they were",
