@@ -6,7 +6,7 @@ import { mkdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
-const { VOLARY_PAGE_URL: url, VOLARY_PAGE_TOKEN: token, VOLARY_PAGE_OUT: out } = process.env;
+const { VOLARY_PAGE_URL: url, VOLARY_PAGE_USER: user, VOLARY_PAGE_PASSWORD: password, VOLARY_PAGE_OUT: out } = process.env;
 const load = createRequire(join(out, "package.json"));
 const { chromium } = load("playwright-core");
 const axe = load("axe-core");
@@ -15,6 +15,8 @@ const PAGES = {
   home: "/",
   alerts: "/alerts",
   events: "/events",
+  "events-of-people": "/events?people=true",
+  account: "/account",
   device: "/devices/dev-1?hours=1",
   promotion: "/promotion?from=development&to=canary",
   release: "/releases/v1.1",
@@ -49,6 +51,12 @@ const look = async (page, name, path) => {
   }
 };
 
+const signIn = async (page) => {
+  await page.fill("#user", user);
+  await page.fill("#password", password);
+  await page.click("main button");
+};
+
 for (const [size, viewport] of Object.entries(SIZES)) {
   for (const colorScheme of ["light", "dark"]) {
     const context = await browser.newContext({ viewport, colorScheme, ignoreHTTPSErrors: true });
@@ -59,9 +67,16 @@ for (const [size, viewport] of Object.entries(SIZES)) {
     });
     page.on("pageerror", (error) => faults.push(`${page.url()}: ${error}`));
     await look(page, `login-${size}-${colorScheme}`, "/login");
-    await page.fill("#token", token);
+    // Whoever is not signed in comes to the page that was wanted.
+    await page.goto(`${url}/alerts`);
+    await page.fill("#user", user);
+    await page.fill("#password", `${password}!`);
     await page.click("main button");
-    await page.waitForURL(`${url}/`);
+    await page.getByText("The user or the password is wrong").waitFor();
+    await look(page, `login-wrong-${size}-${colorScheme}`, page.url().slice(url.length));
+    await page.goto(`${url}/alerts`);
+    await signIn(page);
+    await page.waitForURL(`${url}/alerts`);
     for (const [name, path] of Object.entries(PAGES)) await look(page, `${name}-${size}-${colorScheme}`, path);
     await context.close();
   }
@@ -71,8 +86,7 @@ for (const [size, viewport] of Object.entries(SIZES)) {
 const context = await browser.newContext({ viewport: SIZES.desk, ignoreHTTPSErrors: true });
 const page = await context.newPage();
 await page.goto(`${url}/login`);
-await page.fill("#token", token);
-await page.click("main button");
+await signIn(page);
 await page.waitForURL(`${url}/`);
 await page.goto(`${url}/alerts`);
 await page.locator("summary", { hasText: "Silence for 2 h" }).first().click();
@@ -84,6 +98,23 @@ await page.getByText("looked at by a browser").first().waitFor();
 await page.goto(url + PAGES.promotion);
 await page.click("#merge");
 await page.waitForURL(`${url}/`);
+
+// Without JavaScript too: sign in, replace the password, sign out.
+const plain = await browser.newContext({ javaScriptEnabled: false, ignoreHTTPSErrors: true });
+const bare = await plain.newPage();
+await bare.goto(`${url}/account`);
+await signIn(bare);
+await bare.waitForURL(`${url}/account`);
+await bare.fill("#old", password);
+for (const field of ["#new", "#again"]) await bare.fill(field, `${password} 2`);
+await bare.click("main form button.primary");
+await bare.waitForURL(`${url}/account`);
+await bare.click("header form button");
+await bare.waitForURL(`${url}/login`);
+await bare.fill("#user", user);
+await bare.fill("#password", `${password} 2`);
+await bare.click("main button");
+await bare.waitForURL(`${url}/`);
 await browser.close();
 
 for (const fault of new Set(faults)) console.error(fault);

@@ -17,7 +17,8 @@ pub struct Config {
     pub server: String,
     /// The file with the PEM certificate of the server's authority, relative to this file.
     pub ca: PathBuf,
-    /// The token.
+    /// The token, or the secret of a session that `volary login` began.
+    #[serde(default)]
     pub token: String,
     /// The SSH key to sign with, relative to this file; git's own configuration if absent.
     #[serde(default)]
@@ -56,6 +57,22 @@ impl Connection {
         config.path = dir.join(path.file_name().unwrap_or_default());
         config.signing_key = config.signing_key.map(|key| dir.join(key));
         Ok(config)
+    }
+
+    /// Keeps another token, or none, in the file; all else in it stays as it is.
+    pub fn keep_token(&self, token: Option<&str>) -> Result<PathBuf, Failure> {
+        let path = self.config()?.path;
+        let text = volary_host::read_to_string(&path)?;
+        let others = text.lines().filter(|line| {
+            let key = line.split('=').next().unwrap_or_default().trim();
+            key != "token" || !line.contains('=')
+        });
+        let mut lines: Vec<String> = others.map(str::to_owned).collect();
+        if let Some(token) = token {
+            lines.push(format!("token = {token:?}"));
+        }
+        volary_host::write_atomic(&path, format!("{}\n", lines.join("\n")).as_bytes(), 0o600)?;
+        Ok(path)
     }
 
     /// A client for the configured server.

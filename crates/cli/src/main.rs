@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     alert, approve, archive, artifact, build, check, device, export_fleet, fleet, image, inventory, metrics,
-    release, rollout, server, simulate, source, status, token, verify, watch,
+    release, rollout, server, simulate, source, status, token, user, verify, watch,
 };
 use crate::config::Connection;
 use crate::failure::Failure;
@@ -101,6 +101,15 @@ enum Command {
     /// Give people and programs access
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Give people accounts with a password, and see who is signed in
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Sign in with a password; client.toml keeps the session
+    Login(user::LoginArgs),
+    /// End the session that client.toml keeps
+    Logout,
+    /// Show who you are for the server
+    Me,
     /// Show the server's own keys, as lines for .volary/allowed_signers
     ServerKeys,
     /// Make a new server
@@ -159,6 +168,10 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Simulate(args) => simulate::simulate(&args, out),
         Command::Watch(command) => watch::run(&command, &connection, out),
         Command::Token(command) => token::run(command, &connection, out),
+        Command::User(command) => user::run(command, &connection, out),
+        Command::Login(args) => user::login(&args, &connection, out),
+        Command::Logout => user::logout(&connection, out),
+        Command::Me => user::me(&connection, out),
         Command::ServerKeys => server::keys(&connection, out),
         Command::Init(args) => server::init(args, out),
         Command::Serve(args) => server::serve(args, out),

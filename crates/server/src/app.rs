@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{Notify, watch};
 use volary_host::Stop;
 use volary_model::{DeviceName, StageName};
-use volary_store::{Series, Store, StoreError};
+use volary_store::{By, Series, Store, StoreError};
 
 use crate::config::Config;
 use crate::depot::Depot;
@@ -14,7 +14,7 @@ use crate::export::Keeper;
 use crate::facts::{Judge, Judged, Judgement};
 use crate::feeds::RemoteWrites;
 use crate::fleet_view::FleetView;
-use crate::http::auth::Tokens;
+use crate::http::auth::{Person, Tokens};
 use crate::http::mender::Mender;
 use crate::images::Images;
 use crate::measured::Watched;
@@ -23,6 +23,7 @@ use crate::nudge::{Nudges, Outcomes};
 use crate::registry::Registry;
 use crate::rollouts::{Now, Rollouts};
 use crate::standing::Standings;
+use crate::throttle::Throttle;
 use crate::tls::authority::{self, Authority};
 use crate::tls::listener::CurrentCertificate;
 use crate::uploads::Uploads;
@@ -62,6 +63,10 @@ pub(crate) struct App {
     pub(crate) registry: Registry,
     /// The tokens in memory.
     pub(crate) tokens: Tokens,
+    /// Who gave wrong passwords how often.
+    pub(crate) throttle: Mutex<Throttle>,
+    /// How many passwords are looked at at once: each takes 19 MiB.
+    pub(crate) hashing: tokio::sync::Semaphore,
     /// The bells of the reconcilers.
     pub(crate) nudges: Nudges,
     /// How their last runs ended.
@@ -177,13 +182,27 @@ impl App {
         Ok(record.map(|record| judge.judge(record, self.registry.last_seen(name))))
     }
 
-    /// Adds an event. That it cannot be written must not undo what happened.
+    /// Adds an event that no person caused. That it cannot be written must not undo what happened.
     pub(crate) async fn event(&self, kind: &str, subject: &str, text: &str) {
-        tracing::info!(kind, subject, "{text}");
+        self.add_event(kind, subject, text, None).await;
+    }
+
+    /// Adds an event to the record of what people did.
+    pub(crate) async fn event_by(&self, person: &Person, kind: &str, subject: &str, text: &str) {
+        self.add_event(kind, subject, text, Some(&person.by())).await;
+    }
+
+    /// As [`Self::event_by`], for somebody who is only just signed in.
+    pub(crate) async fn event_by_record(&self, by: &By, kind: &str, subject: &str, text: &str) {
+        self.add_event(kind, subject, text, Some(by)).await;
+    }
+
+    async fn add_event(&self, kind: &str, subject: &str, text: &str, by: Option<&By>) {
+        tracing::info!(kind, subject, by = by.map(|by| &by.name), how = by.map(|by| &by.how), "{text}");
         if kind.starts_with("build-") {
             self.nudges.statuses.notify_one();
         }
-        if let Err(error) = self.store.add_event(volary_host::now(), kind, subject, text).await {
+        if let Err(error) = self.store.add_event(volary_host::now(), kind, subject, text, by).await {
             tracing::error!(%error, kind, subject, "an event is lost");
         }
     }

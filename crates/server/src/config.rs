@@ -12,6 +12,7 @@ use volary_model::{Architecture, SourceName};
 use crate::ServerError;
 use crate::export::ExportConfig;
 use crate::feeds::FeedsConfig;
+use crate::login_config::LoginConfig;
 use crate::metrics_config::MetricsConfig;
 use crate::status_hook::StatusHook;
 
@@ -53,6 +54,7 @@ const KEYS: &[&str] = &[
     "export",
     "alerts",
     "feeds",
+    "login",
 ];
 
 /// The configuration of a server.
@@ -162,6 +164,9 @@ pub struct Config {
     /// Who is told of alerts and measurements.
     #[serde(default, skip_serializing_if = "FeedsConfig::is_default")]
     pub feeds: FeedsConfig,
+    /// How people sign in.
+    #[serde(default, skip_serializing_if = "LoginConfig::is_default")]
+    pub login: LoginConfig,
 }
 
 /// How patient alerts are.
@@ -359,6 +364,7 @@ impl Config {
             exports: Vec::new(),
             alerts: AlertConfig::default(),
             feeds: FeedsConfig::default(),
+            login: LoginConfig::default(),
         }
     }
 
@@ -494,6 +500,7 @@ impl Config {
             return Err("mender.poll and mender.link_hours must be at least 1".into());
         }
         self.metrics.check()?;
+        self.login.check()?;
         for (name, signer) in &self.signers {
             if signer.command.first().is_none_or(String::is_empty) {
                 return Err(format!("signers.{name}: command names no program"));
@@ -589,6 +596,8 @@ mod tests {
         check(&format!("{GOOD}[mender]\nenabled = true\n"), "unknown field `enabled`");
         check(&format!("{GOOD}[metrics]\nraw_hours = 1\n"), "metrics.raw_hours must be");
         check(&format!("{GOOD}[metrics]\nhours = 1\n"), "unknown field `hours`");
+        check(&format!("{GOOD}[login]\nsession_hours = 0\n"), "login.session_hours must be 1 to");
+        check(&format!("{GOOD}[login]\nhours = 1\n"), "unknown field `hours`");
         check(&format!("{GOOD}[images]\nkey = \"x\"\n"), "unknown field `key`");
         let feed = |text: &str| format!("{GOOD}{text}\n");
         check(&feed("[feeds.webhok.x]\nurl = \"https://x\""), "webhok");

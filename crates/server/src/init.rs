@@ -254,7 +254,7 @@ fn first_records(layout: &Layout, token: &str) -> Result<(), ServerError> {
         let store = Store::open(&layout.database()).await?;
         let now = volary_host::now();
         store.add_token("admin", role_text(Role::Admin), &hash(token), None, now).await?;
-        store.add_event(now, "server-made", "server", "this server was made").await?;
+        store.add_event(now, "server-made", "server", "this server was made", None).await?;
         store.close().await;
         Ok(())
     })

@@ -7,6 +7,7 @@
 
 #![warn(missing_docs)]
 
+mod accounts;
 mod app;
 mod archive_users;
 mod config;
@@ -29,6 +30,7 @@ mod images;
 mod init;
 mod key_holders;
 mod layout;
+mod login_config;
 mod measured;
 mod measurements;
 mod mender;
@@ -45,9 +47,11 @@ mod rollouts;
 mod serve;
 mod standing;
 mod status_hook;
+mod throttle;
 mod tls;
 mod uploads;
 
+pub use accounts::{UserChange, change_user, users};
 pub use config::{AlertConfig, Config, Gc, ImageConfig, MenderConfig, SignerConfig};
 pub use error::ServerError;
 pub use export::{ExportConfig, ExportEvent, ExportFailure, ExportRun, export, verify_export};
@@ -59,6 +63,7 @@ pub use gates::{GateError, gates};
 pub use hook::{PushRefused, pre_receive};
 pub use init::{InitOptions, Initialised, init};
 pub use layout::Layout;
+pub use login_config::LoginConfig;
 pub use metrics_config::MetricsConfig;
 pub use serve::{Running, ServeOptions, serve};
 pub use status_hook::{HookKind, StatusHook};

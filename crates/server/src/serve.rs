@@ -32,6 +32,9 @@ use crate::{Layout, ServerError, feeds, http, init, reconcile};
 /// How many packs for devices are made at once.
 const PACKS: usize = 4;
 
+/// How many passwords are looked at at once.
+const HASHING: usize = 2;
+
 /// How long what still runs may take at the end; a build goes on only after the next start.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -146,6 +149,8 @@ async fn start(
         stop: stopping.clone(),
         registry: Registry::default(),
         tokens: Tokens::default(),
+        throttle: Mutex::default(),
+        hashing: Semaphore::new(HASHING),
         nudges: Nudges::default(),
         outcomes: Outcomes::default(),
         asked_to_poll: Mutex::default(),

@@ -1,4 +1,4 @@
-//! What happened, in order.
+//! What happened, in order, and who did it.
 
 use jiff::Timestamp;
 
@@ -7,6 +7,9 @@ use crate::{Store, StoreError};
 
 /// Older events than this many are forgotten; a busy fleet writes some hundred a day.
 const KEEP: i64 = 100_000;
+
+/// What people did is kept for so many events: years, even where devices write a thousand a day.
+const KEEP_CHANGES: i64 = 2_000_000;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +24,23 @@ pub struct Event {
     pub subject: String,
     /// One sentence.
     pub text: String,
+    /// Who did it, if it was a person.
+    pub by: Option<By>,
 }
+
+/// A person as records name them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct By {
+    /// The name of their account or token, or what their provider says.
+    pub name: String,
+    /// How they had signed in, as the server writes it: `token`, `password`, `oidc`.
+    pub how: String,
+    /// What their provider calls them, which never changes.
+    pub subject: Option<String>,
+}
+
+/// Id, time, kind, subject, text, and who: name, how, subject.
+type Row = (i64, i64, String, String, String, Option<String>, Option<String>, Option<String>);
 
 impl Store {
     /// Adds an event.
@@ -34,35 +53,53 @@ impl Store {
         kind: &str,
         subject: &str,
         text: &str,
+        by: Option<&By>,
     ) -> Result<i64, StoreError> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let id: i64 = sqlx::query_scalar(
-            "INSERT INTO events (at, kind, subject, text) VALUES ($1, $2, $3, $4) RETURNING id",
+            "INSERT INTO events (at, kind, subject, text, by_name, by_how, by_subject)
+             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
         )
         .bind(ms(at))
         .bind(kind)
         .bind(subject)
         .bind(text)
+        .bind(by.map(|by| &by.name))
+        .bind(by.map(|by| &by.how))
+        .bind(by.and_then(|by| by.subject.as_ref()))
         .fetch_one(&mut *tx)
         .await?;
-        sqlx::query("DELETE FROM events WHERE id <= $1").bind(id - KEEP).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM events WHERE id > $1 AND id <= $2 AND by_name IS NULL")
+            // The range was emptied before, but for what people did; looking at it again costs nothing.
+            .bind(id - KEEP - 1_000)
+            .bind(id - KEEP)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("DELETE FROM events WHERE id <= $1").bind(id - KEEP_CHANGES).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(id)
     }
 
-    /// The newest `limit` events, newest first.
+    /// The newest `limit` events, newest first; only what people did if `by_people`.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn events(&self, limit: u32) -> Result<Vec<Event>, StoreError> {
-        let rows: Vec<(i64, i64, String, String, String)> =
-            sqlx::query_as("SELECT id, at, kind, subject, text FROM events ORDER BY id DESC LIMIT $1")
-                .bind(i64::from(limit))
-                .fetch_all(&self.reader)
-                .await?;
-        Ok(rows
-            .into_iter()
-            .map(|(id, at, kind, subject, text)| Event { id, at: time(at), kind, subject, text })
-            .collect())
+    pub async fn events(&self, limit: u32, by_people: bool) -> Result<Vec<Event>, StoreError> {
+        let only = if by_people { "WHERE by_name IS NOT NULL" } else { "" };
+        let text = format!(
+            "SELECT id, at, kind, subject, text, by_name, by_how, by_subject FROM events {only}
+             ORDER BY id DESC LIMIT $1"
+        );
+        let rows: Vec<Row> =
+            sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(i64::from(limit)).fetch_all(&self.reader).await?;
+        let event = |(id, at, kind, subject, text, name, how, by_subject): Row| Event {
+            id,
+            at: time(at),
+            kind,
+            subject,
+            text,
+            by: name.map(|name| By { name, how: how.unwrap_or_default(), subject: by_subject }),
+        };
+        Ok(rows.into_iter().map(event).collect())
     }
 }

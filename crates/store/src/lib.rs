@@ -1,4 +1,4 @@
-//! The server's records: sources, builds, images, devices, reports, alerts, tokens, events.
+//! The server's records: sources, builds, images, devices, reports, alerts, tokens, users, events.
 //!
 //! One SQLite file in write-ahead mode, one writer and a few readers. No SQL leaves this crate;
 //! what comes out are typed records. The statements use `$1` and no dialect, so that PostgreSQL
@@ -27,13 +27,14 @@ mod source;
 mod status;
 mod token;
 mod turn;
+mod user;
 
 pub use alert::{AlertChange, AlertStep, NewSilence, StoredAlert, StoredSilence};
 pub use branch::Branch;
 pub use build::{Build, BuildState, NewBuild};
 pub use db::{Store, StoreError};
 pub use device::{Client, Device, DeviceState, Enrolling, Enrolment, JoinRefusal};
-pub use event::Event;
+pub use event::{By, Event};
 pub use feed::{FeedRecord, Leaves, Message, NewMessage};
 pub use image::{Added, Image};
 pub use mender::{Deployment, DeploymentState, MenderDevice};
@@ -49,3 +50,4 @@ pub use source::Source;
 pub use status::{Status, Untold};
 pub use token::Token;
 pub use turn::{NewTurn, Turn};
+pub use user::{NewSession, Session, User};

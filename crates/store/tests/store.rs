@@ -339,11 +339,11 @@ fn tokens_settings_branches_and_events_come_back() {
         assert!(!store.branch_seen("master", &commit('a'), at(2)).await.unwrap());
         assert_eq!(store.branches().await.unwrap()[0].moved_at, at(1));
 
-        store.add_event(at(0), "release-cut", "v1.0", "v1.0 was cut").await.unwrap();
-        store.add_event(at(0) + SignedDuration::from_secs(1), "x", "y", "z").await.unwrap();
+        store.add_event(at(0), "release-cut", "v1.0", "v1.0 was cut", None).await.unwrap();
+        store.add_event(at(0) + SignedDuration::from_secs(1), "x", "y", "z", None).await.unwrap();
         let reader = Store::open_read_only(&path).await.unwrap();
-        assert_eq!(reader.events(10).await.unwrap()[0].kind, "x");
-        assert!(reader.add_event(at(0), "a", "b", "c").await.is_err(), "it is opened to read only");
+        assert_eq!(reader.events(10, false).await.unwrap()[0].kind, "x");
+        assert!(reader.add_event(at(0), "a", "b", "c", None).await.is_err(), "it is opened to read only");
     });
 }
 

@@ -17,6 +17,7 @@ pub mod mirror;
 pub mod rollout;
 pub mod status;
 pub mod upkeep;
+pub mod user;
 
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /api/v1/status` | → [`Status`] |
 //! | `GET /api/v1/trace?package=P&version=V` | → [`Trace`] |
-//! | `GET /api/v1/events?limit=N` | → `Vec<`[`Event`]`>`, newest first |
+//! | `GET /api/v1/events?limit=N&people=BOOL` | → `Vec<`[`Event`]`>`, newest first; `people=true`: only what people did |
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use super::build::{Build, Source};
 use super::device::Report;
 use super::image::PinnedImage;
 use super::rollout::Rollout;
+use super::user::How;
 
 /// The chain from left to right.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -204,4 +205,19 @@ pub struct Event {
     pub subject: String,
     /// One sentence.
     pub text: String,
+    /// Who did it, if it was a person or a program with a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<By>,
+}
+
+/// A person, or a program with a token, as records name them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct By {
+    /// The name of the account or token, or what the provider says.
+    pub name: String,
+    /// How they had signed in.
+    pub how: How,
+    /// What the provider calls them; it never changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use volary_api::client::Client;
 use volary_api::v1::archive::Pin;
-use volary_api::v1::fleet::{Promotion, Say, Verdict};
+use volary_api::v1::fleet::{Promote, Promoted, Promotion, Say, Verdict};
 use volary_api::v1::image::{Image, ImageChange, PinnedImage};
 use volary_fleet::{
     APPROVAL_REFS, EVIDENCE_REF, FleetConfig, FleetLock, LockedImage, LockedRelease, STAGE_TRAILER,
@@ -71,6 +71,9 @@ pub struct PromoteArgs {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
+    /// Let the server merge and sign, where `promote` in volary.yml allows it: as the button of the page
+    #[arg(long, conflicts_with = "overrides")]
+    by_server: bool,
     /// Merge although this gate does not say go; the reason stays in the history for ever
     #[arg(long = "override", value_name = "GATE=REASON")]
     overrides: Vec<String>,
@@ -263,6 +266,9 @@ pub(super) fn read_fleet(work: &WorkDir) -> Result<FleetConfig, Failure> {
 pub fn promote(args: &PromoteArgs, connection: &Connection, out: &Out) -> Result<(), Failure> {
     let config = connection.config()?;
     let client = connection.client()?;
+    if args.by_server {
+        return promote_by_server(args, &client, out);
+    }
     let work = WorkDir::find()?;
     work.fetch()?;
     let fleet = read_fleet(&work)?;
@@ -293,6 +299,28 @@ pub fn promote(args: &PromoteArgs, connection: &Connection, out: &Out) -> Result
         return Err(Failure::no("nothing was merged", None));
     }
     merge(&work, &config, &promotion, &branch, &trailers, out)
+}
+
+/// What the button of the page does. It needs no clone: the gates are asked and the merge is signed there.
+fn promote_by_server(args: &PromoteArgs, client: &Client, out: &Out) -> Result<(), Failure> {
+    let promotion: Promotion = client.get(&format!("/api/v1/promotion?from={}&to={}", args.from, args.to))?;
+    if args.dry_run || promotion.up_to_date {
+        out.show(&promotion, |promotion| show(promotion, out));
+        return Ok(());
+    }
+    if !out.is_json() {
+        show(&promotion, out);
+    }
+    let question = format!("let the server merge this into {}? [y/N] ", promotion.to);
+    if !args.yes && !confirmed(&question, "merge")? {
+        return Err(Failure::no("nothing was merged", None));
+    }
+    let asked = Promote { from: args.from.clone(), to: args.to.clone(), commit: promotion.commit };
+    let promoted: Promoted = client.post("/api/v1/promotion", &asked)?;
+    out.show(&promoted, |promoted| {
+        out.line(format!("{} is at {}, merged by the server", args.to, promoted.merge.short()));
+    });
+    Ok(())
 }
 
 pub(super) fn stage_names(fleet: &FleetConfig) -> String {

@@ -30,6 +30,7 @@ pub mod simulate;
 pub mod source;
 pub mod status;
 pub mod token;
+pub mod user;
 pub mod verify;
 pub mod watch;
 

@@ -6,7 +6,7 @@ use volary_api::v1::status::{Condition, Device, Event, HeldTurn, Stage, Status, 
 use volary_model::{Architecture, StageName};
 use volary_plan::text;
 
-use super::{build, encode, release};
+use super::{build, encode, release, user};
 use crate::config::Connection;
 use crate::failure::Failure;
 use crate::out::{Out, Tone, ago, ago_or_dash};
@@ -39,6 +39,9 @@ pub struct EventsArgs {
     /// How many
     #[arg(long, default_value_t = 30)]
     limit: u32,
+    /// Only what people and programs with a token did
+    #[arg(long)]
+    people: bool,
 }
 
 /// Runs `volary status`.
@@ -248,13 +251,20 @@ fn journey(trace: &Trace, out: &Out) {
 
 /// Runs `volary events`.
 pub fn events(args: &EventsArgs, connection: &Connection, out: &Out) -> Result<(), Failure> {
-    let events: Vec<Event> = connection.client()?.get(&format!("/api/v1/events?limit={}", args.limit))?;
+    let events: Vec<Event> = {
+        let people = args.people;
+        connection.client()?.get(&format!("/api/v1/events?limit={}&people={people}", args.limit))?
+    };
     out.show(&events, |events| {
         let rows = events
             .iter()
-            .map(|event| vec![ago(event.at), event.kind.clone(), event.subject.clone(), event.text.clone()])
+            .map(|event| {
+                let by = event.by.as_ref().map(|by| format!("{} ({})", by.name, user::how(by.how)));
+                let by = by.unwrap_or_else(|| "–".into());
+                vec![ago(event.at), event.kind.clone(), event.subject.clone(), by, event.text.clone()]
+            })
             .collect();
-        out.table(&["WHEN", "WHAT", "OF", ""], rows, "nothing has happened yet");
+        out.table(&["WHEN", "WHAT", "OF", "BY", ""], rows, "nothing has happened yet");
     });
     Ok(())
 }

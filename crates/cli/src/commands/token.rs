@@ -83,7 +83,7 @@ pub fn run(command: TokenCommand, connection: &Connection, out: &Out) -> Result<
                 let rows = tokens
                     .iter()
                     .map(|token| {
-                        let role = format!("{:?}", token.role).to_lowercase();
+                        let role = role_word(token.role).to_owned();
                         let (made, used) = (ago(token.created_at), ago_or_dash(token.used_at));
                         vec![token.name.clone(), role, limits(token.limits.as_ref()), made, used]
                     })
@@ -97,6 +97,18 @@ pub fn run(command: TokenCommand, connection: &Connection, out: &Out) -> Result<
         }
     }
     Ok(())
+}
+
+/// A role as the command line spells it.
+pub fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Admin => "admin",
+        Role::ReleaseManager => "release-manager",
+        Role::Operator => "operator",
+        Role::Developer => "developer",
+        Role::Viewer => "viewer",
+        Role::Upload => "upload",
+    }
 }
 
 fn limits(limits: Option<&UploadLimits>) -> String {

@@ -169,7 +169,7 @@ pub(crate) async fn make_silence(
         list(&matchers),
         text::duration(Duration::from_secs(request.seconds))
     );
-    app.event("alert-silenced", &id.to_string(), &text).await;
+    app.event_by(person, "alert-silenced", &id.to_string(), &text).await;
     app.nudges.alerts.notify_one();
     app.nudges.feeds.notify_waiters();
     let stored = StoredSilence { id, made, created_at: now, ended_by: None };
@@ -199,7 +199,7 @@ pub(crate) async fn end_silence(app: &App, person: &Person, id: &str) -> Result<
     let silence = wire_silence(ended)?;
     let text =
         format!("{} ended the silence of {} by {}", person.name, silence.matchers.join(" "), silence.author);
-    app.event("alert-unsilenced", &id.to_string(), &text).await;
+    app.event_by(person, "alert-unsilenced", &id.to_string(), &text).await;
     app.nudges.alerts.notify_one();
     app.nudges.feeds.notify_waiters();
     Ok(silence)

@@ -181,7 +181,7 @@ async fn include_dir(
         Err(refusal) => {
             if refusal.status() == StatusCode::UNPROCESSABLE_ENTITY {
                 let text = format!("an upload by {} was refused: {}", person.name, refusal.sentence());
-                app.event("upload-refused", &person.name, &text).await;
+                app.event_by(person, "upload-refused", &person.name, &text).await;
             }
             return Err(refusal);
         }
@@ -202,11 +202,18 @@ async fn tell(app: &App, person: &Person, added: &[Package]) {
             "{} {} ({}) was included by {}",
             package.name, package.version, package.architecture, person.name
         );
-        app.event("package-included", &format!("{}={}", package.name, package.version), &text).await;
+        app.event_by(person, "package-included", &format!("{}={}", package.name, package.version), &text)
+            .await;
     }
     if added.len() > EVENTS {
         let more = volary_plan::text::count(added.len() - EVENTS, "more package");
-        app.event("package-included", "rolling", &format!("{more} were included by {}", person.name)).await;
+        app.event_by(
+            person,
+            "package-included",
+            "rolling",
+            &format!("{more} were included by {}", person.name),
+        )
+        .await;
     }
 }
 
@@ -319,7 +326,7 @@ pub(crate) async fn cut(
     let packages = release.revisions.first().map_or(0, |revision| revision.packages);
     let count = volary_plan::text::count(packages as usize, "package");
     let text = format!("{} was cut from rolling with {count} by {}", release.name, person.name);
-    app.event("release-cut", release.name.as_str(), &text).await;
+    app.event_by(&person, "release-cut", release.name.as_str(), &text).await;
     Ok(Json(release))
 }
 
@@ -339,7 +346,7 @@ pub(crate) async fn pick(
         let asked = request.packages.join(", ");
         let along = if along.is_empty() { String::new() } else { format!(", with {}", along.join(", ")) };
         let text = format!("{} was made by picking {asked}{along} by {}", picked.release, person.name);
-        app.event("release-picked", &picked.release.to_string(), &text).await;
+        app.event_by(&person, "release-picked", &picked.release.to_string(), &text).await;
     }
     Ok(Json(picked))
 }
@@ -359,7 +366,7 @@ pub(crate) async fn freeze(
     .await??;
     if before.frozen_at.is_none() {
         let text = format!("{} was frozen by {}", after.name, person.name);
-        app.event("release-frozen", after.name.as_str(), &text).await;
+        app.event_by(&person, "release-frozen", after.name.as_str(), &text).await;
         app.nudges.suites.notify_one();
     }
     Ok(Json(after))

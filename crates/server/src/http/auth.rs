@@ -1,4 +1,4 @@
-//! Who asks, and may they: people and programs by token, devices by certificate.
+//! Who asks, and may they: people by session, people and programs by token, devices by certificate.
 
 use std::sync::{Arc, RwLock};
 
@@ -6,10 +6,12 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use base64::Engine;
+use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 use volary_api::v1::fleet::{Role, UploadLimits};
+use volary_api::v1::user::How;
 use volary_model::Digest;
-use volary_store::{Store, StoreError, Token};
+use volary_store::{By, Store, StoreError, Token};
 
 use crate::app::App;
 use crate::http::refusal::Refusal;
@@ -18,6 +20,9 @@ use crate::tls::listener::Peer;
 
 /// The name of the browser's cookie.
 pub(crate) const COOKIE: &str = "volary_token";
+
+/// That a session is used is noted so often: each note is a write.
+const NOTED: SignedDuration = SignedDuration::from_mins(10);
 
 /// What roles are called in records.
 const ROLES: [(Role, &str); 6] = [
@@ -39,6 +44,24 @@ pub(crate) fn role_from(text: &str) -> Role {
     ROLES.iter().find(|(_, word)| *word == text).map_or(Role::Viewer, |(role, _)| *role)
 }
 
+/// The record's word for how somebody signed in.
+pub(crate) fn how_text(how: How) -> &'static str {
+    match how {
+        How::Token => "token",
+        How::Password => "password",
+        How::Oidc => "oidc",
+    }
+}
+
+/// How somebody signed in, from a record.
+pub(crate) fn how_from(text: &str) -> How {
+    match text {
+        "password" => How::Password,
+        "oidc" => How::Oidc,
+        _ => How::Token,
+    }
+}
+
 /// The limits of a record. Limits that cannot be read let nothing through.
 pub(crate) fn limits_from(text: Option<&str>) -> UploadLimits {
     let nothing = || UploadLimits { packages: vec![String::new()], ..UploadLimits::default() };
@@ -57,7 +80,7 @@ pub(crate) fn hash(secret: &str) -> Digest {
 }
 
 /// Whether two secrets are the same. Looks at all bytes, so that the time tells nothing.
-fn same(one: &[u8], other: &[u8]) -> bool {
+pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b)) == 0
 }
 
@@ -90,6 +113,9 @@ impl Tokens {
                     name: token.name.clone(),
                     role: role_from(&token.role),
                     limits: limits_from(token.limits.as_deref()),
+                    how: How::Token,
+                    subject: None,
+                    session: None,
                 });
             }
         }
@@ -97,18 +123,54 @@ impl Tokens {
     }
 }
 
-/// A person or program with a token.
+/// A person who is signed in, or a person or program with a token.
 #[derive(Debug, Clone)]
 pub(crate) struct Person {
-    /// The token's name.
+    /// The name of the token or account, or what the provider says.
     pub(crate) name: String,
-    /// What it may do.
+    /// What they may do.
     pub(crate) role: Role,
-    /// What it may upload, if it may do nothing else.
+    /// What they may upload, if they may do nothing else.
     pub(crate) limits: UploadLimits,
+    /// How they signed in.
+    pub(crate) how: How,
+    /// What the provider calls them.
+    pub(crate) subject: Option<String>,
+    /// Their session; a token has none.
+    pub(crate) session: Option<Session>,
+}
+
+/// A session that goes on.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    pub(crate) id: i64,
+    /// The account on this server, if the person has one.
+    pub(crate) account: Option<String>,
+    pub(crate) expires_at: Timestamp,
 }
 
 impl Person {
+    /// The person of a record.
+    fn of_session(session: volary_store::Session) -> Self {
+        Self {
+            name: session.person,
+            role: role_from(&session.role),
+            limits: UploadLimits::default(),
+            how: how_from(&session.how),
+            subject: session.subject,
+            session: Some(Session {
+                id: session.id,
+                account: session.account,
+                expires_at: session.expires_at,
+            }),
+        }
+    }
+
+    /// As records name them.
+    pub(crate) fn by(&self) -> By {
+        By { name: self.name.clone(), how: how_text(self.how).into(), subject: self.subject.clone() }
+    }
+
     /// Refuses a person whose role does not allow what `least` allows.
     pub(crate) fn must_be(&self, least: Role) -> Result<(), Refusal> {
         if self.may(least) { Ok(()) } else { self.lacks(least) }
@@ -136,23 +198,48 @@ impl Person {
 
     fn lacks(&self, needed: Role) -> Result<(), Refusal> {
         let (own, needed) = (role_text(self.role), role_text(needed));
-        Err(Refusal::new(StatusCode::FORBIDDEN, format!("the token {:?} is a {own}'s", self.name))
-            .help(format!("this needs the role {needed}; an administrator makes one with: volary token add NAME --role {needed}")))
+        let (who, remedy) = match self.how {
+            How::Token => (
+                format!("the token {:?} is a {own}'s", self.name),
+                format!("makes one with: volary token add NAME --role {needed}"),
+            ),
+            How::Password => (
+                format!("{} is a {own}", self.name),
+                format!("gives it with: volary user role {} {needed}", self.name),
+            ),
+            How::Oidc => (
+                format!("{} is a {own}", self.name),
+                "gives it by a group, with [oidc.roles] in server.toml".to_owned(),
+            ),
+        };
+        Err(Refusal::new(StatusCode::FORBIDDEN, who)
+            .help(format!("this needs the role {needed}; an administrator {remedy}")))
     }
 }
 
-/// The person behind a request, if the credentials are those of a known token.
-pub(crate) fn person(app: &App, method: &Method, headers: &HeaderMap) -> Result<Person, Refusal> {
+/// The person behind a request, if the credentials are those of a session or a known token.
+pub(crate) async fn person(app: &App, method: &Method, headers: &HeaderMap) -> Result<Person, Refusal> {
     let Some(secret) = secret(method, headers) else {
-        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "this needs a token")
-            .help("give it as \"Authorization: Bearer TOKEN\", or as the password for git"));
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "this needs a token").help(
+            "give it as \"Authorization: Bearer TOKEN\", or as the password for git; or: volary login",
+        ));
     };
-    let person = app.tokens.find(&secret).ok_or_else(|| {
-        Refusal::new(StatusCode::UNAUTHORIZED, "the token is not known to this server")
-            .help("it may have been revoked; an administrator makes one with: volary token add NAME")
+    let now = volary_host::now();
+    if let Some(person) = app.tokens.find(&secret) {
+        app.registry.token_used(&person.name, now);
+        return Ok(person);
+    }
+    // By its hash, which no time that a look-up takes can tell anything about.
+    let session = app.store.session(&hash(&secret), now).await?.ok_or_else(|| {
+        Refusal::new(StatusCode::UNAUTHORIZED, "the token is not known to this server").help(
+            "it was revoked, or the session is over: volary login; an administrator makes tokens with: \
+             volary token add NAME",
+        )
     })?;
-    app.registry.token_used(&person.name, volary_host::now());
-    Ok(person)
+    if now.duration_since(session.used_at) >= NOTED {
+        app.store.session_used(session.id, now).await?;
+    }
+    Ok(Person::of_session(session))
 }
 
 /// What a form of the page must carry to show that it came from the page: another site can make a browser
@@ -163,13 +250,17 @@ pub(crate) fn csrf(headers: &HeaderMap) -> Option<String> {
 }
 
 /// The person who clicked a button of the page.
-pub(crate) fn person_who_clicked(app: &App, headers: &HeaderMap, given: &str) -> Result<Person, Refusal> {
+pub(crate) async fn person_who_clicked(
+    app: &App,
+    headers: &HeaderMap,
+    given: &str,
+) -> Result<Person, Refusal> {
     let wanted = csrf(headers).unwrap_or_default();
     if wanted.is_empty() || !same(wanted.as_bytes(), given.as_bytes()) {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "this did not come from a page of this server")
             .help("load the page again"));
     }
-    person(app, &Method::GET, headers)
+    person(app, &Method::GET, headers).await
 }
 
 fn secret(method: &Method, headers: &HeaderMap) -> Option<String> {
@@ -195,7 +286,7 @@ fn secret(method: &Method, headers: &HeaderMap) -> Option<String> {
     cookie(headers)
 }
 
-fn cookie(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn cookie(headers: &HeaderMap) -> Option<String> {
     headers
         .get_all(header::COOKIE)
         .iter()
@@ -214,12 +305,23 @@ macro_rules! role_extractor {
             type Rejection = Refusal;
 
             async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
-                let person = person(app, &parts.method, &parts.headers)?;
+                let person = person(app, &parts.method, &parts.headers).await?;
                 person.must_be($role)?;
                 Ok(Self(person))
             }
         }
     };
+}
+
+/// Anybody whom the server knows, whatever they may do.
+pub(crate) struct Anybody(pub(crate) Person);
+
+impl FromRequestParts<Arc<App>> for Anybody {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+        Ok(Self(person(app, &parts.method, &parts.headers).await?))
+    }
 }
 
 role_extractor!(
@@ -234,7 +336,7 @@ impl FromRequestParts<Arc<App>> for Uploader {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
-        let person = person(app, &parts.method, &parts.headers)?;
+        let person = person(app, &parts.method, &parts.headers).await?;
         person.must_upload()?;
         Ok(Self(person))
     }

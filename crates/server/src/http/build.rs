@@ -82,7 +82,8 @@ pub(crate) async fn add_source(
         return Err(Refusal::conflict(format!("a source {} is registered already", request.name))
             .help(format!("remove it first with: volary source remove {}", request.name)));
     }
-    app.event(
+    app.event_by(
+        &person,
         "source-added",
         request.name.as_str(),
         &format!("{} was registered by {}", request.name, person.name),
@@ -109,7 +110,13 @@ pub(crate) async fn remove_source(
     let source: SourceName = name(&source)?;
     find_source(&app, &source).await?;
     app.store.remove_source(&source, volary_host::now()).await?;
-    app.event("source-removed", source.as_str(), &format!("{source} was removed by {}", person.name)).await;
+    app.event_by(
+        &person,
+        "source-removed",
+        source.as_str(),
+        &format!("{source} was removed by {}", person.name),
+    )
+    .await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -297,7 +304,7 @@ pub(crate) async fn cancel(
         })?;
     app.running.stop(build.id);
     let text = format!("{} {}: {reason}", build.source, build.commit.short());
-    app.event("build-cancelled", &id, &text).await;
+    app.event_by(&person, "build-cancelled", &id, &text).await;
     app.nudges.builds.notify_one();
     Ok(Json(api_build(cancelled)))
 }

@@ -23,7 +23,7 @@ use crate::fleet_view;
 use crate::gates::GateError;
 use crate::http::archive::archive_limits;
 use crate::http::auth::{
-    Admin, Operator, ReleaseManager, Viewer, hash, limits_from, new_secret, role_from, role_text,
+    Admin, Operator, Person, ReleaseManager, Viewer, hash, limits_from, new_secret, role_from, role_text,
 };
 use crate::http::input::{Input, blocking, name};
 use crate::http::refusal::Refusal;
@@ -66,12 +66,6 @@ pub(crate) async fn device(
     let device: DeviceName = name(&device)?;
     let judged = app.device(&device).await?.ok_or_else(|| no_device(&device))?;
     Ok(Json(judged.into_api()))
-}
-
-/// How much is asked for.
-#[derive(Deserialize)]
-pub(crate) struct LimitQuery {
-    pub(crate) limit: Option<u32>,
 }
 
 /// Which reports, and how many.
@@ -118,7 +112,7 @@ pub(crate) async fn accept(
     }
     app.registry.refresh(&app.store, &device).await?;
     let text = format!("{device} was accepted into {} by {}", request.stage, person.name);
-    app.event("device-accepted", device.as_str(), &text).await;
+    app.event_by(&person, "device-accepted", device.as_str(), &text).await;
     app.nudges.devices.notify_one();
     Ok(StatusCode::NO_CONTENT)
 }
@@ -163,7 +157,7 @@ pub(crate) async fn reject(
     }
     app.registry.refresh(&app.store, &device).await?;
     let text = format!("{device} was rejected by {}", person.name);
-    app.event("device-rejected", device.as_str(), &text).await;
+    app.event_by(&person, "device-rejected", device.as_str(), &text).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -180,7 +174,7 @@ pub(crate) async fn remove(
     app.registry.refresh(&app.store, &device).await?;
     app.series.forget(&device).await?;
     let text = format!("{device} was removed by {}", person.name);
-    app.event("device-removed", device.as_str(), &text).await;
+    app.event_by(&person, "device-removed", device.as_str(), &text).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -212,7 +206,7 @@ pub(crate) async fn device_token(
         person.name,
         volary_plan::text::count(request.uses as usize, "device")
     );
-    app.event("token-made", request.stage.as_str(), &text).await;
+    app.event_by(&person, "token-made", request.stage.as_str(), &text).await;
     let token = JoinToken {
         server: app.url.clone(),
         ca: app.authority.certificate().to_owned(),
@@ -288,7 +282,7 @@ pub(crate) async fn add_token(
     app.tokens.load(&app.store).await?;
     let may = limits.map(|_| format!(", for {known}")).unwrap_or_default();
     let text = format!("{} got a token as {role} from {}{may}", request.name, person.name);
-    app.event("token-made", &request.name, &text).await;
+    app.event_by(&person, "token-made", &request.name, &text).await;
     Ok(Json(TokenSecret { name: request.name, secret }))
 }
 
@@ -301,7 +295,8 @@ pub(crate) async fn remove_token(
     let tokens = app.store.tokens().await?;
     let admins = tokens.iter().filter(|token| role_from(&token.role) == Role::Admin);
     let others = admins.filter(|admin| admin.name != token).count();
-    if others == 0 {
+    let users = app.store.users().await?;
+    if others == 0 && !users.iter().any(|user| role_from(&user.role) == Role::Admin) {
         return Err(Refusal::conflict("this is the last administrator's token")
             .help("make another first: volary token add NAME --role admin"));
     }
@@ -310,7 +305,13 @@ pub(crate) async fn remove_token(
             .help("see them with: volary token list"));
     }
     app.tokens.load(&app.store).await?;
-    app.event("token-removed", &token, &format!("the token {token} was removed by {}", person.name)).await;
+    app.event_by(
+        &person,
+        "token-removed",
+        &token,
+        &format!("the token {token} was removed by {}", person.name),
+    )
+    .await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -340,17 +341,18 @@ pub(crate) async fn promote(
     ReleaseManager(person): ReleaseManager,
     Input(asked): Input<Promote>,
 ) -> Result<Json<Promoted>, Refusal> {
-    merge(&app, &person.name, asked).await.map(Json)
+    merge(&app, &person, asked).await.map(Json)
 }
 
 /// Merges for a person, if the stage lets the server do that and every gate says go.
-pub(crate) async fn merge(app: &Arc<App>, person: &str, asked: Promote) -> Result<Promoted, Refusal> {
+pub(crate) async fn merge(app: &Arc<App>, person: &Person, asked: Promote) -> Result<Promoted, Refusal> {
     crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
     let facts = promotion::Facts::gather(app).await?;
-    let (layout, by, wanted) = (app.layout.clone(), person.to_owned(), asked.clone());
+    let (layout, by, wanted) = (app.layout.clone(), person.name.clone(), asked.clone());
     let merge = blocking(move || merge_now(&layout, &facts, &by, &wanted)).await??;
-    let text = format!("{person} merged {} into {} as {}", asked.commit.short(), asked.to, merge.short());
-    app.event("promoted", asked.to.as_str(), &text).await;
+    let (commit, merged) = (asked.commit.short(), merge.short());
+    let text = format!("{} merged {commit} into {} as {merged}", person.name, asked.to);
+    app.event_by(person, "promoted", asked.to.as_str(), &text).await;
     crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
     Ok(Promoted { merge })
 }

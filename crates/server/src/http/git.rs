@@ -47,7 +47,7 @@ pub(crate) async fn serve(
     request: Request,
 ) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or("").to_owned();
-    let person = auth::person(&app, request.method(), request.headers())?;
+    let person = auth::person(&app, request.method(), request.headers()).await?;
     let call = call(&app, &path, request.method(), &query)?;
     person.must_be(if call.writes { Role::Developer } else { Role::Viewer })?;
     let mut backend = spawn(&app, &call, &person.name, &query, &request)?;

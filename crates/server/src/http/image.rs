@@ -62,7 +62,7 @@ pub(crate) async fn publish(
             let types: Vec<String> = new.device_types.iter().map(ToString::to_string).collect();
             let text =
                 format!("image {} for {} was published by {}", new.name, types.join(", "), person.name);
-            app.event("image-published", new.name.as_str(), &text).await;
+            app.event_by(&person, "image-published", new.name.as_str(), &text).await;
             app.nudges.deltas.notify_one();
             (StatusCode::CREATED, new)
         }
@@ -151,7 +151,7 @@ pub(crate) async fn remove(
     let removed = one(&app, image).await?;
     forget(&app, &removed.artifact).await?;
     let text = format!("image {} was removed by {}", removed.name, person.name);
-    app.event("image-removed", removed.name.as_str(), &text).await;
+    app.event_by(&person, "image-removed", removed.name.as_str(), &text).await;
     Ok(Json(removed))
 }
 

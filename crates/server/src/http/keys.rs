@@ -77,7 +77,7 @@ pub(crate) async fn add(
         Others::Stay => ("key-added", "signs the archive too: added"),
     };
     let text = format!("the key {} {what} by {}", key.fingerprint, person.name);
-    app.event(kind, &key.fingerprint, &text).await;
+    app.event_by(&person, kind, &key.fingerprint, &text).await;
     app.rolling_changed();
     Ok(Json(wire(&key)))
 }
@@ -108,7 +108,7 @@ pub(crate) async fn retire(
             format!(", although {} did not have the keys that stay", some(&lacking, 10))
         };
         let text = format!("the key {} was retired by {}{forced}", key.fingerprint, person.name);
-        app.event("key-retired", &key.fingerprint, &text).await;
+        app.event_by(&person, "key-retired", &key.fingerprint, &text).await;
     }
     app.rolling_changed();
     Ok(Json(gone.into_iter().map(retired).collect()))

@@ -36,7 +36,7 @@ pub(crate) async fn drop_release(
     let (depot, asked) = (app.archive.clone(), release.clone());
     let dropped = blocking(move || depot.drop_release(&asked)).await??;
     let text = format!("{release} was dropped with all its revisions by {}", person.name);
-    app.event("release-dropped", release.as_str(), &text).await;
+    app.event_by(&person, "release-dropped", release.as_str(), &text).await;
     Ok(Json(dropped))
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn protect(
     let why = reason.clone();
     let after = blocking(move || depot.protect(&release, &by, &why)).await??;
     let text = format!("{} was protected by {}: {reason}", after.name, person.name);
-    app.event("release-protected", after.name.as_str(), &text).await;
+    app.event_by(&person, "release-protected", after.name.as_str(), &text).await;
     Ok(Json(after))
 }
 
@@ -76,7 +76,7 @@ pub(crate) async fn unprotect(
     .await??;
     if before.protection.is_some() {
         let text = format!("the protection of {} was ended by {}", after.name, person.name);
-        app.event("release-unprotected", after.name.as_str(), &text).await;
+        app.event_by(&person, "release-unprotected", after.name.as_str(), &text).await;
     }
     Ok(Json(after))
 }

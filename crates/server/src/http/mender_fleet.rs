@@ -58,7 +58,7 @@ pub(crate) async fn retry(
         return Err(Refusal::conflict(format!("nothing keeps {text} from trying its image")));
     }
     let text = format!("{} lets {text} try its image again", person.name);
-    app.event("device-retry", &text, &text).await;
+    app.event_by(&person, "device-retry", &text, &text).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

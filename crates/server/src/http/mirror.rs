@@ -74,7 +74,7 @@ pub(crate) async fn add(
     })
     .await??;
     let text = format!("mirror {} was defined by {}", definition.name, person.name);
-    app.event("mirror-added", definition.name.as_str(), &text).await;
+    app.event_by(&person, "mirror-added", definition.name.as_str(), &text).await;
     app.nudges.mirrors.notify_one();
     describe(&app, definition.name).await.map(Json)
 }
@@ -145,7 +145,7 @@ pub(crate) async fn remove(
     app.mirrors.end(&mirror);
     let removed = volary_plan::text::count(removed??, "package");
     let text = format!("mirror {mirror} was removed by {}, and {removed} of it from rolling", person.name);
-    app.event("mirror-removed", mirror.as_str(), &text).await;
+    app.event_by(&person, "mirror-removed", mirror.as_str(), &text).await;
     app.rolling_changed();
     Ok(())
 }
@@ -252,7 +252,7 @@ pub(crate) async fn import(
         {
             let count = volary_plan::text::count(added, "package");
             let text = format!("{count} came from {} by an import of {}", request.suite, person.name);
-            app.event("imported", &request.suite, &text).await;
+            app.event_by(&person, "imported", &request.suite, &text).await;
             app.rolling_changed();
         }
     });

@@ -27,6 +27,7 @@ pub(crate) mod rollout;
 pub(crate) mod status;
 pub(crate) mod turn;
 pub(crate) mod upkeep;
+pub(crate) mod users;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -117,6 +118,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/device-tokens", post(fleet::device_token))
         .route("/api/v1/tokens", get(fleet::tokens).post(fleet::add_token))
         .route("/api/v1/tokens/{name}", delete(fleet::remove_token))
+        .route("/api/v1/login", post(users::login))
+        .route("/api/v1/logout", post(users::logout))
+        .route("/api/v1/me", get(users::me))
+        .route("/api/v1/users", get(users::users).post(users::add))
+        .route("/api/v1/users/{name}", delete(users::remove))
+        .route("/api/v1/users/{name}/role", post(users::set_role))
+        .route("/api/v1/users/{name}/password", post(users::set_password))
+        .route("/api/v1/sessions", get(users::sessions))
+        .route("/api/v1/sessions/{id}", delete(users::end))
         .route("/api/v1/promotion", get(fleet::promotion).post(fleet::promote))
         .route("/api/v1/server-keys", get(fleet::server_keys))
         .route("/api/v1/gates", get(fleet::gates))
@@ -149,8 +159,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/promotion", get(page::promotion::show).post(page::promotion::click))
         .route("/trace", get(page::trace))
         .route("/builds/{id}", get(page::build))
-        .route("/login", get(page::login_form).post(page::login))
-        .route("/logout", post(page::logout))
+        .route("/login", get(page::login::form).post(page::login::login))
+        .route("/logout", post(page::login::logout))
+        .route("/account", get(page::login::account))
+        .route("/account/password", post(page::login::password))
+        .route("/account/end", post(page::login::end))
         .route("/assets/{name}", get(page::asset))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(|| async { Refusal::not_found("there is nothing at this address") })

@@ -4,6 +4,7 @@
 pub(crate) mod alerts;
 pub(crate) mod device;
 pub(crate) mod happened;
+pub(crate) mod login;
 pub(crate) mod promotion;
 pub(crate) mod release;
 pub(crate) mod rollout;
@@ -12,15 +13,14 @@ mod view;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Form, Path, Query, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Redirect, Response};
-use serde::Deserialize;
 use volary_api::v1::fleet::Role;
 use volary_plan::alert::AlertState;
 
 use crate::app::App;
-use crate::http::auth::{self, COOKIE, Person};
+use crate::http::auth::{self, Person};
 use crate::http::build::{api_build, find_build, read_log};
 use crate::http::refusal::Refusal;
 use crate::http::status::{TraceQuery, journey, newest_events, whole};
@@ -41,14 +41,11 @@ const EVENTS: u32 = 25;
 /// How much of a log's end the page shows at once; the command line has all of it.
 const LOG_TAIL: u64 = 256 << 10;
 
-/// How long a browser stays signed in, in seconds.
-const SIGNED_IN: u32 = 30 * 86_400;
-
 /// `GET /`.
-pub(crate) async fn home(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    page(&app, &headers, async |person, head| {
+pub(crate) async fn home(State(app): State<Arc<App>>, headers: HeaderMap, uri: Uri) -> Response {
+    page(&app, &headers, &uri, async |person, head| {
         let status = whole(&app).await?;
-        let events = newest_events(&app, EVENTS).await?;
+        let events = newest_events(&app, EVENTS, false).await?;
         Ok(view::Home::new(status, events, &app.view.get(), &person, head).render())
     })
     .await
@@ -58,9 +55,10 @@ pub(crate) async fn home(State(app): State<Arc<App>>, headers: HeaderMap) -> Res
 pub(crate) async fn trace(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
+    uri: Uri,
     query: Result<Query<TraceQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
-    page(&app, &headers, async |_, head| {
+    page(&app, &headers, &uri, async |_, head| {
         let Query(query) = query.map_err(|_| Refusal::invalid("name a package and its version"))?;
         let trace = journey(&app, &query).await?;
         Ok(view::Journey::new(trace, &app.view.get(), head).render())
@@ -72,9 +70,10 @@ pub(crate) async fn trace(
 pub(crate) async fn build(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
+    uri: Uri,
     Path(id): Path<String>,
 ) -> Response {
-    page(&app, &headers, async |_, head| {
+    page(&app, &headers, &uri, async |_, head| {
         let record = find_build(&app, &id).await?;
         let length = tokio::fs::metadata(app.layout.build_log(record.id)).await.map_or(0, |log| log.len());
         let from = length.saturating_sub(LOG_TAIL);
@@ -90,19 +89,20 @@ pub(crate) async fn build(
 async fn page(
     app: &App,
     headers: &HeaderMap,
+    uri: &Uri,
     render: impl AsyncFnOnce(Person, Head) -> Result<askama::Result<String>, Refusal>,
 ) -> Response {
-    let Ok(person) = auth::person(app, &Method::GET, headers) else {
-        return Redirect::to("/login").into_response();
+    let person = match auth::person(app, &Method::GET, headers).await {
+        Ok(person) => person,
+        Err(refusal) if refusal.status() == StatusCode::UNAUTHORIZED => return login::away(uri),
+        Err(refusal) => return refused(app, &refusal),
     };
-    let shown = match person.must_be(Role::Viewer) {
-        Ok(()) => match Head::new(app, headers, &person).await {
-            Ok(head) => render(person, head).await,
-            Err(refusal) => Err(refusal),
-        },
-        Err(refusal) => Err(refusal),
+    let shown = async {
+        person.must_be(Role::Viewer)?;
+        let head = Head::new(app, headers, &person).await?;
+        render(person, head).await
     };
-    match shown {
+    match shown.await {
         Ok(html) => html_page(StatusCode::OK, html),
         Err(refusal) => refused(app, &refusal),
     }
@@ -157,52 +157,6 @@ fn html_page(status: StatusCode, html: askama::Result<String>) -> Response {
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     ];
     (status, headers, html).into_response()
-}
-
-/// A token, from the form or from a link.
-#[derive(Deserialize)]
-pub(crate) struct Login {
-    token: Option<String>,
-}
-
-/// `GET /login`, also with `?token=` as in a link that an administrator gave.
-pub(crate) async fn login_form(State(app): State<Arc<App>>, Query(login): Query<Login>) -> Response {
-    match login.token {
-        Some(token) => sign_in(&app, &token),
-        None => form(&app, StatusCode::OK, None),
-    }
-}
-
-/// `POST /login`.
-pub(crate) async fn login(State(app): State<Arc<App>>, Form(login): Form<Login>) -> Response {
-    sign_in(&app, login.token.as_deref().unwrap_or(""))
-}
-
-fn sign_in(app: &App, token: &str) -> Response {
-    let token = token.trim();
-    if app.tokens.find(token).is_none() {
-        let problem = "This token is not known to this server. It may have been revoked.";
-        return form(app, StatusCode::UNAUTHORIZED, Some(problem));
-    }
-    set_cookie(token, SIGNED_IN)
-}
-
-/// `POST /logout`.
-pub(crate) async fn logout() -> Response {
-    set_cookie("", 0)
-}
-
-fn set_cookie(token: &str, seconds: u32) -> Response {
-    let cookie = format!("{COOKIE}={token}; Path=/; Max-Age={seconds}; HttpOnly; Secure; SameSite=Lax");
-    let mut response = Redirect::to(if seconds == 0 { "/login" } else { "/" }).into_response();
-    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-        response.headers_mut().insert(header::SET_COOKIE, cookie);
-    }
-    response
-}
-
-fn form(app: &App, status: StatusCode, problem: Option<&'static str>) -> Response {
-    html_page(status, view::LoginPage { fleet: app.config.fleet.clone(), problem }.render())
 }
 
 /// `GET /assets/{name}`.

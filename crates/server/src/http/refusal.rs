@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use volary_api::v1::Problem;
 
@@ -12,12 +12,14 @@ use volary_api::v1::Problem;
 pub(crate) struct Refusal {
     status: StatusCode,
     problem: Problem,
+    /// Seconds after which it may be tried again.
+    wait: Option<u64>,
 }
 
 impl Refusal {
     /// A refusal with this status and sentence.
     pub(crate) fn new(status: StatusCode, error: impl Display) -> Self {
-        Self { status, problem: Problem { error: error.to_string(), help: None } }
+        Self { status, problem: Problem { error: error.to_string(), help: None }, wait: None }
     }
 
     /// Adds what to do about it.
@@ -25,6 +27,20 @@ impl Refusal {
     pub(crate) fn help(mut self, help: impl Display) -> Self {
         self.problem.help = Some(help.to_string());
         self
+    }
+
+    /// Adds when to try again, in seconds.
+    #[must_use]
+    pub(crate) fn again_after(mut self, seconds: u64) -> Self {
+        self.wait = Some(seconds);
+        self
+    }
+
+    /// Says in an answer's headers when to try again.
+    pub(crate) fn add_wait(&self, headers: &mut HeaderMap) {
+        if let Some(seconds) = self.wait {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
     }
 
     /// The request cannot be understood.
@@ -66,8 +82,9 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.problem)).into_response();
+        let mut response = (self.status, Json(&self.problem)).into_response();
         let headers = response.headers_mut();
+        self.add_wait(headers);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::UNAUTHORIZED {
             // git asks for a password only after it was told the scheme.

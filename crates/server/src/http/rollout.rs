@@ -72,7 +72,7 @@ pub(crate) async fn stop_it(app: &App, person: &Person, stage: &str, said: &Say)
     let (stage, reason) = (name(stage)?, reason(said)?);
     let halt = Halt { at: volary_host::now(), by: Some(person.name.clone()), reason: reason.clone() };
     let text = format!("{} stopped the rollout in {stage}: {reason}", person.name);
-    change(app, &stage, "rollout-held", &text, |state| match &state.halt {
+    change(app, person, &stage, "rollout-held", &text, |state| match &state.halt {
         Some(halt) => {
             Err(Refusal::conflict(format!("the rollout in {stage} is stopped already: {}", halt.reason)))
         }
@@ -110,7 +110,7 @@ pub(crate) async fn resume_it(
         .map(|member| member.device)
         .collect();
     let text = format!("{} lets the rollout in {stage} go on: {reason}", person.name);
-    change(app, &stage, "rollout-resumed", &text, |state| {
+    change(app, person, &stage, "rollout-resumed", &text, |state| {
         if state.halt.is_none() {
             return Err(Refusal::conflict(format!("the rollout in {stage} is not stopped")));
         }
@@ -141,7 +141,7 @@ pub(crate) async fn open_next(
     let (stage, reason) = (name(stage)?, reason(said)?);
     let waves = app.rollouts.get().get(&stage).map_or(0, |now| now.policy.waves.len());
     let text = format!("{} opened the next wave in {stage}: {reason}", person.name);
-    change(app, &stage, "rollout-hurried", &text, |state| {
+    change(app, person, &stage, "rollout-hurried", &text, |state| {
         if let Some(halt) = &state.halt {
             return Err(Refusal::conflict(format!("the rollout in {stage} is stopped: {}", halt.reason))
                 .help(format!("let it go on first: volary rollout resume {stage} --reason WHY")));
@@ -170,6 +170,7 @@ fn running(app: &App, stage: &StageName) -> Result<volary_model::CommitId, Refus
 
 async fn change(
     app: &App,
+    person: &Person,
     stage: &StageName,
     kind: &str,
     text: &str,
@@ -188,7 +189,7 @@ async fn change(
             }
         })
         .await??;
-    app.event(kind, stage.as_str(), text).await;
+    app.event_by(person, kind, stage.as_str(), text).await;
     // What the answer shows, and what devices are told, is what was just said.
     crate::reconcile::rollouts(app).await.map_err(Refusal::broken)?;
     let stored = app.store.rollout::<plan::State>(stage, &commit).await?;

@@ -7,7 +7,7 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 use volary_api::v1::image::PinnedImage;
 use volary_api::v1::rollout::Rollout;
-use volary_api::v1::status::{Device, Event, HeldTurn, Stage, Status, Trace, TracedDevice, TracedStage};
+use volary_api::v1::status::{By, Device, Event, HeldTurn, Stage, Status, Trace, TracedDevice, TracedStage};
 use volary_debian::Version;
 use volary_fleet::LockedImage;
 use volary_model::{Architecture, DeviceType, PackageName, StageName};
@@ -17,9 +17,8 @@ use crate::app::App;
 use crate::facts::Judged;
 use crate::fleet_view::StageView;
 use crate::http::alert;
-use crate::http::auth::Viewer;
+use crate::http::auth::{Viewer, how_from};
 use crate::http::build::{api_build, api_source};
-use crate::http::fleet::LimitQuery;
 use crate::http::input::{blocking, name};
 use crate::http::refusal::Refusal;
 use crate::http::rollout;
@@ -211,20 +210,30 @@ pub(crate) async fn journey(app: &Arc<App>, query: &TraceQuery) -> Result<Trace,
 pub(crate) async fn events(
     State(app): State<Arc<App>>,
     Viewer(_): Viewer,
-    Query(query): Query<LimitQuery>,
+    Query(query): Query<EventsQuery>,
 ) -> Result<Json<Vec<Event>>, Refusal> {
-    Ok(Json(newest_events(&app, query.limit.unwrap_or(50).min(1000)).await?))
+    Ok(Json(newest_events(&app, query.limit.unwrap_or(50).min(1000), query.people).await?))
 }
 
-/// The newest events.
-pub(crate) async fn newest_events(app: &App, limit: u32) -> Result<Vec<Event>, Refusal> {
-    let events = app.store.events(limit).await?;
+/// Which events, and how many.
+#[derive(Deserialize)]
+pub(crate) struct EventsQuery {
+    limit: Option<u32>,
+    /// True for what people did alone.
+    #[serde(default)]
+    people: bool,
+}
+
+/// The newest events; only what people did if `by_people`.
+pub(crate) async fn newest_events(app: &App, limit: u32, by_people: bool) -> Result<Vec<Event>, Refusal> {
+    let events = app.store.events(limit, by_people).await?;
     let event = |event: volary_store::Event| Event {
         id: event.id,
         at: event.at,
         kind: event.kind,
         subject: event.subject,
         text: event.text,
+        by: event.by.map(|by| By { name: by.name, how: how_from(&by.how), subject: by.subject }),
     };
     Ok(events.into_iter().map(event).collect())
 }

@@ -22,7 +22,7 @@ use volary_plan::text::{count, some};
 
 use crate::app::App;
 use crate::archive_users::{Users, installed};
-use crate::http::auth::{Admin, Viewer};
+use crate::http::auth::{Admin, Person, Viewer};
 use crate::http::input::{Input, blocking, name};
 use crate::http::refusal::Refusal;
 
@@ -63,7 +63,7 @@ pub(crate) async fn check(
                 let how = if request.deep { "with all its files " } else { "" };
                 let found = count(report.problems.len(), "problem");
                 let text = format!("the archive was checked {how}by {}: {found}", person.name);
-                app.event("archive-checked", "archive", &text).await;
+                app.event_by(&person, "archive-checked", "archive", &text).await;
                 CheckLine::Report(CheckReport {
                     suites: report.suites as u64,
                     indexes: report.indexes as u64,
@@ -130,7 +130,7 @@ async fn policy(app: &App) -> Result<KeepPolicy, Refusal> {
 }
 
 /// Collects, and tells.
-pub(crate) async fn run(app: &App, dry_run: bool, by: &str) -> Result<Collected, Refusal> {
+pub(crate) async fn run(app: &App, dry_run: bool, person: Option<&Person>) -> Result<Collected, Refusal> {
     let policy = policy(app).await?;
     let depot = app.archive.clone();
     let collected = blocking(move || depot.collect(&policy, dry_run)).await??;
@@ -141,12 +141,16 @@ pub(crate) async fn run(app: &App, dry_run: bool, by: &str) -> Result<Collected,
             true => "no package".to_owned(),
             false => format!("{} ({})", count(removed.len(), "package"), some(&removed, 10)),
         };
+        let by = person.map_or("the server itself", |person| &person.name);
         let text = format!(
             "{what} and {} were removed from the archive by {by}, {} kB",
             count(collected.strays as usize, "stray file"),
             collected.bytes.div_ceil(1000)
         );
-        app.event("archive-collected", "archive", &text).await;
+        match person {
+            Some(person) => app.event_by(person, "archive-collected", "archive", &text).await,
+            None => app.event("archive-collected", "archive", &text).await,
+        }
     }
     Ok(collected)
 }
@@ -157,7 +161,7 @@ pub(crate) async fn collect(
     Admin(person): Admin,
     Input(request): Input<Collect>,
 ) -> Result<Json<Collected>, Refusal> {
-    Ok(Json(run(&app, request.dry_run, &person.name).await?))
+    Ok(Json(run(&app, request.dry_run, Some(&person)).await?))
 }
 
 /// A package.

@@ -7,8 +7,5 @@ use crate::http::upkeep;
 
 /// One collection.
 pub(super) async fn gc(app: Arc<App>) -> Result<(), String> {
-    upkeep::run(&app, false, "the server itself")
-        .await
-        .map(drop)
-        .map_err(|refusal| refusal.sentence().to_owned())
+    upkeep::run(&app, false, None).await.map(drop).map_err(|refusal| refusal.sentence().to_owned())
 }

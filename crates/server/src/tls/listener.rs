@@ -4,7 +4,7 @@
 //! each phase has its own limit.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub(crate) struct Peer {
     /// SHA-256 of the public key of its client certificate, which our authority signed.
     pub(crate) key: Option<Digest>,
+    /// Where it connects from.
+    pub(crate) address: IpAddr,
 }
 
 /// The certificate in use; it can be exchanged while the server runs.
@@ -188,7 +190,7 @@ async fn connection(client: Client, acceptor: TlsAcceptor, router: Router, mut s
         .and_then(|chain| chain.first())
         .and_then(|certificate| fingerprint_of_certificate(certificate));
     let patience = if key.is_some() { HEAD_OF_DEVICE } else { HEAD };
-    let peer = Peer { key };
+    let peer = Peer { key, address: address.ip() };
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(|body| Body::new(Patient::new(Body::new(body))));
         request.extensions_mut().insert(peer.clone());

@@ -9,6 +9,7 @@ use crate::alerts::{Reporter, configure, wait_for_alert};
 use crate::archive::include;
 use crate::promotion::let_the_server_merge;
 use crate::support::TestServer;
+use crate::users::{PASSWORD, add};
 use volary_host::Cmd;
 
 /// A browser goes through all pages of a fleet that has something of everything, merges with a click, and
@@ -32,11 +33,13 @@ fn a_browser_finds_every_page_in_order_and_merges() {
     devices.iter_mut().skip(3).for_each(|device| device.fails("dns"));
     wait_for_alert(&server, AlertState::Firing, 2);
     let fleet = let_the_server_merge(&server);
+    add(&server, "alice", "admin");
     let commit = fleet.run(&["rev-parse", "master"]);
     let said = Cmd::new("node")
         .arg(script)
         .env("VOLARY_PAGE_URL", &server.url)
-        .env("VOLARY_PAGE_TOKEN", server.admin_token())
+        .env("VOLARY_PAGE_USER", "alice")
+        .env("VOLARY_PAGE_PASSWORD", PASSWORD)
         .env("VOLARY_PAGE_OUT", out)
         .check()
         .unwrap();

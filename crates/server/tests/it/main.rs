@@ -27,6 +27,7 @@ mod support;
 mod turns;
 mod upkeep;
 mod uploads;
+mod users;
 
 /// Not a test of its own: the hook of a test's repository runs this program with this test's name,
 /// since `volary` itself is not there when only this crate is built.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{Form, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -92,8 +92,8 @@ pub(crate) struct UnsilenceClick {
 }
 
 /// `GET /alerts`.
-pub(crate) async fn show(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    page(&app, &headers, async |person, head| {
+pub(crate) async fn show(State(app): State<Arc<App>>, headers: HeaderMap, uri: Uri) -> Response {
+    page(&app, &headers, &uri, async |person, head| {
         let now = volary_host::now();
         let silences = open_silences(&app, now).await.map_err(Refusal::broken)?;
         let alerts: Vec<Alert> = app
@@ -131,7 +131,7 @@ pub(crate) async fn silence(
     Form(click): Form<SilenceClick>,
 ) -> Response {
     let made = async {
-        let person = auth::person_who_clicked(&app, &headers, &click.csrf)?;
+        let person = auth::person_who_clicked(&app, &headers, &click.csrf).await?;
         person.must_be(Role::Operator)?;
         let gone = || {
             Refusal::not_found(format!("alert {} is over", click.alert)).help("see what fires now at /alerts")
@@ -156,7 +156,7 @@ pub(crate) async fn unsilence(
     Form(click): Form<UnsilenceClick>,
 ) -> Response {
     let ended = async {
-        let person = auth::person_who_clicked(&app, &headers, &click.csrf)?;
+        let person = auth::person_who_clicked(&app, &headers, &click.csrf).await?;
         person.must_be(Role::Operator)?;
         end_silence(&app, &person, &click.silence).await
     };

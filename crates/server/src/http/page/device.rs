@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -94,10 +94,11 @@ struct ErrorRow {
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
+    uri: Uri,
     Path(device): Path<String>,
     Query(span): Query<Span>,
 ) -> Response {
-    page(&app, &headers, async |_, head| {
+    page(&app, &headers, &uri, async |_, head| {
         let device: DeviceName = name(&device)?;
         let judged = app.device(&device).await?.ok_or_else(|| no_device(&device))?;
         let now = volary_host::now();

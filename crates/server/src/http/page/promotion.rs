@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{Form, Query, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use serde::Deserialize;
 use volary_api::v1::archive::{Difference, PackageChange};
@@ -100,9 +100,10 @@ struct DiffLine {
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
+    uri: Uri,
     Query(stages): Query<Stages>,
 ) -> Response {
-    page(&app, &headers, async |person, head| {
+    page(&app, &headers, &uri, async |person, head| {
         let (from, to): (StageName, StageName) = (name(&stages.from)?, name(&stages.to)?);
         Ok(collect(&app, person, from, to, head).await?.render())
     })
@@ -116,10 +117,10 @@ pub(crate) async fn click(
     Form(click): Form<Click>,
 ) -> Response {
     let merged = async {
-        let person = auth::person_who_clicked(&app, &headers, &click.csrf)?;
+        let person = auth::person_who_clicked(&app, &headers, &click.csrf).await?;
         person.must_be(Role::ReleaseManager)?;
         let asked = Promote { from: name(&click.from)?, to: name(&click.to)?, commit: name(&click.commit)? };
-        merge(&app, &person.name, asked).await
+        merge(&app, &person, asked).await
     };
     clicked(&app, "/", merged.await)
 }

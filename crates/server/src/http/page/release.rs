@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use volary_api::v1::archive::{Difference, Release};
 use volary_archive::Error;
@@ -47,9 +47,10 @@ struct RevisionRow {
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
+    uri: Uri,
     Path(release): Path<String>,
 ) -> Response {
-    page(&app, &headers, async |_, head| {
+    page(&app, &headers, &uri, async |_, head| {
         let release: ReleaseName = name(&release)?;
         let depot = app.archive.clone();
         let found = blocking(move || -> Result<_, Error> {

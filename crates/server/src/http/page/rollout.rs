@@ -39,7 +39,7 @@ pub(crate) async fn click(
     Form(click): Form<Click>,
 ) -> Response {
     let done = async {
-        let person = auth::person_who_clicked(&app, &headers, &click.csrf)?;
+        let person = auth::person_who_clicked(&app, &headers, &click.csrf).await?;
         let said = Say { reason: click.reason };
         match click.verb {
             Verb::Stop => {

@@ -58,14 +58,6 @@ pub(super) struct BuildPage {
     ended: bool,
 }
 
-/// Where a person signs in.
-#[derive(Template)]
-#[template(path = "login.html")]
-pub(super) struct LoginPage {
-    pub(super) fleet: String,
-    pub(super) problem: Option<&'static str>,
-}
-
 /// What cannot be shown.
 #[derive(Template)]
 #[template(path = "refusal.html")]
