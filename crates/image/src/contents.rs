@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
+use volary_boot::{ENVIRONMENT_OFFSETS, ENVIRONMENT_SIZE};
 use volary_model::{BootLoader, DeviceType, ImageName, Recipe};
 
 use crate::layout::Layout;
@@ -98,6 +99,9 @@ pub(crate) fn root(
         "a": layout.device("root-a"), "b": layout.device("root-b"), "data": "/data",
     });
     file("etc/volary/slots.json", format!("{slots}\n"), 0o644);
+    if matches!(recipe.loader, BootLoader::UBoot | BootLoader::RaspberryPi) {
+        file("etc/fw_env.config", fw_env(&layout.device("bootenv")), 0o644);
+    }
     file("etc/mender/artifact_info", format!("artifact_name={name}\n"), 0o644);
 
     file("etc/fstab", fstab(layout, boot), 0o644);
@@ -181,6 +185,12 @@ fn fstab(layout: &Layout, boot: &str) -> String {
     )
 }
 
+/// Where `fw_printenv` and `fw_setenv` find the boot state.
+fn fw_env(bootenv: &str) -> String {
+    let copy = |offset: u64| format!("{bootenv} {offset:#x} {ENVIRONMENT_SIZE:#x}\n");
+    ENVIRONMENT_OFFSETS.map(copy).concat()
+}
+
 fn grow_unit(layout: &Layout) -> String {
     format!(
         "[Unit]\nDescription=Grow the data partition to the disk\nRequiresMountsFor=/data\nAfter=data.mount\n\n\
@@ -221,4 +231,16 @@ pub(crate) fn data(device_type: &DeviceType) -> BTreeMap<String, Ours> {
     ]
     .map(|(path, what)| (path.to_owned(), what))
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tools_of_u_boot_find_both_copies() {
+        let bootenv = "/dev/disk/by-partlabel/bootenv";
+        let expected = format!("{bootenv} 0x0 0x4000\n{bootenv} 0x80000 0x4000\n");
+        assert_eq!(fw_env(bootenv), expected);
+    }
 }
