@@ -77,3 +77,29 @@ fn mbr_is_what_sfdisk_reads() {
     assert_eq!(layout.tag("root-b"), format!("PARTUUID={:08x}-03", layout.disk_signature()));
     assert_eq!(layout.device("data"), format!("/dev/disk/by-partuuid/{:08x}-06", layout.disk_signature()));
 }
+
+#[test]
+fn the_last_partition_of_an_mbr_grows_as_a_device_grows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::two_slots(TableKind::Mbr, SIZES, "raspberrypi4");
+    let path = disk(dir.path(), &layout);
+    let (_, before) = sfdisk(&path);
+    // A card is larger than the image.
+    let card = layout.size + 777 * MIB;
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(card).unwrap();
+    // As in grow-data.sh: the one that the others lie in, then the last.
+    for number in ["4", "6"] {
+        let grow =
+            Cmd::new("sfdisk").args(["--quiet", "--no-reread", "--no-tell-kernel", "--force", "-N", number]);
+        grow.arg(&path).stdin(", +\n").check().unwrap();
+    }
+    let (table, after) = sfdisk(&path);
+    assert_eq!(table["id"], format!("0x{:08x}", layout.disk_signature()));
+    for (old, new) in before.iter().zip(&after) {
+        match old.0 {
+            4 | 6 => assert_eq!((new.0, new.1, new.1 + new.2), (old.0, old.1, card)),
+            _ => assert_eq!(new, old),
+        }
+    }
+    assert_eq!(after.len(), before.len());
+}
