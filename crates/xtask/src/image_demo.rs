@@ -137,7 +137,8 @@ fn tell(
 
     say!("\nall of it took {}", story.elapsed());
     if !no_keep {
-        say!("the page: {}", chain.url());
+        let tokens = chain.folder().join("client.toml");
+        say!("the page: {}   the token to sign in: {}", chain.url(), tokens.display());
         say!("press Ctrl-C to take everything down");
         interrupt.wait(|| false);
     }
