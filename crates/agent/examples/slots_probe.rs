@@ -1,9 +1,10 @@
 //! The smallest system that a slot can hold: this program as the first process of a machine, with the
-//! agent's own parts for slots. The test `slow_slots` boots it with the real boot loader.
+//! agent's own parts for slots. The tests `slow_slots` and `slow_power` boot it with the real boot loader.
 //!
-//! What it does stands in `/probe`: `install` puts `/data/new.mender` into the other slot and boots
-//! it, once; `commit` keeps the slot it runs in; `wait` never does, and boots after a while as the dead man's
-//! timer would; `panic` ends; `hang` does nothing for ever.
+//! What it does stands in `/probe`: `install` puts the image of the data partition into the other slot and
+//! boots it, once; `commit` keeps the slot it runs in; `wait` never does, and boots after a while as the dead
+//! man's timer would; `panic` ends; `hang` does nothing for ever; `follow` keeps the slot if that is on trial,
+//! and goes on to the next image, for as long as it has power.
 
 use std::fs;
 use std::io::Read;
@@ -20,15 +21,13 @@ use volary_agent::slots::{Slots, switch};
 use volary_device::{Image, Policy, Scope, Target, Work};
 use volary_host::{Cmd, create_dir, write_atomic};
 
-/// The artifact on the data partition.
-const ARTIFACT: &str = "/data/new.mender";
-
-struct OnData;
+/// An artifact on the data partition.
+struct OnData(String);
 
 impl Fetch for OnData {
     fn open(&self, beside: &str, range: Range<u64>) -> Result<Option<Box<dyn Read>>, HttpError> {
         use std::io::Seek;
-        let Ok(mut file) = fs::File::open(format!("{ARTIFACT}{beside}")) else { return Ok(None) };
+        let Ok(mut file) = fs::File::open(self.name(beside)) else { return Ok(None) };
         if file.seek(std::io::SeekFrom::Start(range.start)).is_err() {
             return Ok(None);
         }
@@ -36,7 +35,7 @@ impl Fetch for OnData {
     }
 
     fn name(&self, beside: &str) -> String {
-        format!("{ARTIFACT}{beside}")
+        format!("/data/{}.mender{beside}", self.0)
     }
 }
 
@@ -59,7 +58,8 @@ fn run() -> Result<&'static str, Box<dyn std::error::Error>> {
     mount(&["-t", "proc", "proc", "/proc"])?;
     mount(&["-t", "sysfs", "sysfs", "/sys"])?;
     mount(&["-t", "tmpfs", "tmpfs", "/run"])?;
-    mount(&["-t", "ext4", "/dev/nvme0n1p5", "/data"])?;
+    let data = volary_host::read_to_string(Path::new("/data-device"))?;
+    mount(&["-t", "ext4", data.trim(), "/data"])?;
     mount(&["-o", "bind", "/data/volary", "/var/lib/volary"])?;
     let paths = Paths::below(Path::new("/"));
     paths.prepare()?;
@@ -94,6 +94,16 @@ fn run() -> Result<&'static str, Box<dyn std::error::Error>> {
             switch::boot(&paths)?;
             Ok("boots")
         }
+        "follow" => {
+            whole()?;
+            if found.state.trial.is_some() {
+                log::say("PROBE confirms");
+                switch::commit(&paths)?;
+                log::say(format!("PROBE confirmed image={}", slots.image.name));
+            }
+            try_image(&paths, &slots)?;
+            Ok("boots")
+        }
         "wait" => {
             std::thread::sleep(Duration::from_secs(2));
             switch::go_back(&paths, Some(slots.running.other()))?;
@@ -115,8 +125,26 @@ fn run() -> Result<&'static str, Box<dyn std::error::Error>> {
     }
 }
 
+/// That every file of the image is what it was when the image was made.
+fn whole() -> Result<(), Box<dyn std::error::Error>> {
+    let sums = Cmd::new("/bin/sha256sum").args(["-c", "-s", "/sums"]).run()?;
+    if !sums.status.success() {
+        return Err("a file of this slot is not whole".into());
+    }
+    log::say("PROBE whole");
+    Ok(())
+}
+
+/// The image of the data partition that does not run.
+fn next_image(running: &str) -> Result<String, Box<dyn std::error::Error>> {
+    let images = volary_host::read_to_string(Path::new("/data/images"))?;
+    let next = images.lines().find(|image| *image != running);
+    Ok(next.ok_or("the data partition has no other image")?.to_owned())
+}
+
 fn try_image(paths: &Paths, slots: &Slots) -> Result<(), Box<dyn std::error::Error>> {
-    let pins = volary_host::read_to_string(Path::new("/data/pins"))?;
+    let next = next_image(slots.image.name.as_str())?;
+    let pins = volary_host::read_to_string(Path::new(&format!("/data/{next}.pins")))?;
     let words: Vec<&str> = pins.split_whitespace().collect();
     let [name, artifact, size, rootfs] = words.as_slice() else { return Err("pins are four words".into()) };
     let image = Image {
@@ -128,7 +156,8 @@ fn try_image(paths: &Paths, slots: &Slots) -> Result<(), Box<dyn std::error::Err
         from: None,
         into: slots.running.other(),
     };
-    let installed = install(slots, &image, &OnData)?;
+    log::say(format!("PROBE installs {next}"));
+    let installed = install(slots, &image, &OnData(next))?;
     log::say(format!("PROBE installed {} bytes, {} written", installed.length, installed.written));
     create_dir(Path::new("/etc"))?;
     let work = Work {
@@ -155,6 +184,7 @@ fn try_image(paths: &Paths, slots: &Slots) -> Result<(), Box<dyn std::error::Err
     if let volary_device::Event::Failed(failure) = switch::switch(paths, &work) {
         return Err(failure.to_string().into());
     }
+    log::say("PROBE switched");
     switch::boot(paths)?;
     Ok(())
 }

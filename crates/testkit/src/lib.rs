@@ -31,7 +31,7 @@ pub use cost::{Cost, Meter};
 pub use device::{Device, DeviceOptions};
 pub use error::LabError;
 pub use lab::{Breaker, Lab};
-pub use machine::{Firmware, Machine, machine_kernel};
+pub use machine::{Firmware, Machine};
 pub use process::Process;
 pub use roots::{Debian, Root};
 pub use sandbox::Sandbox;

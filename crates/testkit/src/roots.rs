@@ -153,6 +153,37 @@ pub fn mender_root(
     make(cache, "mender", debian, PACKAGES, &[], on_event)
 }
 
+/// A kernel and a static busybox of this architecture, unpacked: none of its programs is run.
+///
+/// # Errors
+/// As [`device_root`].
+pub fn kernel_root(cache: &Cache, debian: Debian, architecture: &str) -> Result<Root, LabError> {
+    let name = format!("kernel-{}-{architecture}", debian.codename());
+    let path = cache.roots().join(&name);
+    let _lock = Lock::acquire(&cache.roots().join(format!("{name}.lock")), PATIENCE)?;
+    if path.is_dir() {
+        return Ok(Root { path });
+    }
+    let unfinished = cache.roots().join(format!("{name}.unfinished"));
+    remove_tree(&unfinished)?;
+    create_dir(&unfinished)?;
+    let tar = unfinished.join("root.tar");
+    Cmd::new("mmdebstrap")
+        .args(["--variant=extract", "--format=tar", "--skip=check/empty", "--mode=unshare"])
+        .args(["--aptopt=APT::Install-Recommends \"no\"", "--aptopt=Acquire::Languages \"none\""])
+        .arg(format!("--architectures={architecture}"))
+        .arg(format!("--include=linux-image-cloud-{architecture},busybox-static"))
+        .arg(debian.codename())
+        .arg(&tar)
+        .timeout(PATIENCE)
+        .check()?;
+    let unpack = Cmd::new("tar").args(["--extract", "--exclude=./dev", "--file"]).arg(&tar);
+    unpack.arg("--directory").arg(&unfinished).timeout(PATIENCE).check()?;
+    volary_host::remove_if_exists(&tar)?;
+    fs::rename(&unfinished, &path).map_err(FileError::at("rename", &unfinished))?;
+    Ok(Root { path })
+}
+
 fn make(
     cache: &Cache,
     kind: &str,

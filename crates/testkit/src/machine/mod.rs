@@ -23,8 +23,8 @@ use disk::Base;
 pub use firmware::Firmware;
 use guest::Guest;
 
-/// How long a boot may take on a machine that is busy with other things.
-const BOOT: Duration = Duration::from_secs(600);
+/// How long a boot may take on a machine that is busy with other things: minutes where it has a core for itself.
+const BOOT: Duration = Duration::from_secs(1800);
 
 /// How long an orderly power-off may take.
 const POWER_OFF: Duration = Duration::from_secs(180);
@@ -65,14 +65,6 @@ enum Boots {
 struct Running {
     qemu: Process,
     guest: Guest,
-}
-
-/// The kernel that machines run, made with their root if it is not in the cache.
-///
-/// # Errors
-/// [`LabError`] if the root cannot be made.
-pub fn machine_kernel(cache: &Cache, debian: Debian) -> Result<PathBuf, LabError> {
-    Ok(Base::in_cache(cache, debian)?.kernel())
 }
 
 impl<'a> Machine<'a> {
