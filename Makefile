@@ -12,7 +12,7 @@ SECONDS_EACH ?= 600
 ONLY ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Device containers need root, compiling does not.
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CARGO_TARGET_DIR,VOLARY_CACHE env PATH=$$PATH)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CARGO_TARGET_DIR,VOLARY_CACHE,VOLARY_MINUTES,VOLARY_SEED env PATH=$$PATH)
 HOST := $(subst -,_,$(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z A-Z))
 RUN_AS_ROOT := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER="$(SUDO)")
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
@@ -58,6 +58,8 @@ check-page: setup ## The server's pages in a real browser: accessible, fitting o
 test-slow: build agent-deb ## What takes too long for make test: real clients, exports, safety, a virtual machine, foreign builds
 	@scripts/setup machine
 	@scripts/setup monitor
+	@scripts/setup foreign
+	@cargo xtask agent-deb --dev --architecture arm64
 	CRASH_EVERY=1 cargo test --quiet --package volary-archive --test crash
 	VOLARY_INVENTORY_CAMPAIGN=600 cargo test --quiet --package volary-fleet --test inventory_oracle --test inventory_split
 	$(RUN_AS_ROOT) $(RUN_TESTS) --package volary-testkit --features system --test 'slow_*'
@@ -123,9 +125,13 @@ campaign-archive: setup ## Kill, race and crowd the archive for at most MINUTES=
 CUTS ?= 4000
 SEED ?= $(shell date +%s)
 
-powercut: setup ## Cut the power in CUTS=4000 writes of each boot state, and in every write of an installation
+powercut: setup ## Cut the power in CUTS=4000 writes of each boot state, in every write of an installation, and of whole machines for MINUTES=40 (root)
 	VOLARY_CUTS=$(CUTS) VOLARY_SEED=$(SEED) cargo test --quiet --package volary-boot powercut -- --nocapture
 	VOLARY_CUT_EVERY=1 cargo test --quiet --package volary-agent --lib slots::
+	@scripts/setup machine
+	@cargo build --quiet --package volary-xtask
+	@$(RUN_AS_ROOT) $(TARGET)/debug/volary-xtask campaign-power --minutes $(MINUTES) --seed $(SEED)
+	@cargo xtask figures
 
 # How many worlds.
 RUNS ?= 100000

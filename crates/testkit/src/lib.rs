@@ -22,6 +22,7 @@ pub mod reader;
 pub mod roots;
 pub mod safety;
 mod sandbox;
+mod volatile;
 mod wait;
 pub mod wire;
 
@@ -35,4 +36,5 @@ pub use machine::{Firmware, Machine};
 pub use process::Process;
 pub use roots::{Debian, Root};
 pub use sandbox::Sandbox;
+pub use volatile::{Cut, VolatileDisk};
 pub use wait::wait_until;

@@ -1,5 +1,5 @@
 //! The project's own tools: `cargo xtask tidy|agent-deb|demo|image-demo|bench-agent|bench-archive|bench-image|bench-inventory|
-//! bench-server|campaign-archive|test-foreign|figures|clean`.
+//! bench-server|campaign-archive|campaign-power|test-foreign|figures|clean`.
 //!
 //! What a person types stands in the Makefile; this is what it calls. Not here: installing
 //! packages (`scripts/setup`, which runs before there is a cargo).
@@ -13,6 +13,7 @@ mod bench_image;
 mod bench_inventory;
 mod bench_server;
 mod campaign_archive;
+mod campaign_power;
 mod deb;
 mod demo;
 mod figures;
@@ -63,6 +64,8 @@ enum Command {
     BenchServer(bench_server::BenchServerArgs),
     /// Kill, race and crowd the archive, within a time budget; prints figures
     CampaignArchive(campaign_archive::CampaignArchiveArgs),
+    /// Cut the power of whole machines in the middle of updates, within a time budget; prints figures
+    CampaignPower(campaign_power::CampaignPowerArgs),
     /// Build the agent for other architectures, pack it, and start it by qemu-user
     TestForeign(foreign::TestForeignArgs),
     /// Make docs/figures.md from what was measured
@@ -114,6 +117,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::BenchInventory(args) => bench_inventory::run(&args),
         Command::BenchServer(args) => bench_server::run(&args),
         Command::CampaignArchive(args) => campaign_archive::run(&args),
+        Command::CampaignPower(args) => campaign_power::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Simulate(args) => simulate::run(&args, &Workspace::find()?),
         Command::SimulateRollout(args) => simulate_rollout::run(&args, &Workspace::find()?),

@@ -220,7 +220,7 @@ impl Bench {
             let draft = Draft {
                 name: (*image).to_owned(),
                 depends: Depends { device_types: vec!["qemu".into()], ..Depends::default() },
-                payloads: vec![PayloadDraft::rootfs_image(*image, source)],
+                payloads: vec![PayloadDraft::rootfs_image(image, source)],
                 ..Draft::default()
             };
             let path = folder.join(format!("{image}.mender"));
