@@ -17,6 +17,7 @@ use crate::fleet_view::FleetView;
 use crate::http::auth::{Person, Tokens};
 use crate::http::mender::Mender;
 use crate::images::Images;
+use crate::known::{Devices, Known};
 use crate::measured::Watched;
 use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
@@ -59,8 +60,10 @@ pub(crate) struct App {
     pub(crate) mirrors: Mirrors,
     /// The certificate authority.
     pub(crate) authority: Authority,
-    /// The devices in memory.
+    /// Who the devices are, and when they were heard of.
     pub(crate) registry: Registry,
+    /// What is known of them.
+    pub(crate) known: tokio::sync::Mutex<Devices>,
     /// The tokens in memory.
     pub(crate) tokens: Tokens,
     /// Who gave wrong passwords how often.
@@ -113,6 +116,15 @@ pub(crate) struct App {
     pub(crate) packer: volary_fleet::Packer,
 }
 
+/// So many devices are a large fleet: judging them takes more than some milliseconds.
+const LARGE: usize = 2000;
+
+/// What was judged so long ago is good enough to look at.
+const LATELY: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
+
+/// Devices that are judged without a break.
+const AT_ONCE: usize = 512;
+
 /// How the builds that run are ended.
 #[derive(Debug, Default)]
 pub(crate) struct RunningBuilds(Mutex<BTreeMap<i64, Stop>>);
@@ -160,18 +172,32 @@ impl<T> Current<T> {
 }
 
 impl App {
-    /// All devices, judged now.
+    /// All devices by name, judged now.
     pub(crate) async fn devices(&self) -> Result<Vec<Judged>, StoreError> {
-        let records = self.store.devices().await?;
+        let mut known = self.known.lock().await;
+        known.refresh(&self.store).await?;
         let view = self.view.get();
         let mut judge = Judge::new(&view, &self.archive, self.config.mender_poll(), volary_host::now());
-        Ok(records
-            .into_iter()
-            .map(|record| {
-                let last_seen = self.registry.last_seen(&record.name);
-                judge.judge(record, last_seen)
-            })
-            .collect())
+        let mut judged = Vec::with_capacity(known.all.len());
+        for (number, (name, device)) in known.all.iter_mut().enumerate() {
+            judged.push(judge.judge(device, self.registry.last_seen(name)));
+            // Others, devices among them, come in between.
+            if number % AT_ONCE == AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(judged)
+    }
+
+    /// All devices by name, for who only looks: of a large fleet as they were judged last, some seconds ago.
+    pub(crate) async fn devices_lately(&self) -> Result<Arc<Vec<Judged>>, StoreError> {
+        let judged = self.judged.get();
+        let age = judged.at.map(|at| volary_host::now().duration_since(at));
+        let is_new = age.is_some_and(|age| age < LATELY && !age.is_negative());
+        if is_new && judged.devices.len() > LARGE {
+            return Ok(judged.devices.clone());
+        }
+        self.devices().await.map(Arc::new)
     }
 
     /// One device, judged now.
@@ -179,7 +205,7 @@ impl App {
         let view = self.view.get();
         let record = self.store.device(name).await?;
         let mut judge = Judge::new(&view, &self.archive, self.config.mender_poll(), volary_host::now());
-        Ok(record.map(|record| judge.judge(record, self.registry.last_seen(name))))
+        Ok(record.map(|record| judge.judge(&mut Known::of(record), self.registry.last_seen(name))))
     }
 
     /// Adds an event that no person caused. That it cannot be written must not undo what happened.

@@ -1,27 +1,31 @@
 //! What is known of the devices, put before the pure judgement of `volary-plan`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use volary_api::v1::device::{Convergence, Drift, Failure, Outcome, Report};
 use volary_api::v1::status;
-use volary_model::{Architecture, DeviceName, StageName, Suite};
+use volary_model::{Architecture, DeviceName, StageName};
 use volary_plan::alert::{Firing, Subject, of_condition};
 use volary_plan::condition::{Condition, Ending, Observed, Standing, Tally, Wanted, condition};
 use volary_plan::text;
 use volary_store::{Client, Device, DeviceState};
 
 use crate::depot::Depot;
-use crate::fleet_view::FleetView;
+use crate::fleet_view::{FleetView, StageView};
+use crate::known::Known;
 
 /// A device with its judgement.
 #[derive(Debug, Clone)]
 pub(crate) struct Judged {
-    /// What the records have.
-    pub(crate) record: Device,
+    /// What the records have, without the long texts.
+    pub(crate) record: Arc<Device>,
     /// Its newest report.
-    pub(crate) report: Option<Report>,
+    pub(crate) report: Option<Arc<Report>>,
+    /// Its newest convergence.
+    pub(crate) convergence: Option<Arc<Convergence>>,
     /// When it was heard of last.
     pub(crate) seen_at: Option<Timestamp>,
     /// Whether it is what its stage wants.
@@ -39,77 +43,86 @@ pub(crate) struct Judge<'a> {
     /// How often Mender clients ask: that is set on each of them, not in `volary.yml`.
     mender_poll: Duration,
     now: Timestamp,
-    /// What a suite offers to an architecture: asked once for all devices alike.
-    offers: HashMap<(Suite, Architecture), BTreeMap<String, String>>,
+    /// What is wanted of devices of a stage: made once for all that are alike.
+    wanted: HashMap<(StageName, Architecture, Client), Wanted>,
 }
 
 impl<'a> Judge<'a> {
     /// A judge for this moment.
     pub(crate) fn new(view: &'a FleetView, depot: &'a Depot, mender_poll: Duration, now: Timestamp) -> Self {
-        Self { view, depot, mender_poll, now, offers: HashMap::new() }
+        Self { view, depot, mender_poll, now, wanted: HashMap::new() }
     }
 
     /// Judges one device; `last_seen` is a newer sign of life than the records have.
-    pub(crate) fn judge(&mut self, record: Device, last_seen: Option<Timestamp>) -> Judged {
-        let report: Option<Report> =
-            record.report.as_deref().and_then(|report| serde_json::from_str(report).ok());
+    pub(crate) fn judge(&mut self, known: &mut Known, last_seen: Option<Timestamp>) -> Judged {
+        let Known { record, report, convergence, observed } = known;
         let seen_at = record.seen_at.max(last_seen);
-        let stage = record.stage.as_ref().and_then(|stage| self.view.stage(stage));
-        let observed = observed(&record, report.as_ref(), seen_at);
+        observed.seen_at = seen_at;
+        let (view, now) = (self.view, self.now);
+        let stage = record.stage.as_ref().and_then(|stage| view.stage(stage));
         let (condition, reason) = match stage {
-            None if record.state == DeviceState::Accepted && self.view.read => {
+            None if record.state == DeviceState::Accepted && view.read => {
                 let stage = record.stage.as_ref().map_or("none", StageName::as_str);
                 (Condition::Failed, format!("its stage {stage} is not in volary.yml"))
             }
             stage => {
-                let mut wanted = Wanted::default();
-                if let Some(stage) = stage {
-                    wanted.commit = stage.tip.as_ref().map(|tip| tip.commit.clone());
-                    let images = stage.images.iter();
-                    wanted.images =
-                        images.map(|(of, image)| (of.to_string(), image.name.to_string())).collect();
-                    // Packages come to a Mender device with its image alone.
-                    if let (Some(suite), Client::Agent) = (&stage.suite, record.client) {
-                        wanted.suite = Some(suite.to_string());
-                        wanted.packages = self.offers(suite, &record.architecture).clone();
-                    }
-                }
                 let poll = match record.client {
                     Client::Agent => stage.map_or(Duration::from_secs(60), |stage| stage.rhythm.poll),
                     Client::Mender => self.mender_poll,
                 };
-                condition(&wanted, &observed, poll, self.now)
+                match stage {
+                    Some(stage) => condition(self.wanted(stage, record), observed, poll, now),
+                    None => condition(&Wanted::default(), observed, poll, now),
+                }
             }
         };
         let reason = reason.replace("NAME", record.name.as_str());
         let firing = of_condition(&Subject {
             device: &record.name,
             stage: record.stage.as_ref().map(StageName::as_str),
-            observed: &observed,
+            observed,
             has: record.suite.as_deref(),
             condition,
             reason: &reason,
         });
-        Judged { record, report, seen_at, condition, reason, firing }
+        let (record, report, convergence) = (record.clone(), report.clone(), convergence.clone());
+        Judged { record, report, convergence, seen_at, condition, reason, firing }
     }
 
-    fn offers(&mut self, suite: &Suite, architecture: &Architecture) -> &BTreeMap<String, String> {
+    /// What is wanted of a device of a stage.
+    fn wanted(&mut self, stage: &StageView, record: &Device) -> &Wanted {
         let depot = self.depot;
-        self.offers
-            .entry((suite.clone(), architecture.clone()))
-            .or_insert_with(|| depot.offers(suite, architecture).unwrap_or_default())
+        self.wanted.entry((stage.name.clone(), record.architecture.clone(), record.client)).or_insert_with(
+            || {
+                let images = stage.images.iter();
+                let mut wanted = Wanted {
+                    commit: stage.tip.as_ref().map(|tip| tip.commit.clone()),
+                    images: images.map(|(of, image)| (of.to_string(), image.name.to_string())).collect(),
+                    ..Wanted::default()
+                };
+                // Packages come to a Mender device with its image alone.
+                if let (Some(suite), Client::Agent) = (&stage.suite, record.client) {
+                    wanted.suite = Some(suite.to_string());
+                    wanted.packages = depot.offers(suite, &record.architecture).unwrap_or_default();
+                }
+                wanted
+            },
+        )
     }
 }
 
-fn observed(record: &Device, report: Option<&Report>, seen_at: Option<Timestamp>) -> Observed {
-    let convergence: Option<Convergence> =
-        record.convergence.as_deref().and_then(|text| serde_json::from_str(text).ok());
-    let ending = match &convergence {
+/// What a device is judged by, without when it was heard of.
+pub(crate) fn observed(
+    record: &Device,
+    report: Option<&Report>,
+    convergence: Option<&Convergence>,
+) -> Observed {
+    let ending = match convergence {
         Some(convergence) => Some(ending(convergence, record)),
         // Its convergence was reported before this server knew it; what it is at says enough.
         None => record.good_commit.as_ref().map(|_| Ending::Good),
     };
-    let (commit, suite) = match &convergence {
+    let (commit, suite) = match convergence {
         Some(convergence) => (Some(convergence.commit.clone()), convergence.suite.clone()),
         None => (record.good_commit.clone(), record.suite.clone()),
     };
@@ -119,7 +132,7 @@ fn observed(record: &Device, report: Option<&Report>, seen_at: Option<Timestamp>
             DeviceState::Accepted => Standing::Accepted,
             DeviceState::Rejected => Standing::Rejected,
         },
-        seen_at,
+        seen_at: record.seen_at,
         commit,
         suite,
         ending,
@@ -223,26 +236,16 @@ pub(crate) fn members(devices: &[Judged], stage: &StageName) -> Vec<DeviceName> 
 pub(crate) struct Judgement {
     /// When; `None` before the first time.
     pub(crate) at: Option<Timestamp>,
-    /// The devices, without what is only for those who look at one of them.
-    pub(crate) devices: Vec<Judged>,
+    /// How long that took.
+    pub(crate) took: Duration,
+    /// The devices by name.
+    pub(crate) devices: Arc<Vec<Judged>>,
 }
 
 impl Judged {
-    /// Without its papers and its lists of packages and facts: all devices are kept in memory.
-    pub(crate) fn lightened(mut self) -> Self {
-        let record = &mut self.record;
-        record.csr = String::new();
-        (record.certificate, record.report, record.convergence) = (None, None, None);
-        if let Some(report) = &mut self.report {
-            report.packages.clear();
-            report.facts.clear();
-        }
-        self
-    }
-
     /// The device as the API shows it.
     pub(crate) fn into_api(self) -> status::Device {
-        let record = self.record;
+        let record = Arc::unwrap_or_clone(self.record);
         status::Device {
             name: record.name,
             stage: record.stage,
@@ -256,12 +259,13 @@ impl Judged {
             architecture: record.architecture,
             os: record.os,
             fingerprint: record.fingerprint.hex(),
-            report: self.report,
+            report: self.report.map(Arc::unwrap_or_clone),
         }
     }
 }
 
-fn api_condition(condition: Condition) -> status::Condition {
+/// A condition as the API has it.
+pub(crate) fn api_condition(condition: Condition) -> status::Condition {
     match condition {
         Condition::Good => status::Condition::Good,
         Condition::Converging => status::Condition::Converging,

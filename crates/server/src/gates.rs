@@ -17,6 +17,7 @@ use crate::depot::Depot;
 use crate::facts::{Judge, Judged, tally};
 use crate::fleet_view::{self, FleetView, StageRules};
 use crate::hours;
+use crate::known::Known;
 use crate::measured::Measured;
 
 /// Why gates could not be asked.
@@ -98,7 +99,8 @@ pub(crate) fn of_merge(
         Ok::<_, GateError>((store.devices().await?, store.branches().await?, rollouts))
     })?;
     let mut judge = Judge::new(&view, &depot, mender_poll, volary_host::now());
-    let devices: Vec<Judged> = records.into_iter().map(|record| judge.judge(record, None)).collect();
+    let devices: Vec<Judged> =
+        records.into_iter().map(|record| judge.judge(&mut Known::of(record), None)).collect();
     let question = Question {
         layout,
         repository,

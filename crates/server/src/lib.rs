@@ -29,6 +29,7 @@ mod image_use;
 mod images;
 mod init;
 mod key_holders;
+mod known;
 mod layout;
 mod login_config;
 mod measured;

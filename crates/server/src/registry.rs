@@ -20,19 +20,38 @@ pub(crate) struct Member {
 /// The devices of the fleet by their key, and the newest signs of life.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    members: RwLock<HashMap<Digest, Member>>,
+    members: RwLock<Members>,
     /// One reading of the records at a time: an older one must not overwrite a newer one.
     reading: tokio::sync::Mutex<()>,
-    seen: Mutex<HashMap<DeviceName, Timestamp>>,
+    /// When each was heard of, and whether that is in the records.
+    seen: Mutex<HashMap<DeviceName, (Timestamp, bool)>>,
     used: Mutex<HashMap<String, Timestamp>>,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    by_key: HashMap<Digest, Member>,
+    keys: HashMap<DeviceName, Digest>,
+}
+
+impl Members {
+    fn put(&mut self, key: Digest, member: Member) {
+        self.keys.insert(member.name.clone(), key);
+        self.by_key.insert(key, member);
+    }
 }
 
 impl Registry {
     /// Reads all devices.
     pub(crate) async fn load(&self, store: &Store) -> Result<(), StoreError> {
         let _turn = self.reading.lock().await;
-        let members = store.devices().await?.iter().filter_map(member).collect();
+        let mut members = Members::default();
+        for (name, key, stage) in store.members().await? {
+            members.put(key, Member { name, stage });
+        }
         *self.members.write().unwrap_or_else(PoisonError::into_inner) = members;
+        let seen = store.last_seen().await?.into_iter().map(|(name, at)| (name, (at, true)));
+        *lock(&self.seen) = seen.collect();
         Ok(())
     }
 
@@ -41,29 +60,41 @@ impl Registry {
         let _turn = self.reading.lock().await;
         let device = store.device(name).await?;
         let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
-        members.retain(|_, member| member.name != *name);
-        members.extend(device.as_ref().and_then(member));
+        if let Some(key) = members.keys.remove(name) {
+            members.by_key.remove(&key);
+        }
+        if let Some((key, member)) = device.as_ref().and_then(member) {
+            members.put(key, member);
+        }
+        drop(members);
+        if device.is_none() {
+            lock(&self.seen).remove(name);
+        }
         Ok(())
     }
 
     /// The accepted device with this key.
     pub(crate) fn member(&self, key: &Digest) -> Option<Member> {
-        self.members.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.members.read().unwrap_or_else(PoisonError::into_inner).by_key.get(key).cloned()
     }
 
     /// How many accepted devices there are.
     pub(crate) fn count(&self) -> usize {
-        self.members.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.members.read().unwrap_or_else(PoisonError::into_inner).by_key.len()
     }
 
     /// Notes that a device was heard of.
     pub(crate) fn seen(&self, name: &DeviceName, now: Timestamp) {
-        lock(&self.seen).insert(name.clone(), now);
+        let mut seen = lock(&self.seen);
+        match seen.get_mut(name) {
+            Some(known) => *known = (now, false),
+            None => drop(seen.insert(name.clone(), (now, false))),
+        }
     }
 
-    /// When a device was heard of last, if that is not yet in the records.
+    /// When a device was heard of last, other than by a report.
     pub(crate) fn last_seen(&self, name: &DeviceName) -> Option<Timestamp> {
-        lock(&self.seen).get(name).copied()
+        lock(&self.seen).get(name).map(|(at, _)| *at)
     }
 
     /// Notes that a token was used.
@@ -73,14 +104,16 @@ impl Registry {
 
     /// Writes the signs of life to the records.
     pub(crate) async fn flush(&self, store: &Store) -> Result<(), StoreError> {
-        // They stay until they are written: readers in between must not see older ones.
-        let seen: Vec<(DeviceName, Timestamp)> = lock(&self.seen).clone().into_iter().collect();
+        let new = |(name, (at, written)): (&DeviceName, &(Timestamp, bool))| {
+            (!written).then(|| (name.clone(), *at))
+        };
+        let seen: Vec<(DeviceName, Timestamp)> = lock(&self.seen).iter().filter_map(new).collect();
         store.devices_seen(&seen).await?;
         {
             let mut kept = lock(&self.seen);
             for (name, at) in &seen {
-                if kept.get(name) == Some(at) {
-                    kept.remove(name);
+                if let Some((newest, written)) = kept.get_mut(name) {
+                    *written = newest == at;
                 }
             }
         }

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use volary_api::v1::device::Convergence;
 use volary_model::{CommitId, DeviceName, Place, StageName};
 use volary_plan::condition::Condition;
 use volary_plan::rollout::{self, Member, Outlook, Policy, Standing, State};
@@ -55,9 +54,7 @@ pub(crate) fn members(
 }
 
 fn standing(device: &Judged, commit: &CommitId, begun: bool) -> Standing {
-    let convergence: Option<Convergence> =
-        device.record.convergence.as_deref().and_then(|text| serde_json::from_str(text).ok());
-    let ended = convergence.is_some_and(|convergence| convergence.commit == *commit);
+    let ended = device.convergence.as_ref().is_some_and(|convergence| convergence.commit == *commit);
     let there = ended || device.record.good_commit.as_ref() == Some(commit);
     match (device.condition, there) {
         (Condition::Silent, _) if begun || there => Standing::Lost,

@@ -148,6 +148,7 @@ async fn start(
         started_at: volary_host::now(),
         stop: stopping.clone(),
         registry: Registry::default(),
+        known: tokio::sync::Mutex::default(),
         tokens: Tokens::default(),
         throttle: Mutex::default(),
         hashing: Semaphore::new(HASHING),

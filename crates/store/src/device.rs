@@ -47,7 +47,7 @@ impl FromStr for DeviceState {
 }
 
 /// The program on a device that speaks with the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Client {
     /// Our agent, with a certificate.
     #[default]
@@ -110,6 +110,19 @@ pub struct Device {
     pub client: Client,
 }
 
+/// Devices changed since some time, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceChanges {
+    /// What to ask after next time.
+    pub last: i64,
+    /// The devices as they are now; `None` for those that were forgotten.
+    pub devices: Vec<(DeviceName, Option<Device>)>,
+}
+
+/// What is read of a device.
+const SELECT: &str = "SELECT devices.*,
+    (SELECT at FROM device_seen WHERE device_seen.name = devices.name) AS alive_at FROM devices";
+
 #[derive(sqlx::FromRow)]
 struct Row {
     name: String,
@@ -128,6 +141,8 @@ struct Row {
     convergence: Option<String>,
     report: Option<String>,
     client: String,
+    #[sqlx(default)]
+    alive_at: Option<i64>,
 }
 
 impl TryFrom<Row> for Device {
@@ -145,7 +160,7 @@ impl TryFrom<Row> for Device {
             architecture: parse("architecture", &row.architecture)?,
             os: row.os,
             enrolled_at: time(row.enrolled_at),
-            seen_at: row.seen_at.map(time),
+            seen_at: row.seen_at.max(row.alive_at).map(time),
             good_commit: parse_opt("commit", row.good_commit.as_deref())?,
             suite: row.suite,
             since: row.since.map(time),
@@ -216,9 +231,71 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn devices(&self) -> Result<Vec<Device>, StoreError> {
-        let rows: Vec<Row> =
-            sqlx::query_as("SELECT * FROM devices ORDER BY name").fetch_all(&self.reader).await?;
+        let sql = format!("{SELECT} ORDER BY name");
+        let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&self.reader).await?;
         rows.into_iter().map(Device::try_from).collect()
+    }
+
+    /// At most `limit` of the devices that changed after the change `after`, as they are now. All that a row
+    /// says counts, but not when a device was heard of.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn device_changes(&self, after: i64, limit: u32) -> Result<DeviceChanges, StoreError> {
+        let changes: Vec<(i64, String)> =
+            sqlx::query_as("SELECT seq, name FROM device_changes WHERE seq > $1 ORDER BY seq LIMIT $2")
+                .bind(after)
+                .bind(i64::from(limit))
+                .fetch_all(&self.reader)
+                .await?;
+        let mut found = DeviceChanges { last: after, devices: Vec::with_capacity(changes.len()) };
+        for (seq, name) in changes {
+            let name: DeviceName = parse("device name", &name)?;
+            // One that changes meanwhile comes again.
+            let device = self.device(&name).await?;
+            found.devices.push((name, device));
+            found.last = seq;
+        }
+        Ok(found)
+    }
+
+    /// How many devices wait to be accepted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn waiting_devices(&self) -> Result<u64, StoreError> {
+        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM devices WHERE state = 'waiting'")
+            .fetch_one(&self.reader)
+            .await?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// When each device was heard of last.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn last_seen(&self) -> Result<Vec<(DeviceName, Timestamp)>, StoreError> {
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("SELECT name, at FROM device_seen").fetch_all(&self.reader).await?;
+        rows.into_iter().map(|(name, at)| Ok((parse("device name", &name)?, time(at)))).collect()
+    }
+
+    /// Who the accepted devices are: name, key, stage.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn members(&self) -> Result<Vec<(DeviceName, Digest, StageName)>, StoreError> {
+        let rows: Vec<(String, String, String)> = sqlx::query_as(
+            "SELECT name, fingerprint, stage FROM devices WHERE state = 'accepted' AND stage IS NOT NULL",
+        )
+        .fetch_all(&self.reader)
+        .await?;
+        let member = |(name, key, stage): (String, String, String)| {
+            let digest = Digest::from_hex(&key)
+                .map_err(|_| StoreError::Corrupt { what: "fingerprint", text: key.clone() })?;
+            Ok((parse("device name", &name)?, digest, parse("stage name", &stage)?))
+        };
+        rows.into_iter().map(member).collect()
     }
 
     /// One device.
@@ -226,10 +303,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn device(&self, name: &DeviceName) -> Result<Option<Device>, StoreError> {
-        let row: Option<Row> = sqlx::query_as("SELECT * FROM devices WHERE name = $1")
-            .bind(name.as_str())
-            .fetch_optional(&self.reader)
-            .await?;
+        let sql = format!("{SELECT} WHERE name = $1");
+        let row: Option<Row> =
+            sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(name.as_str()).fetch_optional(&self.reader).await?;
         row.map(Device::try_from).transpose()
     }
 
@@ -238,7 +314,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn device_by_key(&self, fingerprint: &Digest) -> Result<Option<Device>, StoreError> {
-        let row: Option<Row> = sqlx::query_as("SELECT * FROM devices WHERE fingerprint = $1")
+        let sql = format!("{SELECT} WHERE fingerprint = $1");
+        let row: Option<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .bind(fingerprint.hex())
             .fetch_optional(&self.reader)
             .await?;
@@ -373,11 +450,15 @@ impl Store {
         }
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         for (name, at) in seen {
-            sqlx::query("UPDATE devices SET seen_at = $2 WHERE name = $1 AND COALESCE(seen_at, 0) < $2")
-                .bind(name.as_str())
-                .bind(ms(*at))
-                .execute(&mut *tx)
-                .await?;
+            // One that was forgotten meanwhile has no row.
+            sqlx::query(
+                "INSERT INTO device_seen (name, at) SELECT name, $2 FROM devices WHERE name = $1
+                 ON CONFLICT (name) DO UPDATE SET at = MAX(at, excluded.at)",
+            )
+            .bind(name.as_str())
+            .bind(ms(*at))
+            .execute(&mut *tx)
+            .await?;
         }
         tx.commit().await?;
         Ok(())

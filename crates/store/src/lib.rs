@@ -33,7 +33,7 @@ pub use alert::{AlertChange, AlertStep, NewSilence, StoredAlert, StoredSilence};
 pub use branch::Branch;
 pub use build::{Build, BuildState, NewBuild};
 pub use db::{Store, StoreError};
-pub use device::{Client, Device, DeviceState, Enrolling, Enrolment, JoinRefusal};
+pub use device::{Client, Device, DeviceChanges, DeviceState, Enrolling, Enrolment, JoinRefusal};
 pub use event::{By, Event};
 pub use feed::{FeedRecord, Leaves, Message, NewMessage};
 pub use image::{Added, Image};

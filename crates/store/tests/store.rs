@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use volary_model::{BuildMethod, BuildScope, CommitId, DeviceName, Digest, SourceName};
 use volary_store::{
-    BuildState, Client, DeviceState, Enrolling, Enrolment, JoinRefusal, NewBuild, NewRebuild, NewReport,
-    NewTurn, ReproductionState, Store, Turn,
+    BuildState, Client, DeviceChanges, DeviceState, Enrolling, Enrolment, JoinRefusal, NewBuild, NewRebuild,
+    NewReport, NewTurn, ReproductionState, Store, Turn,
 };
 
 /// Runs a test body on a fresh database.
@@ -241,6 +241,42 @@ fn an_enrolment_is_recognised_by_name_and_key() {
         assert!(
             matches!(rejected, Enrolment::Known { device, changed: false } if device.state == DeviceState::Rejected)
         );
+    });
+}
+
+#[test]
+fn who_keeps_devices_in_memory_reads_what_changed() {
+    with_store(async |store, _| {
+        store.enroll(&enrolling("dev-1", 1, None), at(0)).await.unwrap();
+        store.enroll(&enrolling("dev-2", 2, None), at(0)).await.unwrap();
+        let names = |changes: &DeviceChanges| -> Vec<(String, bool)> {
+            changes.devices.iter().map(|(name, device)| (name.to_string(), device.is_some())).collect()
+        };
+        let all = store.device_changes(0, 100).await.unwrap();
+        assert_eq!(names(&all), [("dev-1".into(), true), ("dev-2".into(), true)]);
+        assert_eq!(all.devices[0].1, store.device(&"dev-1".parse().unwrap()).await.unwrap());
+        assert_eq!(names(&store.device_changes(0, 1).await.unwrap()), [("dev-1".into(), true)]);
+
+        // A sign of life is no change, and is there all the same.
+        store.devices_seen(&[("dev-1".parse().unwrap(), at(50))]).await.unwrap();
+        store
+            .devices_seen(&[("dev-1".parse().unwrap(), at(40)), ("gone".parse().unwrap(), at(40))])
+            .await
+            .unwrap();
+        assert!(store.device_changes(all.last, 100).await.unwrap().devices.is_empty());
+        assert_eq!(store.device(&"dev-1".parse().unwrap()).await.unwrap().unwrap().seen_at, Some(at(50)));
+        assert_eq!(store.last_seen().await.unwrap(), [("dev-1".parse().unwrap(), at(50))]);
+
+        let (first, other) = ("dev-1".parse().unwrap(), "dev-9".parse().unwrap());
+        assert!(store.rename_waiting(&first, &other).await.unwrap());
+        let mut renamed = names(&store.device_changes(all.last, 100).await.unwrap());
+        renamed.sort();
+        assert_eq!(renamed, [("dev-1".into(), false), ("dev-9".into(), true)]);
+        let before = store.device_changes(0, 100).await.unwrap().last;
+        assert!(store.remove_device(&other).await.unwrap());
+        let removed = store.device_changes(before, 100).await.unwrap();
+        assert_eq!(names(&removed), [("dev-9".into(), false)]);
+        assert_eq!(store.waiting_devices().await.unwrap(), 1);
     });
 }
 

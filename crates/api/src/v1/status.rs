@@ -6,6 +6,8 @@
 //! | `GET /api/v1/trace?package=P&version=V` | → [`Trace`] |
 //! | `GET /api/v1/events?limit=N&people=BOOL` | → `Vec<`[`Event`]`>`, newest first; `people=true`: only what people did |
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use volary_model::{Architecture, CommitId, DeviceName, StageName};
@@ -77,7 +79,10 @@ pub struct Stage {
     /// How its newest commit reaches the devices, if that is in waves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
-    /// Its devices by name.
+    /// How many of its devices are in each condition.
+    #[serde(default)]
+    pub conditions: BTreeMap<Condition, usize>,
+    /// Its devices by name; with `?devices=N` at most N, those first that need a look.
     pub devices: Vec<Device>,
 }
 
@@ -98,7 +103,7 @@ pub struct HeldTurn {
 }
 
 /// Whether a device is what its stage wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
     /// It runs what its stage wants and is healthy.

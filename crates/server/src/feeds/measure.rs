@@ -78,7 +78,7 @@ fn of_device(device: &Judged, now: Timestamp) -> Subject {
         values.push(value("volary.device.last_seen", Unit::Seconds, age as f64));
     }
     if device.condition != Condition::Silent {
-        values.extend(device.report.iter().flat_map(of_report));
+        values.extend(device.report.iter().flat_map(|report| of_report(report)));
     }
     Subject { device: Some(record.name.to_string()), labels, values }
 }

@@ -26,7 +26,7 @@ use crate::tls::listener::asked_to_stop;
 const ASK_AGAIN: u32 = 15;
 
 /// How many unknown devices may wait; more are strangers that fill the disk.
-pub(super) const LOBBY: usize = 1000;
+pub(super) const LOBBY: u64 = 1000;
 
 /// The longest that a question stays open, whatever the client prefers.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
@@ -44,15 +44,12 @@ pub(crate) async fn enroll(
 ) -> Result<Json<Enrolled>, Refusal> {
     let fingerprint = authority::fingerprint_of_request(&request.csr).map_err(Refusal::invalid)?;
     let secret = request.secret.as_deref().map(hash);
-    if secret.is_none() && app.store.device_by_key(&fingerprint).await?.is_none() {
-        let devices = app.store.devices().await?;
-        if devices.iter().filter(|device| device.state == DeviceState::Waiting).count() >= LOBBY {
-            return Err(Refusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too many unknown devices wait already",
-            )
+    if secret.is_none()
+        && app.store.device_by_key(&fingerprint).await?.is_none()
+        && app.store.waiting_devices().await? >= LOBBY
+    {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many unknown devices wait already")
             .help("accept or reject some, or enrol with a join token: volary device token --stage STAGE"));
-        }
     }
     let enrolling = Enrolling {
         name: request.name.clone(),

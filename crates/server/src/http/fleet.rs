@@ -16,9 +16,11 @@ use volary_api::v1::fleet::{
 use volary_api::v1::status::Device;
 use volary_fleet::{ReadObjects, RootSigners, Rules, RulesError, SIGNERS_FILE, file_at};
 use volary_model::{CommitId, DeviceName, StageName};
+use volary_plan::condition::Condition;
 use volary_store::{Client, DeviceState};
 
 use crate::app::App;
+use crate::facts::Judged;
 use crate::fleet_view;
 use crate::gates::GateError;
 use crate::http::archive::archive_limits;
@@ -45,12 +47,77 @@ impl From<GateError> for Refusal {
     }
 }
 
-/// `GET /api/v1/devices`.
+/// Which devices.
+#[derive(Default, Deserialize)]
+pub(crate) struct DevicesQuery {
+    /// Only those of this stage; all if empty.
+    #[serde(default)]
+    pub(crate) stage: String,
+    /// Only those in this condition.
+    #[serde(default)]
+    pub(crate) condition: String,
+    /// Only those whose name, suite or commit has this in it.
+    #[serde(default)]
+    pub(crate) q: String,
+    /// Only those after this name.
+    #[serde(default)]
+    after: String,
+    /// At most so many.
+    limit: Option<usize>,
+}
+
+impl DevicesQuery {
+    /// The words for conditions.
+    pub(crate) const CONDITIONS: [&'static str; 8] =
+        ["good", "converging", "failed", "refused", "silent", "waiting", "rejected", "new"];
+
+    /// The devices that are like that, in their order, wherever they are to begin.
+    pub(crate) fn of<'a>(&self, devices: &'a [Judged]) -> Result<Vec<&'a Judged>, Refusal> {
+        let condition: Option<Condition> = match self.condition.as_str() {
+            "" => None,
+            word => Some(serde_json::from_value(word.into()).map_err(|_| {
+                Refusal::invalid(format!("{word:?} is no condition"))
+                    .help(format!("there are: {}", Self::CONDITIONS.join(", ")))
+            })?),
+        };
+        let wanted = self.q.trim();
+        let has = |device: &Judged| {
+            device.record.name.as_str().contains(wanted)
+                || device.record.suite.as_deref().is_some_and(|suite| suite.contains(wanted))
+                || device
+                    .record
+                    .good_commit
+                    .as_ref()
+                    .is_some_and(|commit| commit.as_str().starts_with(wanted))
+        };
+        let is_wanted = |device: &&Judged| {
+            condition.is_none_or(|condition| device.condition == condition)
+                && (self.stage.is_empty()
+                    || device.record.stage.as_ref().is_some_and(|stage| stage.as_str() == self.stage))
+                && (wanted.is_empty() || has(device))
+        };
+        Ok(devices.iter().filter(is_wanted).collect())
+    }
+
+    /// Where to begin among them.
+    pub(crate) fn place(&self, found: &[&Judged]) -> usize {
+        found.partition_point(|device| device.record.name.as_str() <= self.after.as_str())
+    }
+}
+
+/// `GET /api/v1/devices?stage&condition&q&after&limit`: of a large fleet, with a limit, as they were some seconds ago.
 pub(crate) async fn devices(
     State(app): State<Arc<App>>,
     Viewer(_): Viewer,
+    Query(query): Query<DevicesQuery>,
 ) -> Result<Json<Vec<Device>>, Refusal> {
-    Ok(Json(app.devices().await?.into_iter().map(|device| device.into_api()).collect()))
+    let all = match query.limit {
+        Some(_) => app.devices_lately().await?,
+        None => Arc::new(app.devices().await?),
+    };
+    let found = query.of(&all)?;
+    let found = found[query.place(&found)..].iter().take(query.limit.unwrap_or(usize::MAX));
+    Ok(Json(found.map(|device| (*device).clone().into_api()).collect()))
 }
 
 pub(super) fn no_device(name: &DeviceName) -> Refusal {

@@ -149,6 +149,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/images/{name}", get(files::image))
         .route("/git/{*path}", any(git::serve))
         .route("/", get(page::home))
+        .route("/devices", get(page::devices::show))
         .route("/devices/{name}", get(page::device::show))
         .route("/alerts", get(page::alerts::show))
         .route("/alerts/silence", post(page::alerts::silence))

@@ -3,6 +3,7 @@
 
 pub(crate) mod alerts;
 pub(crate) mod device;
+pub(crate) mod devices;
 pub(crate) mod happened;
 pub(crate) mod login;
 pub(crate) mod promotion;
@@ -35,6 +36,9 @@ const SCRIPT: &str = include_str!("../../assets/live.js");
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
                       img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
+/// How many devices of a stage the overview shows; the page of devices has all.
+const DEVICES: usize = 40;
+
 /// How many events the page shows.
 const EVENTS: u32 = 25;
 
@@ -44,7 +48,7 @@ const LOG_TAIL: u64 = 256 << 10;
 /// `GET /`.
 pub(crate) async fn home(State(app): State<Arc<App>>, headers: HeaderMap, uri: Uri) -> Response {
     page(&app, &headers, &uri, async |person, head| {
-        let status = whole(&app).await?;
+        let status = whole(&app, Some(DEVICES)).await?;
         let events = newest_events(&app, EVENTS, false).await?;
         Ok(view::Home::new(status, events, &app.view.get(), &person, head).render())
     })

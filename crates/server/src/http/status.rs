@@ -1,5 +1,6 @@
 //! The whole chain, one package's journey, and what happened.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -7,14 +8,16 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 use volary_api::v1::image::PinnedImage;
 use volary_api::v1::rollout::Rollout;
-use volary_api::v1::status::{By, Device, Event, HeldTurn, Stage, Status, Trace, TracedDevice, TracedStage};
+use volary_api::v1::status::{
+    By, Condition as ApiCondition, Device, Event, HeldTurn, Stage, Status, Trace, TracedDevice, TracedStage,
+};
 use volary_debian::Version;
 use volary_fleet::LockedImage;
 use volary_model::{Architecture, DeviceType, PackageName, StageName};
 use volary_plan::condition::Condition;
 
 use crate::app::App;
-use crate::facts::Judged;
+use crate::facts::{Judged, api_condition};
 use crate::fleet_view::StageView;
 use crate::http::alert;
 use crate::http::auth::{Viewer, how_from};
@@ -31,19 +34,29 @@ fn is_of(rollout: &Rollout, stage: &StageView) -> bool {
 /// How many builds the overview shows.
 const BUILDS: u32 = 20;
 
-/// `GET /api/v1/status`.
-pub(crate) async fn status(State(app): State<Arc<App>>, Viewer(_): Viewer) -> Result<Json<Status>, Refusal> {
-    Ok(Json(whole(&app).await?))
+/// How much is wanted.
+#[derive(Deserialize)]
+pub(crate) struct StatusQuery {
+    devices: Option<usize>,
 }
 
-/// The chain from left to right.
-pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
+/// `GET /api/v1/status?devices=N`.
+pub(crate) async fn status(
+    State(app): State<Arc<App>>,
+    Viewer(_): Viewer,
+    Query(query): Query<StatusQuery>,
+) -> Result<Json<Status>, Refusal> {
+    Ok(Json(whole(&app, query.devices).await?))
+}
+
+/// The chain from left to right, with at most so many devices of each stage.
+pub(crate) async fn whole(app: &Arc<App>, most: Option<usize>) -> Result<Status, Refusal> {
     let view = app.view.get();
     let sources = app.store.sources().await?;
     let builds = app.store.builds(None, BUILDS).await?;
     let depot = app.archive.clone();
     let releases = blocking(move || depot.releases()).await??;
-    let devices = app.devices().await?;
+    let devices = app.devices_lately().await?;
     let rollouts = rollout::list(app).await?;
     let turns = app.store.turns(volary_host::now()).await?;
     let mut problems = view.problems.clone();
@@ -68,10 +81,11 @@ pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
             promotes_when: app.promotions.get().get(&stage.name).cloned(),
             rollout: rollouts.iter().find(|rollout| is_of(rollout, stage)).cloned(),
             turns: turns.iter().filter(|turn| turn.stage == stage.name).map(held_turn).collect(),
-            devices: of_stage(&devices, &stage.name),
+            conditions: conditions(&devices, &stage.name),
+            devices: of_stage(&devices, &stage.name, most),
         })
         .collect();
-    for device in &devices {
+    for device in devices.iter() {
         let lost = device.record.stage.as_ref().filter(|stage| view.read && view.stage(stage).is_none());
         if let (Some(stage), volary_store::DeviceState::Accepted) = (lost, device.record.state) {
             problems.push(format!(
@@ -88,9 +102,9 @@ pub(crate) async fn whole(app: &Arc<App>) -> Result<Status, Refusal> {
         releases,
         stages,
         waiting: devices
-            .into_iter()
+            .iter()
             .filter(|device| device.condition == Condition::Waiting)
-            .map(Judged::into_api)
+            .map(|device| device.clone().into_api())
             .collect(),
         problems,
     })
@@ -116,13 +130,41 @@ fn held_turn(turn: &volary_store::Turn) -> HeldTurn {
     }
 }
 
-fn of_stage(devices: &[Judged], stage: &StageName) -> Vec<Device> {
+fn in_stage<'a>(devices: &'a [Judged], stage: &'a StageName) -> impl Iterator<Item = &'a Judged> {
     devices
         .iter()
         .filter(|device| !matches!(device.condition, Condition::Waiting | Condition::Rejected))
-        .filter(|device| device.record.stage.as_ref() == Some(stage))
-        .map(|device| device.clone().into_api())
-        .collect()
+        .filter(move |device| device.record.stage.as_ref() == Some(stage))
+}
+
+fn conditions(devices: &[Judged], stage: &StageName) -> BTreeMap<ApiCondition, usize> {
+    let mut conditions = BTreeMap::new();
+    for device in in_stage(devices, stage) {
+        *conditions.entry(api_condition(device.condition)).or_default() += 1;
+    }
+    conditions
+}
+
+fn of_stage(devices: &[Judged], stage: &StageName, most: Option<usize>) -> Vec<Device> {
+    let mut found: Vec<&Judged> = in_stage(devices, stage).collect();
+    if let Some(most) = most.filter(|most| *most < found.len()) {
+        // Stable, so those that are alike stay in the order of their names.
+        found.sort_by_key(|device| urgency(device.condition));
+        found.truncate(most);
+    }
+    found.into_iter().map(|device| device.clone().into_api()).collect()
+}
+
+/// What a person looks at first.
+fn urgency(condition: Condition) -> u8 {
+    match condition {
+        Condition::Failed => 0,
+        Condition::Refused => 1,
+        Condition::Silent => 2,
+        Condition::Converging => 3,
+        Condition::New | Condition::Waiting | Condition::Rejected => 4,
+        Condition::Good => 5,
+    }
 }
 
 /// A package version.

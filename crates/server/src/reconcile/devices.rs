@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use volary_plan::condition::Condition;
 
@@ -18,7 +18,9 @@ const GATHER: Duration = Duration::from_millis(500);
 
 /// Judges all devices and adds an event for each that changed.
 pub(super) async fn devices(app: Arc<App>) -> Result<(), String> {
-    tokio::time::sleep(GATHER).await;
+    // Of a large fleet too, no more than a tenth of the time goes into it.
+    tokio::time::sleep(GATHER.max(app.judged.get().took * 9)).await;
+    let begun = Instant::now();
     let text = |error: volary_store::StoreError| error.to_string();
     let before: BTreeMap<String, Condition> =
         app.store.setting(SETTING).await.map_err(text)?.unwrap_or_default();
@@ -48,8 +50,8 @@ pub(super) async fn devices(app: Arc<App>) -> Result<(), String> {
     for (kind, name, text) in events {
         app.event(kind, &name, &text).await;
     }
-    let devices = judged.into_iter().map(Judged::lightened).collect();
-    app.judged.set(Judgement { at: Some(volary_host::now()), devices });
+    let (at, devices) = (Some(volary_host::now()), Arc::new(judged));
+    app.judged.set(Judgement { at, took: begun.elapsed(), devices });
     app.nudges.alerts.notify_one();
     app.nudges.feeds.notify_waiters();
     Ok(())

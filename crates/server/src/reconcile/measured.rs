@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use volary_api::v1::device::{Convergence, Outcome};
+use volary_api::v1::device::Outcome;
 use volary_fleet::{FleetConfig, Gates, Rules};
 use volary_model::{CommitId, DeviceName, StageName, WatchKind, WatchRule};
 use volary_plan::condition::Condition;
@@ -194,7 +194,7 @@ fn changed(
         if let Some(at) = known.and_then(|known| known.get(&name)) {
             return Some((name, *at));
         }
-        let convergence: Convergence = serde_json::from_str(device.record.convergence.as_deref()?).ok()?;
+        let convergence = device.convergence.as_ref()?;
         let there = convergence.commit == asked.commit && convergence.outcome == Outcome::Good;
         there.then(|| (name, convergence.ended_at.clamp(asked.moved_at.min(now), now)))
     };

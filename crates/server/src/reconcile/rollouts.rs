@@ -18,7 +18,7 @@ const GATHER: Duration = Duration::from_millis(500);
 
 /// Takes each a step further once the swarm is over, and tells what became of it.
 pub(super) async fn gathered(app: Arc<App>) -> Result<(), String> {
-    tokio::time::sleep(GATHER).await;
+    tokio::time::sleep(GATHER.max(app.judged.get().took * 9)).await;
     rollouts(&app).await
 }
 

@@ -118,8 +118,7 @@ async fn enrolled(
 }
 
 async fn is_lobby_full(app: &App) -> Result<bool, Refusal> {
-    let devices = app.store.devices().await?;
-    Ok(devices.iter().filter(|device| device.state == DeviceState::Waiting).count() >= LOBBY)
+    Ok(app.store.waiting_devices().await? >= LOBBY)
 }
 
 /// What is kept of the secret of a join token, given as a whole or as the secret alone.

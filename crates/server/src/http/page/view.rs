@@ -1,5 +1,6 @@
 //! What the templates show: texts, tones and links, ready to be put in. Decides nothing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use askama::Template;
@@ -101,6 +102,8 @@ struct StageColumn {
     conduct: Vec<Conduct>,
     buttons: Vec<Button>,
     devices: Vec<DeviceRow>,
+    /// How many more devices there are.
+    more: usize,
 }
 
 /// An image that a stage pins.
@@ -265,8 +268,8 @@ impl Home {
 }
 
 fn stage_column(stage: &Stage, view: &FleetView, person: &Person, now: Timestamp) -> StageColumn {
-    let good = stage.devices.iter().filter(|device| device.condition == Condition::Good).count();
-    let all = stage.devices.len();
+    let good = stage.conditions.get(&Condition::Good).copied().unwrap_or(0);
+    let all: usize = stage.conditions.values().sum();
     StageColumn {
         name: stage.name.to_string(),
         branch: stage.branch.clone(),
@@ -279,7 +282,8 @@ fn stage_column(stage: &Stage, view: &FleetView, person: &Person, now: Timestamp
             all => format!("{good} of {all} good"),
         },
         all_good: all > 0 && good == all,
-        meter: meter(&stage.devices),
+        meter: meter(&stage.conditions),
+        more: all - stage.devices.len(),
         step: step(&stage.name, view),
         images: stage.images.iter().map(image_row).collect(),
         conduct: conduct(stage, now),
@@ -338,13 +342,15 @@ fn held(turn: &HeldTurn, now: Timestamp) -> String {
     format!("{}{site} for {}", turn.device, ago(turn.since, now))
 }
 
-fn meter(devices: &[Device]) -> Vec<MeterPart> {
+fn meter(conditions: &BTreeMap<Condition, usize>) -> Vec<MeterPart> {
+    let all: usize = conditions.values().sum();
     let mut parts = Vec::new();
     let mut start = 0.0;
     for wanted in ["good", "busy", "bad", "off"] {
-        let count = devices.iter().filter(|device| tone(device.condition).0 == wanted).count();
+        let alike = conditions.iter().filter(|(condition, _)| tone(**condition).0 == wanted);
+        let count: usize = alike.map(|(_, count)| count).sum();
         if count > 0 {
-            let width = count as f64 * 100.0 / devices.len() as f64;
+            let width = count as f64 * 100.0 / all as f64;
             parts.push(MeterPart { tone: wanted, start, width });
             start += width;
         }
@@ -369,7 +375,7 @@ fn step(stage: &StageName, view: &FleetView) -> Option<Step> {
 }
 
 /// The tone and the word of a condition.
-fn tone(condition: Condition) -> (&'static str, &'static str) {
+pub(super) fn tone(condition: Condition) -> (&'static str, &'static str) {
     match condition {
         Condition::Good => ("good", "good"),
         Condition::Converging => ("busy", "converging"),
