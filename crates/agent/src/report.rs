@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use volary_api::v1::device::{self as wire, CheckResult, Report, RunningImage};
-use volary_device::{Drift, Failure, Outcome, Phase, Rest, State, Undone, UndoneBy};
+use volary_device::{Drift, Failure, Obstacle, Outcome, Phase, Rest, State, Undone, UndoneBy};
 use volary_model::Architecture;
 
 use crate::apt::{self, Inventory, Source};
@@ -137,6 +137,10 @@ fn waiting(state: &State) -> Option<wire::Waiting> {
     Some(wire::Waiting {
         commit: waiting.work.target.commit.clone(),
         obstacles: waiting.obstacles.iter().map(ToString::to_string).collect(),
+        held: waiting
+            .obstacles
+            .iter()
+            .any(|obstacle| matches!(obstacle, Obstacle::Held(_) | Obstacle::HeldUntil(..))),
     })
 }
 

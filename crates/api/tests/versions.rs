@@ -116,7 +116,8 @@ fn ours() -> Report {
             journal: "x[1]: no\n".into(),
         }),
     });
-    report.waiting = Some(Waiting { commit: commit('c'), obstacles: vec!["no window is open".into()] });
+    report.waiting =
+        Some(Waiting { commit: commit('c'), obstacles: vec!["no window is open".into()], held: false });
     report.quarantined = vec![Quarantined {
         commit: commit('b'),
         rolling: String::new(),

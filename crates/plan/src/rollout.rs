@@ -44,6 +44,8 @@ pub enum Standing {
     Untouched,
     /// It has not begun, and was not heard of for long.
     Away,
+    /// It has not begun, since a person holds it on the device.
+    Held,
     /// It has begun and not ended.
     Changing,
     /// It runs the commit and is well.
@@ -126,7 +128,7 @@ impl State {
 /// How many devices stand how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
-    /// Devices of the stage that are heard of, or have begun.
+    /// Devices of the stage that are heard of and not held, or have begun.
     pub all: usize,
     /// Those among them that the open waves reach.
     pub open: usize,
@@ -140,6 +142,9 @@ pub struct Count {
     pub lost: usize,
     /// Devices that are not heard of and have not begun.
     pub away: usize,
+    /// Devices that persons hold and that have not begun: a wave does not wait for them.
+    #[serde(default)]
+    pub held: usize,
 }
 
 /// What a rollout waits for.
@@ -241,9 +246,9 @@ pub fn may_begin(policy: &Policy, state: &State, place: Place) -> Result<(), Str
     ))
 }
 
-/// Those of whom anything can be learned.
+/// Those of whom anything can be learned soon.
 fn reachable(member: &&Member) -> bool {
-    member.standing != Standing::Away
+    !matches!(member.standing, Standing::Away | Standing::Held)
 }
 
 /// The last place that a wave opens: at least one device, and all with the last.
@@ -275,6 +280,10 @@ fn count(state: &State, members: &[Member]) -> Count {
         match member.standing {
             Standing::Away => {
                 count.away += 1;
+                continue;
+            }
+            Standing::Held => {
+                count.held += 1;
                 continue;
             }
             Standing::Untouched => {}
@@ -359,6 +368,7 @@ fn sentence(policy: &Policy, state: &State, count: &Count, now: Timestamp) -> St
         (count.bad, "failed"),
         (count.lost, "fell silent"),
         (count.away, "away"),
+        (count.held, "held by a person"),
     ] {
         if number > 0 {
             parts.push(format!("{number} {what}"));
@@ -444,7 +454,9 @@ mod tests {
     fn touched(members: &[Member]) -> usize {
         members
             .iter()
-            .filter(|member| !matches!(member.standing, Standing::Untouched | Standing::Away))
+            .filter(|member| {
+                !matches!(member.standing, Standing::Untouched | Standing::Away | Standing::Held)
+            })
             .count()
     }
 
@@ -523,6 +535,33 @@ mod tests {
         let (state, outlook, _) = step(&policy(), state, &members, at(60));
         assert!(state.is_stopped());
         assert!(outlook.says.contains("10 of 10 devices fell silent, 5 % are borne"), "{}", outlook.says);
+    }
+
+    #[test]
+    fn a_wave_does_not_wait_for_a_device_that_a_person_holds() {
+        let mut members = fleet(3);
+        let (state, outlook, _) = step(&policy(), State::begin(commit(), at(0)), &members, at(0));
+        assert_eq!(outlook.count.open, 1);
+        // The one of the first wave is held: the next in the order takes its place.
+        let first = members.iter().position(|member| Some(member.place) == state.open).unwrap();
+        members[first].standing = Standing::Held;
+        let (state, outlook, _) = step(&policy(), state, &members, at(1));
+        assert_eq!((outlook.count.open, outlook.count.all, outlook.count.held), (1, 2, 1));
+        assert!(outlook.says.contains("1 held by a person; waits for 1 device"), "{}", outlook.says);
+        assert!(may_begin(&policy(), &state, members[first].place).is_ok(), "it may, once it is let go");
+        end(&state, &mut members, |_| Standing::Good);
+        let (state, _, _) = step(&policy(), state, &members, at(2));
+        let (state, _, _) = step(&policy(), state, &members, at(2 + 60));
+        end(&state, &mut members, |_| Standing::Good);
+        let mut state = state;
+        for minute in [63, 130, 200, 300] {
+            state = step(&policy(), state, &members, at(minute)).0;
+            end(&state, &mut members, |_| Standing::Good);
+        }
+        let (state, outlook, _) = step(&policy(), state, &members, at(400));
+        assert!(state.finished_at.is_some(), "{}", outlook.says);
+        // Let go, it follows.
+        assert!(may_begin(&policy(), &state, members[first].place).is_ok());
     }
 
     #[test]

@@ -63,10 +63,17 @@ fn standing(device: &Judged, commit: &CommitId, begun: bool) -> Standing {
         }
         // What it said last is about another commit.
         (_, false) if begun => Standing::Changing,
+        (_, false) if is_held(device, commit) => Standing::Held,
         (_, false) => Standing::Untouched,
         (Condition::Failed | Condition::Refused, true) => Standing::Bad(device.reason.clone()),
         (_, true) => Standing::Good,
     }
+}
+
+/// True if a person keeps the device from this commit.
+fn is_held(device: &Judged, commit: &CommitId) -> bool {
+    let waiting = device.report.as_ref().and_then(|report| report.waiting.as_ref());
+    waiting.is_some_and(|waiting| waiting.held && waiting.commit == *commit)
 }
 
 /// Whether a device may begin with a commit of its stage now.

@@ -181,6 +181,9 @@ pub struct Waiting {
     pub commit: CommitId,
     /// What stands in the way, as sentences, the weightiest first.
     pub obstacles: Vec<String>,
+    /// True if a person holds the device.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
 }
 
 /// A commit that hurt the device, and that it does not try again by itself.
