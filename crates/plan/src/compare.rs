@@ -112,6 +112,23 @@ pub struct Outcome {
     pub unchanged: Vec<Option<Duration>>,
 }
 
+/// How long after its change a counter of a device had risen by more than in all of the baseline before: the device's own
+/// past is the measure here too. `None` within what was measured.
+pub fn rose_more(points: &[Point], changed_at: Timestamp, baseline: Duration) -> Option<Duration> {
+    // Rollups make fractions of what counts in whole steps.
+    const STEP: f64 = 0.5;
+    let since = points.partition_point(|point| point.at < changed_at);
+    let past = series::between(&points[..since], series::before(changed_at, baseline), changed_at);
+    let before = series::increase(past);
+    // Restarts while the device changes itself are part of the change: the first point after it is where counting begins.
+    let after = &points[since..];
+    let mut rose = 0.0;
+    after.windows(2).find_map(|pair| {
+        rose += series::increase(pair);
+        (rose >= before + STEP).then(|| series::elapsed(changed_at, pair[1].at))
+    })
+}
+
 /// What a comparison came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
@@ -328,6 +345,27 @@ mod tests {
 
     fn name() -> DeviceName {
         "d".parse().unwrap()
+    }
+
+    #[test]
+    fn a_counter_is_measured_by_its_own_past() {
+        let check = |values: &[(i64, f64)], expected: Option<u64>| {
+            let points: Vec<Point> =
+                values.iter().map(|(hour, value)| Point { at: at(*hour), value: *value }).collect();
+            let found = rose_more(&points, at(0), Duration::from_secs(24 * 3600));
+            assert_eq!(found.map(|after| after.as_secs() / 3600), expected, "{values:?}");
+        };
+        check(&[], None);
+        check(&[(-20, 3.0), (-1, 3.0), (1, 3.0), (9, 3.0)], None);
+        check(&[(-20, 3.0), (-1, 3.0), (1, 3.0), (9, 4.0)], Some(9));
+        // It restarted twice before, so two restarts are nothing new.
+        check(&[(-20, 1.0), (-1, 3.0), (1, 3.0), (5, 5.0)], None);
+        check(&[(-20, 1.0), (-1, 3.0), (1, 3.0), (5, 5.0), (6, 6.0)], Some(6));
+        // What is older than the baseline does not count, and neither does what happens while it changes.
+        check(&[(-30, 0.0), (-25, 9.0), (-1, 9.0), (1, 10.0), (2, 10.0)], None);
+        check(&[(-30, 0.0), (-25, 9.0), (-1, 9.0), (1, 10.0), (2, 11.0)], Some(2));
+        // A boot begins the counter anew.
+        check(&[(-2, 9.0), (-1, 9.0), (1, 0.0), (2, 0.0), (3, 1.0)], Some(3));
     }
 
     /// A device with this level for a day before its change at hour 0, and another one for a day after it.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use volary_fleet::NoWorseThan;
 use volary_model::{CommitId, DeviceName, StageName, is_counter};
-use volary_plan::compare::{Comparison, Member, Metric, Policy, Worse, compare};
+use volary_plan::compare::{Comparison, Member, Metric, Outcome, Policy, Worse, compare, rose_more};
 use volary_plan::series::{Point, elapsed};
 use volary_plan::watch::Finding;
 
@@ -114,7 +114,13 @@ pub(crate) fn policy(gate: &NoWorseThan) -> Policy {
 
 /// True if a series is compared.
 pub(crate) fn is_compared(series: &str) -> bool {
-    worse(series).is_some()
+    worse(series).is_some() || is_restarts(series)
+}
+
+/// True for the counter of how often a unit was restarted by systemd itself. It rises too seldom for a middle value to move, so
+/// that it did is what counts.
+fn is_restarts(series: &str) -> bool {
+    series.split('{').next() == Some("unit_restarts_total")
 }
 
 /// Which way a series gets worse, of those that are compared; counters count by the hour.
@@ -159,13 +165,30 @@ pub(crate) fn compared(policy: &Policy, groups: &Groups<'_>, now: Timestamp) -> 
             })
         })
         .collect();
-    Ok(compare(policy, &metrics, &[], since, now))
+    let restarts = restarts(policy, groups, middle);
+    Ok(compare(policy, &metrics, restarts.as_slice(), since, now))
 }
 
-/// A counter as how much it rises in an hour, one point for each hour that it has two points in; other series as they
+/// When a unit of each device was restarted more often than in the baseline; nothing if restarts are not measured.
+fn restarts(policy: &Policy, groups: &Groups<'_>, middle: Timestamp) -> Option<Outcome> {
+    // The first of its units; the outer `None` is a device that measures no restarts.
+    let first = |points: &BTreeMap<String, Vec<Point>>, changed_at| {
+        let counters: Vec<&Vec<Point>> =
+            points.iter().filter(|(series, _)| is_restarts(series)).map(|(_, points)| points).collect();
+        let rose = counters.iter().filter_map(|points| rose_more(points, changed_at, policy.baseline)).min();
+        (!counters.is_empty()).then_some(rose)
+    };
+    let ours = groups.ours.iter().filter_map(|(device, points)| first(points, *groups.changed.get(device)?));
+    let changed: Vec<_> = ours.collect();
+    let unchanged: Vec<_> = groups.theirs.values().filter_map(|points| first(points, middle)).collect();
+    let measured = !changed.is_empty() && !unchanged.is_empty();
+    measured.then(|| Outcome { name: "a unit restarted more often".to_owned(), changed, unchanged })
+}
+
+/// A counter, but that of restarts, as how much it rises in an hour, one point for each hour that it has two points in; other series as they
 /// are.
 pub(crate) fn by_the_hour(series: &str, points: Vec<Point>) -> Vec<Point> {
-    if !is_counter(series) {
+    if !is_counter(series) || is_restarts(series) {
         return points;
     }
     let hour = |point: &Point| point.at.as_second().div_euclid(3600);
@@ -223,6 +246,34 @@ mod tests {
         let (nobody, none) = (BTreeMap::new(), Points::new());
         let groups = Groups { changed: &nobody, ours: &none, theirs: &none };
         assert!(compared(&Policy::default(), &groups, at(0)).is_err());
+    }
+
+    #[test]
+    fn restarts_that_are_new_stop() {
+        use volary_plan::gate::Say;
+        // Memory alike on all, and a unit that is restarted once, six hours after the change.
+        let device_with = |n: usize, restarted: bool| {
+            let mut all = points(60.0 + n as f64, 60.2 + n as f64);
+            let counter = |minute: i64| Point {
+                at: at(minute),
+                value: if restarted && minute >= 360 { 5.0 } else { 4.0 },
+            };
+            let counters = (-1440..1440).step_by(30).map(counter).collect();
+            all.insert("unit_restarts_total{unit=\"app\"}".to_owned(), counters);
+            (device(n), all)
+        };
+        let judged = |restarting: usize| {
+            let ours: Points = (0..5).map(|n| device_with(n, n < restarting)).collect();
+            let theirs: Points = (5..60).map(|n| device_with(n, n == 9)).collect();
+            let changed = ours.keys().map(|name| (name.clone(), at(0))).collect();
+            let groups = Groups { changed: &changed, ours: &ours, theirs: &theirs };
+            compared(&Policy::default(), &groups, at(1440)).unwrap()
+        };
+        assert_eq!(judged(0).say, Say::Go, "{:?}", judged(0));
+        assert_eq!(judged(1).say, Say::Go, "{:?}", judged(1));
+        let found = judged(4);
+        assert_eq!(found.say, Say::Stop, "{found:?}");
+        assert!(found.reason.contains("a unit restarted more often: 4 of 5 against 1 of 55"), "{found:?}");
     }
 
     #[test]
