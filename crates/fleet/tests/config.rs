@@ -367,3 +367,27 @@ fn a_gate_that_cannot_be_read_says_why() {
     check("time: { open: \"08:00-16:00\", time_zone: device }", "a merge is made by people");
     check("freeze: maybe", "neither true nor false");
 }
+
+#[test]
+fn gates_whose_word_comes_from_elsewhere_have_a_name_and_an_age() {
+    let config =
+        parse("gates:\n  prod:\n    command: { rig: 1h }\n    external: { field-test: 7d, lab: 90s }\n");
+    let gates = config.gates_of(&stage("prod"));
+    let hour = Duration::from_secs(3600);
+    assert_eq!(
+        gates.command.iter().map(|(name, age)| (name.as_str(), *age)).collect::<Vec<_>>(),
+        [("rig", hour)]
+    );
+    assert_eq!(gates.external.len(), 2);
+    for (written, expected) in [
+        ("command: { rig: 5s }", "gates.prod.command.rig"),
+        ("command: rig", "this is not a map of keys"),
+        ("external: {}", "there are 0 names"),
+        ("external: { \"a b\": 1h }", "gate name \"a b\" is not valid"),
+        ("command: { rig: /bin/true }", "is not a duration"),
+    ] {
+        let text = format!("{STAGES}gates:\n  prod:\n    {written}\n");
+        let problem = FleetConfig::parse(&text).unwrap_err().to_string();
+        assert!(problem.contains(expected), "{written}: {problem}");
+    }
+}

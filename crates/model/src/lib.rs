@@ -19,7 +19,7 @@ mod watch;
 pub use build::{BuildMethod, BuildScope};
 pub use digest::Digest;
 pub use name::{
-    Architecture, CommitId, Component, DeviceName, DeviceType, ImageName, IndexName, InvalidName,
+    Architecture, CommitId, Component, DeviceName, DeviceType, GateName, ImageName, IndexName, InvalidName,
     PackageName, SourceName, StageName,
 };
 pub use place::Place;

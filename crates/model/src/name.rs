@@ -133,6 +133,14 @@ name!(
 );
 
 name!(
+    /// The name of a gate whose word comes from elsewhere, as in `volary.yml`: `lab-rig`, `field-test`.
+    GateName,
+    "gate name",
+    "1 to 64 lower-case letters, digits, dashes, dots and underscores",
+    |text| is_label(text, 64, b"-._")
+);
+
+name!(
     /// A kind of hardware that takes the same image: `qemu-amd64`, `raspberrypi4`.
     DeviceType,
     "device type",

@@ -5,7 +5,9 @@
 
 mod hours;
 mod measured;
+mod told;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,6 +20,7 @@ use crate::text;
 use crate::watch::Finding;
 
 pub use hours::{Frozen, Hours};
+pub use told::{Known, Teller, Told, Word, is_due, word_of_exit};
 
 /// What a gate says. The order is that of severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -34,8 +37,8 @@ pub enum Say {
 /// The word of one gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// The gate, as it is called in `volary.yml`.
-    pub gate: &'static str,
+    /// The gate, as it is called in `volary.yml`, with its name if there may be several.
+    pub gate: Cow<'static, str>,
     /// What it says.
     pub say: Say,
     /// Why, with the figures.
@@ -59,6 +62,8 @@ pub struct Gates {
     pub time: bool,
     /// No merge while a freeze of the stage is on.
     pub freeze: bool,
+    /// Gates whose word comes from elsewhere.
+    pub told: Vec<Told>,
 }
 
 /// How well the devices of the stage before must be. Shares are percentages, 0 to 100.
@@ -96,6 +101,8 @@ pub struct Evidence {
     pub hours: Option<Result<Hours, String>>,
     /// The freezes of the stage that is merged into; `None` if they are not known.
     pub freeze: Option<Frozen>,
+    /// What is known of the gates whose word comes from elsewhere, in their order.
+    pub told: Vec<Known>,
 }
 
 /// How far a rollout is.
@@ -148,6 +155,10 @@ pub fn verdicts(gates: &Gates, evidence: &Evidence, now: Timestamp) -> Vec<Verdi
     if gates.freeze {
         verdicts.push(hours::freeze(evidence.freeze.as_ref()));
     }
+    let nothing = std::iter::repeat(&Known::Nothing);
+    for (told, known) in gates.told.iter().zip(evidence.told.iter().chain(nothing)) {
+        verdicts.push(told::verdict(told, known, now));
+    }
     if let Some(rollout) = &evidence.rollout {
         verdicts.push(rolled_out(rollout));
     }
@@ -170,7 +181,7 @@ fn frozen(evidence: &Evidence) -> Verdict {
             (Say::Stop, format!("{} still takes picks; end it with: volary release freeze {0}", release.name))
         }
     };
-    Verdict { gate: "frozen", say, reason }
+    Verdict { gate: "frozen".into(), say, reason }
 }
 
 fn soaked(soak: Duration, evidence: &Evidence, now: Timestamp) -> Verdict {
@@ -188,7 +199,7 @@ fn soaked(soak: Duration, evidence: &Evidence, now: Timestamp) -> Verdict {
             }
         }
     };
-    Verdict { gate: "soak", say, reason }
+    Verdict { gate: "soak".into(), say, reason }
 }
 
 fn rolled_out(rollout: &RolloutSays) -> Verdict {
@@ -198,7 +209,7 @@ fn rolled_out(rollout: &RolloutSays) -> Verdict {
         RolloutSays::Stopped(says) => (Say::Stop, format!("its rollout in the stage before: {says}")),
         RolloutSays::Finished(says) => (Say::Go, says.clone()),
     };
-    Verdict { gate: "rollout", say, reason }
+    Verdict { gate: "rollout".into(), say, reason }
 }
 
 fn images(pinned: &[PinnedImage]) -> Verdict {
@@ -213,12 +224,12 @@ fn images(pinned: &[PinnedImage]) -> Verdict {
         let remedy = "publish it with: volary image publish FILE";
         (Say::Stop, format!("the server does not have {}; {remedy}", text::some(&missing, 3)))
     };
-    Verdict { gate: "images", say, reason }
+    Verdict { gate: "images".into(), say, reason }
 }
 
 fn healthy(policy: &Healthy, devices: &Tally) -> Verdict {
     let (say, reason) = judge_health(policy, devices);
-    Verdict { gate: "healthy", say, reason }
+    Verdict { gate: "healthy".into(), say, reason }
 }
 
 fn judge_health(policy: &Healthy, devices: &Tally) -> (Say, String) {
@@ -335,6 +346,11 @@ mod tests {
             no_worse_than: true,
             time: true,
             freeze: true,
+            told: vec![Told {
+                name: "lab".parse().unwrap(),
+                from: Teller::External,
+                for_long: Duration::from_secs(60),
+            }],
         };
         for verdict in verdicts(&gates, &Evidence::default(), Timestamp::UNIX_EPOCH) {
             assert_eq!(verdict.say, Say::Ask, "{}", verdict.gate);
@@ -346,7 +362,12 @@ mod tests {
         let check = |rollout: RolloutSays, expected: Say| {
             let evidence = Evidence { rollout: Some(rollout), ..Evidence::default() };
             let verdicts = verdicts(&Gates::default(), &evidence, Timestamp::UNIX_EPOCH);
-            assert_eq!((verdicts[0].gate, verdicts[0].say), ("rollout", expected), "{}", verdicts[0].reason);
+            assert_eq!(
+                (verdicts[0].gate.as_ref(), verdicts[0].say),
+                ("rollout", expected),
+                "{}",
+                verdicts[0].reason
+            );
         };
         check(RolloutSays::Unknown, Say::Ask);
         check(RolloutSays::Running("wave 1 of 2".to_owned()), Say::Stop);

@@ -171,6 +171,7 @@ fn check_name(name: &str) -> Result<(), String> {
 fn check_role(role: Role) -> Result<(), String> {
     match role {
         Role::Upload => Err("the role upload is for tokens; see: volary token add --help".into()),
+        Role::Gate => Err("the role gate is for tokens; see: volary token add --help".into()),
         Role::Admin | Role::ReleaseManager | Role::Operator | Role::Developer | Role::Viewer => Ok(()),
     }
 }

@@ -21,6 +21,7 @@ use crate::known::{Devices, Known};
 use crate::measured::Watched;
 use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
+use crate::reconcile::GateRun;
 use crate::registry::Registry;
 use crate::rollouts::{Now, Rollouts};
 use crate::standing::Standings;
@@ -102,6 +103,8 @@ pub(crate) struct App {
     pub(crate) looking: std::sync::Mutex<std::collections::BTreeSet<volary_model::SourceName>>,
     /// One reading of the fleet repository at a time.
     pub(crate) reading_stages: tokio::sync::Mutex<()>,
+    /// The commands of gates that run.
+    pub(crate) gate_runs: Mutex<BTreeSet<GateRun>>,
     /// The builds that run.
     pub(crate) running: RunningBuilds,
     /// One publication of a build at a time.

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use volary_build::{Limits, LintianPolicy};
-use volary_model::{Architecture, SourceName};
+use volary_model::{Architecture, GateName, SourceName};
 
 use crate::ServerError;
 use crate::export::ExportConfig;
 use crate::feeds::FeedsConfig;
+use crate::gate_command::GateCommand;
 use crate::login_config::LoginConfig;
 use crate::metrics_config::MetricsConfig;
 use crate::status_hook::StatusHook;
@@ -47,6 +48,7 @@ const KEYS: &[&str] = &[
     "archive_valid_days",
     "connections",
     "gc",
+    "gate_commands",
     "images",
     "mender",
     "metrics",
@@ -143,6 +145,9 @@ pub struct Config {
     /// Commands that sign the archive with keys that lie elsewhere, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub signers: BTreeMap<String, SignerConfig>,
+    /// Commands that speak for gates, by the name that `volary.yml` has for them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub gate_commands: BTreeMap<GateName, GateCommand>,
     /// Which images are taken, and which are kept.
     #[serde(default, skip_serializing_if = "ImageConfig::is_default")]
     pub images: ImageConfig,
@@ -360,6 +365,7 @@ impl Config {
             mender: None,
             metrics: MetricsConfig::default(),
             signers: BTreeMap::new(),
+            gate_commands: BTreeMap::new(),
             status_hook: Vec::new(),
             exports: Vec::new(),
             alerts: AlertConfig::default(),
@@ -509,6 +515,9 @@ impl Config {
                 return Err(format!("signers.{name}: timeout must be 1 to {LONGEST_SIGNING} seconds"));
             }
         }
+        for (name, command) in &self.gate_commands {
+            command.check().map_err(|problem| format!("gate_commands.{name}: {problem}"))?;
+        }
         LintianPolicy::check(&self.lintian_refuse).map_err(|problem| format!("lintian_refuse: {problem}"))?;
         for (index, hook) in self.status_hook.iter().enumerate() {
             hook.check()?;
@@ -591,6 +600,7 @@ mod tests {
         check(&format!("{GOOD}[signers.card]\ncommand = []\n"), "signers.card: command names no program");
         check(&format!("{GOOD}[signers.card]\ncommand = [\"x\"]\ntimeout = 0\n"), "1 to 100 seconds");
         check(&format!("{GOOD}[signers.card]\nprogram = \"x\"\n"), "unknown field `program`");
+        check(&format!("{GOOD}[gate_commands.rig]\ncommand = [\"x\"]\n"), "gate_commands.rig: command must");
         check(&format!("{GOOD}[gc]\nversion = 2\n"), "unknown field `version`");
         check(&format!("{GOOD}[mender]\npoll = 0\n"), "mender.poll and mender.link_hours must be at least 1");
         check(&format!("{GOOD}[mender]\nenabled = true\n"), "unknown field `enabled`");

@@ -1,15 +1,17 @@
 //! Puts what the server knows before the gates of `volary-plan`. Runs in the server and, reading
 //! only, in git's hook.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use volary_api::v1::fleet::{Say, Verdict};
 use volary_fleet::{FleetConfig, GitRepository, LockedImage};
-use volary_model::{CommitId, StageName, Suite};
-use volary_plan::gate::{self, Evidence, RolloutSays};
+use volary_model::{CommitId, GateName, StageName, Suite};
+use volary_plan::gate::{self, Evidence, Known, RolloutSays, Teller, Told};
 use volary_plan::rollout::State;
-use volary_store::{Branch, Rollout, Store};
+use volary_store::{Branch, GateWord, Rollout, Store};
 
 use crate::Layout;
 use crate::config::Config;
@@ -93,10 +95,11 @@ pub(crate) fn of_merge(
     let mender_poll = own.as_ref().map(Config::mender_poll).unwrap_or_default();
     let depot = Depot::open(&layout.archive(), signers)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (records, branches, rollouts) = runtime.block_on(async {
+    let (records, branches, rollouts, words) = runtime.block_on(async {
         let store = Store::open_read_only(&layout.database()).await?;
         let rollouts = store.rollouts().await?;
-        Ok::<_, GateError>((store.devices().await?, store.branches().await?, rollouts))
+        let words = store.gate_words(Some(commit)).await?;
+        Ok::<_, GateError>((store.devices().await?, store.branches().await?, rollouts, words))
     })?;
     let mut judge = Judge::new(&view, &depot, mender_poll, volary_host::now());
     let devices: Vec<Judged> =
@@ -109,6 +112,8 @@ pub(crate) fn of_merge(
         devices: &devices,
         branches: &branches,
         rollouts: &rollouts,
+        words: &words,
+        commands: &own.map(|own| own.gate_commands.into_keys().collect()).unwrap_or_default(),
     };
     let verdicts = question.ask(to, commit)?;
     let is_before = |device: &Judged| device.record.stage == stage.from;
@@ -131,6 +136,10 @@ pub(crate) struct Question<'a> {
     pub(crate) branches: &'a [Branch],
     /// The rollouts that are kept.
     pub(crate) rollouts: &'a [Rollout<State>],
+    /// What was said for gates of the commit, among other words.
+    pub(crate) words: &'a [GateWord],
+    /// The commands of gates that the server has.
+    pub(crate) commands: &'a BTreeSet<GateName>,
 }
 
 /// Whether a commit reaches the devices of the stage before in waves.
@@ -149,6 +158,27 @@ impl Question<'_> {
     fn rollout(&self, stage: &StageName, commit: &CommitId) -> RolloutSays {
         let known = self.rollouts.iter().find(|known| known.stage == *stage && known.commit == *commit);
         known.map_or(RolloutSays::Unknown, said)
+    }
+
+    /// What is known of a gate whose word comes from elsewhere.
+    fn known(&self, told: &Told, to: &StageName, commit: &CommitId) -> Known {
+        let stage = match told.from {
+            Teller::Command if !self.commands.contains(&told.name) => return Known::NoCommand,
+            Teller::Command => Some(to),
+            Teller::External => None,
+        };
+        let of_this = |word: &&GateWord| {
+            word.gate == told.name && word.commit == *commit && word.stage.as_ref() == stage
+        };
+        let said = |word: &GateWord| {
+            Known::Said(gate::Word {
+                say: say_from(&word.say),
+                reason: word.reason.clone(),
+                by: word.by.clone(),
+                at: word.at,
+            })
+        };
+        self.words.iter().find(of_this).map_or(Known::Nothing, said)
     }
 
     /// Asks the gates of merging `commit` into `to`.
@@ -184,7 +214,9 @@ impl Question<'_> {
         let measured = if is_measured { Measured::read(self.layout) } else { None };
         let unread = measured.as_ref().and_then(Measured::unread);
         let measured = measured.as_ref().and_then(|measured| measured.of(&from.name, commit, now));
+        let gates = plan_gates(&asked);
         let evidence = Evidence {
+            told: gates.told.iter().map(|told| self.known(told, to, commit)).collect(),
             frozen_at,
             release,
             unchanged_since: sent.map(|branch| branch.moved_at),
@@ -202,7 +234,7 @@ impl Question<'_> {
             hours: asked.time.as_ref().map(|time| hours::of_merges(time, &zone, now)),
             freeze: config.as_ref().map(|config| hours::of_freezes(config.freezes_of(to), now)),
         };
-        let verdicts = gate::verdicts(&plan_gates(&asked), &evidence, now);
+        let verdicts = gate::verdicts(&gates, &evidence, now);
         let known = sent.is_some();
         Ok(verdicts
             .into_iter()
@@ -238,7 +270,7 @@ fn pinned(layout: &Layout, rules: &StageRules) -> Vec<gate::PinnedImage> {
 
 /// No devices at all could still satisfy a policy that asks for none; and the reason is another.
 fn without_devices(verdict: gate::Verdict, branch: &str) -> gate::Verdict {
-    if !["healthy", "watch", "no_worse_than"].contains(&verdict.gate) {
+    if !["healthy", "watch", "no_worse_than"].contains(&verdict.gate.as_ref()) {
         return verdict;
     }
     let reason = format!("the commit is not the tip of {branch}, so its devices say nothing about it");
@@ -258,6 +290,29 @@ fn plan_gates(gates: &volary_fleet::Gates) -> gate::Gates {
         no_worse_than: gates.no_worse_than.is_some(),
         time: gates.time.is_some(),
         freeze: gates.freeze,
+        told: told(&gates.command, Teller::Command).chain(told(&gates.external, Teller::External)).collect(),
+    }
+}
+
+fn told(gates: &BTreeMap<GateName, Duration>, from: Teller) -> impl Iterator<Item = Told> {
+    gates.iter().map(move |(name, for_long)| Told { name: name.clone(), from, for_long: *for_long })
+}
+
+/// The record's word for what a gate says.
+pub(crate) fn word_text(say: gate::Say) -> &'static str {
+    match say {
+        gate::Say::Go => "go",
+        gate::Say::Ask => "ask",
+        gate::Say::Stop => "stop",
+    }
+}
+
+/// What a record says; a word that is not known lets nothing through.
+pub(crate) fn say_from(text: &str) -> gate::Say {
+    match text {
+        "go" => gate::Say::Go,
+        "stop" => gate::Say::Stop,
+        _ => gate::Say::Ask,
     }
 }
 
@@ -268,7 +323,7 @@ fn zone(name: &str) -> Option<TimeZone> {
 
 fn api_verdict(verdict: gate::Verdict) -> Verdict {
     Verdict {
-        gate: verdict.gate.to_owned(),
+        gate: verdict.gate.into_owned(),
         say: match verdict.say {
             gate::Say::Go => Say::Go,
             gate::Say::Ask => Say::Ask,

@@ -19,6 +19,7 @@ mod export;
 mod facts;
 mod feeds;
 mod fleet_view;
+mod gate_command;
 mod gates;
 mod hook;
 mod hours;

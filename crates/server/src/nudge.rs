@@ -29,6 +29,8 @@ pub(crate) struct Nudges {
     pub(crate) deltas: Notify,
     /// Devices may have changed their condition.
     pub(crate) devices: Notify,
+    /// A stage may have a commit that commands of gates are to be asked of.
+    pub(crate) gate_commands: Notify,
     /// A gate may have opened.
     pub(crate) promotions: Notify,
     /// A rollout may go on.

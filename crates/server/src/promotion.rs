@@ -1,5 +1,6 @@
 //! What merging one stage into the next would do, put together for people to decide.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use volary_api::v1::fleet::{Promotion, Verdict};
@@ -7,9 +8,9 @@ use volary_api::v1::image::ImageChange;
 use volary_fleet::{
     ChangeKind, FleetConfig, GitRepository, ImageStep, ReadObjects, changed_files, image_steps, is_ancestor,
 };
-use volary_model::{CommitId, StageName};
+use volary_model::{CommitId, GateName, StageName};
 use volary_plan::rollout::State;
-use volary_store::{Branch, Rollout, StoreError};
+use volary_store::{Branch, GateWord, Rollout, StoreError};
 
 use crate::Layout;
 use crate::app::App;
@@ -28,17 +29,26 @@ pub(crate) struct Facts {
     devices: Vec<Judged>,
     branches: Vec<Branch>,
     rollouts: Vec<Rollout<State>>,
+    words: Vec<GateWord>,
+    commands: BTreeSet<GateName>,
 }
 
 impl Facts {
     /// Collects what is known now.
     pub(crate) async fn gather(app: &App) -> Result<Self, StoreError> {
+        Self::gather_for(app, None).await
+    }
+
+    /// As [`Facts::gather`], with what was said for gates of one commit more than the tips of branches.
+    pub(crate) async fn gather_for(app: &App, also: Option<&CommitId>) -> Result<Self, StoreError> {
         Ok(Self {
             layout: app.layout.clone(),
             depot: app.archive.clone(),
             devices: app.devices().await?,
             branches: app.store.branches().await?,
             rollouts: app.store.rollouts().await?,
+            words: app.store.gate_words(also).await?,
+            commands: app.config.gate_commands.keys().cloned().collect(),
         })
     }
 
@@ -75,6 +85,8 @@ fn ask(
         devices: &facts.devices,
         branches: &facts.branches,
         rollouts: &facts.rollouts,
+        words: &facts.words,
+        commands: &facts.commands,
     };
     question.ask(to, commit)
 }

@@ -158,6 +158,7 @@ async fn start(
         looking: Mutex::default(),
         reading_stages: tokio::sync::Mutex::default(),
         publishing: tokio::sync::Mutex::default(),
+        gate_runs: Mutex::default(),
         running: RunningBuilds::default(),
         exports: Keeper::default(),
         packs: Semaphore::new(PACKS),

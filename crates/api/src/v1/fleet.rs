@@ -16,10 +16,12 @@
 //! | `POST /api/v1/promotion` | [`Promote`] → [`Promoted`]; the server merges, where `promote` in `volary.yml` lets it |
 //! | `GET  /api/v1/server-keys` | → [`ServerKeys`] |
 //! | `GET  /api/v1/gates?to=B&commit=C` | → `Vec<`[`Verdict`]`>`: the gates of merging commit C into B |
+//! | `GET  /api/v1/gate-statuses[?commit=C]` | → `Vec<`[`GateStatus`]`>`, the newest first |
+//! | `POST /api/v1/gate-statuses` | [`NewGateStatus`] → [`GateStatus`]: what an `external` gate says of a commit |
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use volary_model::{CommitId, Component, DeviceName, StageName};
+use volary_model::{CommitId, Component, DeviceName, GateName, StageName};
 
 use super::archive::PackageChange;
 use super::image::ImageChange;
@@ -70,6 +72,8 @@ pub enum Role {
     Viewer,
     /// Upload packages within its limits, and nothing else: for build machines elsewhere.
     Upload,
+    /// Say what external gates of its limits say of commits, and nothing else: for test benches and the like.
+    Gate,
 }
 
 /// What a token that may only upload may upload. An empty list limits nothing.
@@ -83,6 +87,9 @@ pub struct UploadLimits {
     /// symbols.
     #[serde(default)]
     pub components: Vec<Component>,
+    /// The external gates that it may speak for; only with the role `gate`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<GateName>,
 }
 
 /// A token, without its secret.
@@ -108,7 +115,7 @@ pub struct NewToken {
     pub name: String,
     /// What it may do.
     pub role: Role,
-    /// What it may upload; only with the role `upload`.
+    /// What it may upload, or for which gates it may speak; only with the roles `upload` and `gate`.
     #[serde(default)]
     pub limits: Option<UploadLimits>,
 }
@@ -171,6 +178,40 @@ pub struct ServerKeys {
     pub evidence: String,
     /// It merges into stages with `promote: automatic`.
     pub promotion: String,
+}
+
+/// What was said of a commit under the name of a gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateStatus {
+    /// The gate's name.
+    pub gate: GateName,
+    /// The stage of the merge that a command of the server was run for; nothing for what others say.
+    #[serde(default)]
+    pub stage: Option<StageName>,
+    /// The commit that would be merged.
+    pub commit: CommitId,
+    /// The word.
+    pub say: Say,
+    /// Why, in one line.
+    pub reason: String,
+    /// The token that said it; a command has none.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Says what an external gate says of a commit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewGateStatus {
+    /// The gate's name.
+    pub gate: GateName,
+    /// The commit that would be merged: the tip of the stage before.
+    pub commit: CommitId,
+    /// The word.
+    pub say: Say,
+    /// Why, in one line.
+    pub reason: String,
 }
 
 /// What merging one stage into the next would do.

@@ -441,7 +441,7 @@ fn show(promotion: &Promotion, out: &Out) {
     let rows = promotion
         .verdicts
         .iter()
-        .map(|verdict| vec![verdict.gate.clone(), say(verdict.say, out), verdict.reason.clone()])
+        .map(|verdict| vec![verdict.gate.clone(), say_word(verdict.say, out), verdict.reason.clone()])
         .collect();
     out.table(&["GATE", "SAYS", "WHY"], rows, "none are set for this stage");
     out.line("");
@@ -475,7 +475,8 @@ pub(super) fn list(items: &[String], nothing: &str, out: &Out) {
     }
 }
 
-fn say(say: Say, out: &Out) -> String {
+/// A gate's word, in its colour.
+pub(super) fn say_word(say: Say, out: &Out) -> String {
     match say {
         Say::Go => out.tone(Tone::Good, "go"),
         Say::Ask => out.tone(Tone::Warn, "ask"),

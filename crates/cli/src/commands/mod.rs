@@ -17,6 +17,7 @@ pub mod device;
 mod device_show;
 pub mod export_fleet;
 pub mod fleet;
+pub mod gate;
 pub mod image;
 mod image_build;
 mod image_import;

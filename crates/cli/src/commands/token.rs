@@ -2,7 +2,7 @@
 
 use clap::{Subcommand, ValueEnum};
 use volary_api::v1::fleet::{NewToken, Role, Token, TokenSecret, UploadLimits};
-use volary_model::Component;
+use volary_model::{Component, GateName};
 
 use super::encode;
 use crate::config::Connection;
@@ -26,6 +26,9 @@ pub enum TokenCommand {
         /// stand in debug
         #[arg(long, value_name = "COMPONENT", value_delimiter = ',')]
         components: Vec<Component>,
+        /// With --role gate: the gates that it may speak for
+        #[arg(long, value_name = "GATE", value_delimiter = ',')]
+        gates: Vec<GateName>,
     },
     /// List the tokens
     List,
@@ -51,6 +54,8 @@ pub enum RoleArg {
     Viewer,
     /// Upload packages, and nothing else
     Upload,
+    /// Say what some external gates say of commits, and nothing else
+    Gate,
 }
 
 impl From<RoleArg> for Role {
@@ -62,6 +67,7 @@ impl From<RoleArg> for Role {
             RoleArg::Developer => Self::Developer,
             RoleArg::Viewer => Self::Viewer,
             RoleArg::Upload => Self::Upload,
+            RoleArg::Gate => Self::Gate,
         }
     }
 }
@@ -70,8 +76,8 @@ impl From<RoleArg> for Role {
 pub fn run(command: TokenCommand, connection: &Connection, out: &Out) -> Result<(), Failure> {
     let client = connection.client()?;
     match command {
-        TokenCommand::Add { name, role, packages, components } => {
-            let limits = UploadLimits { packages, components };
+        TokenCommand::Add { name, role, packages, components, gates } => {
+            let limits = UploadLimits { packages, components, gates };
             let limits = (limits != UploadLimits::default()).then_some(limits);
             let token = NewToken { name, role: role.into(), limits };
             let secret: TokenSecret = client.post("/api/v1/tokens", &token)?;
@@ -108,11 +114,15 @@ pub fn role_word(role: Role) -> &'static str {
         Role::Developer => "developer",
         Role::Viewer => "viewer",
         Role::Upload => "upload",
+        Role::Gate => "gate",
     }
 }
 
 fn limits(limits: Option<&UploadLimits>) -> String {
     let Some(limits) = limits else { return "–".into() };
+    if !limits.gates.is_empty() {
+        return limits.gates.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    }
     let packages = if limits.packages.is_empty() { "any package".into() } else { limits.packages.join(" ") };
     let components: Vec<&str> = limits.components.iter().map(Component::as_str).collect();
     if components.is_empty() { packages } else { format!("{packages} in {}", components.join(" ")) }

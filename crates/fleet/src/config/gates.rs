@@ -2,10 +2,11 @@
 //!
 //! Whether a gate is open is decided elsewhere; here are only its numbers.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use volary_model::{Severity, StageName};
+use volary_model::{GateName, Severity, StageName};
 
 use super::windows::{Window, Zone};
 use crate::fields::{FieldError, Fields, did_you_mean};
@@ -13,6 +14,9 @@ use crate::yaml::{Node, Value};
 
 /// The most hours of a gate.
 const MAX_HOURS: usize = 50;
+
+/// The most gates of one kind whose word comes from elsewhere.
+const MAX_TOLD: usize = 20;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -33,6 +37,10 @@ pub struct Gates {
     pub time: Option<MergeHours>,
     /// No merge while a freeze of the stage is on.
     pub freeze: bool,
+    /// Commands of the server that must say go, and after how long each is run again.
+    pub command: BTreeMap<GateName, Duration>,
+    /// What others must have said over the API, and how old that may be.
+    pub external: BTreeMap<GateName, Duration>,
 }
 
 /// How devices that changed are compared with those that did not.
@@ -102,7 +110,8 @@ impl fmt::Display for Percent {
 }
 
 pub(super) fn gates(section: &Fields<'_>, stage: &str) -> Result<Gates, FieldError> {
-    let known = ["frozen", "soak", "healthy", "watch", "no_worse_than", "time", "freeze"];
+    let known =
+        ["frozen", "soak", "healthy", "watch", "no_worse_than", "time", "freeze", "command", "external"];
     let fields = section.map(stage, &known)?;
     Ok(Gates {
         frozen: match fields.get("frozen") {
@@ -133,7 +142,28 @@ pub(super) fn gates(section: &Fields<'_>, stage: &str) -> Result<Gates, FieldErr
             Some(_) => fields.truth("freeze")?,
             None => false,
         },
+        command: told(&fields, "command")?,
+        external: told(&fields, "external")?,
     })
+}
+
+/// Names of gates whose word comes from elsewhere, each with how old the word may be.
+fn told(gates: &Fields<'_>, kind: &str) -> Result<BTreeMap<GateName, Duration>, FieldError> {
+    let mut told = BTreeMap::new();
+    if gates.get(kind).is_none() {
+        return Ok(told);
+    }
+    let fields = gates.any_map(kind)?;
+    let entries = gates.entries(kind)?;
+    if entries.is_empty() || entries.len() > MAX_TOLD {
+        let message = format!("there are {} names, and 1 to {MAX_TOLD} are taken", entries.len());
+        return Err(gates.complain(kind, message, "write each as NAME: 24h"));
+    }
+    for (key, line, _) in entries {
+        let name = key.parse().map_err(|error| fields.complain_at(line, key, format!("{error}"), ""))?;
+        told.insert(name, fields.duration(key, Duration::from_secs(60), DAY * 366)?);
+    }
+    Ok(told)
 }
 
 /// A stage, or a map with how it is compared. Whether there is such a stage is seen by the whole file.

@@ -28,7 +28,7 @@ pub(super) fn time(hours: Option<&Result<Hours, String>>) -> Verdict {
         Some(Ok(Hours { open: true, written })) => (Say::Go, format!("merges are let in now: {written}")),
         Some(Ok(Hours { open: false, written })) => (Say::Stop, format!("merges are let in only: {written}")),
     };
-    Verdict { gate: "time", say, reason }
+    Verdict { gate: "time".into(), say, reason }
 }
 
 /// `freeze`: no merge while a freeze of the stage is on.
@@ -38,7 +38,7 @@ pub(super) fn freeze(frozen: Option<&Frozen>) -> Verdict {
         Some(Frozen::No) => (Say::Go, "no freeze is on".to_owned()),
         Some(Frozen::Yes(what)) => (Say::Stop, format!("a freeze is on: {what}")),
     };
-    Verdict { gate: "freeze", say, reason }
+    Verdict { gate: "freeze".into(), say, reason }
 }
 
 #[cfg(test)]

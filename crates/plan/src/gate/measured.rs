@@ -14,7 +14,7 @@ pub(super) fn no_worse_than(found: Option<&Result<Comparison, String>>) -> Verdi
         Some(Err(why)) => (Say::Ask, why.clone()),
         Some(Ok(comparison)) => (comparison.say, comparison.reason.clone()),
     };
-    Verdict { gate: "no_worse_than", say, reason }
+    Verdict { gate: "no_worse_than".into(), say, reason }
 }
 
 /// `watch`: no rule of this severity or worse fires on the devices of the stage before. A rule that lacks data does not
@@ -25,7 +25,7 @@ pub(super) fn watch(severity: Severity, findings: Option<&Result<Vec<Finding>, S
         Some(Err(why)) => (Say::Ask, why.clone()),
         Some(Ok(findings)) => judge(severity, findings),
     };
-    Verdict { gate: "watch", say, reason }
+    Verdict { gate: "watch".into(), say, reason }
 }
 
 fn judge(severity: Severity, findings: &[Finding]) -> (Say, String) {

@@ -25,13 +25,14 @@ pub(crate) const COOKIE: &str = "volary_token";
 const NOTED: SignedDuration = SignedDuration::from_mins(10);
 
 /// What roles are called in records.
-const ROLES: [(Role, &str); 6] = [
+const ROLES: [(Role, &str); 7] = [
     (Role::Admin, "admin"),
     (Role::ReleaseManager, "release-manager"),
     (Role::Operator, "operator"),
     (Role::Developer, "developer"),
     (Role::Viewer, "viewer"),
     (Role::Upload, "upload"),
+    (Role::Gate, "gate"),
 ];
 
 /// The record's word for a role.
@@ -184,7 +185,7 @@ impl Person {
             Role::Operator => matches!(least, Role::Operator | Role::Viewer),
             Role::Developer => matches!(least, Role::Developer | Role::Viewer),
             Role::Viewer => least == Role::Viewer,
-            Role::Upload => false,
+            Role::Upload | Role::Gate => false,
         }
     }
 
@@ -192,7 +193,15 @@ impl Person {
     pub(crate) fn must_upload(&self) -> Result<(), Refusal> {
         match self.role {
             Role::Upload | Role::Developer | Role::ReleaseManager | Role::Admin => Ok(()),
-            Role::Viewer | Role::Operator => self.lacks(Role::Upload),
+            Role::Viewer | Role::Operator | Role::Gate => self.lacks(Role::Upload),
+        }
+    }
+
+    /// Refuses a person who may not speak for any gate.
+    fn must_speak_for_gates(&self) -> Result<(), Refusal> {
+        match self.role {
+            Role::Gate | Role::ReleaseManager | Role::Admin => Ok(()),
+            Role::Viewer | Role::Operator | Role::Developer | Role::Upload => self.lacks(Role::Gate),
         }
     }
 
@@ -338,6 +347,19 @@ impl FromRequestParts<Arc<App>> for Uploader {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
         let person = person(app, &parts.method, &parts.headers).await?;
         person.must_upload()?;
+        Ok(Self(person))
+    }
+}
+
+/// Somebody who may speak for gates: those of their limits, if they may do nothing else.
+pub(crate) struct GateSpeaker(pub(crate) Person);
+
+impl FromRequestParts<Arc<App>> for GateSpeaker {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+        let person = person(app, &parts.method, &parts.headers).await?;
+        person.must_speak_for_gates()?;
         Ok(Self(person))
     }
 }

@@ -11,7 +11,7 @@ use volary_api::join::JoinToken;
 use volary_api::v1::device::Report;
 use volary_api::v1::fleet::{
     Accept, DeviceToken, NewDeviceToken, NewToken, Promote, Promoted, Promotion, Role, ServerKeys, Token,
-    TokenSecret, Verdict,
+    TokenSecret, UploadLimits, Verdict,
 };
 use volary_api::v1::status::Device;
 use volary_fleet::{ReadObjects, RootSigners, Rules, RulesError, SIGNERS_FILE, file_at};
@@ -330,13 +330,12 @@ pub(crate) async fn add_token(
     if request.name.is_empty() || request.name.len() > 64 || !request.name.chars().all(plain) {
         return Err(Refusal::invalid("a token's name has 1 to 64 letters, digits and -_.@+"));
     }
-    if request.limits.is_some() && request.role != Role::Upload {
-        return Err(Refusal::invalid("only a token with the role upload has limits"));
-    }
     let limits = request.limits.unwrap_or_default();
+    check_limits(request.role, &limits)?;
     let known = archive_limits(&limits);
     known.check().map_err(Refusal::invalid)?;
-    let limits = (request.role == Role::Upload)
+    let gates: Vec<String> = limits.gates.iter().map(ToString::to_string).collect();
+    let limits = matches!(request.role, Role::Upload | Role::Gate)
         .then(|| serde_json::to_string(&limits).expect("limits are plain data"));
     let secret = new_secret();
     let role = role_text(request.role);
@@ -347,10 +346,27 @@ pub(crate) async fn add_token(
             .help(format!("take it away first with: volary token remove {}", request.name)));
     }
     app.tokens.load(&app.store).await?;
-    let may = limits.map(|_| format!(", for {known}")).unwrap_or_default();
+    let may = match request.role {
+        Role::Upload => format!(", for {known}"),
+        Role::Gate => format!(", for the gates {}", gates.join(" ")),
+        Role::Admin | Role::ReleaseManager | Role::Operator | Role::Developer | Role::Viewer => String::new(),
+    };
     let text = format!("{} got a token as {role} from {}{may}", request.name, person.name);
     app.event_by(&person, "token-made", &request.name, &text).await;
     Ok(Json(TokenSecret { name: request.name, secret }))
+}
+
+/// Limits belong to the roles that have some, and a token for gates is nothing without.
+fn check_limits(role: Role, limits: &UploadLimits) -> Result<(), Refusal> {
+    let uploads = !limits.packages.is_empty() || !limits.components.is_empty();
+    if uploads && role != Role::Upload {
+        return Err(Refusal::invalid("only a token with the role upload has limits of packages"));
+    }
+    if limits.gates.is_empty() == (role == Role::Gate) {
+        return Err(Refusal::invalid("a token with the role gate names its gates, and no other token does")
+            .help("make it with: volary token add NAME --role gate --gates GATE"));
+    }
+    Ok(())
 }
 
 /// `DELETE /api/v1/tokens/{name}`.
@@ -475,7 +491,7 @@ pub(crate) async fn gates(
 ) -> Result<Json<Vec<Verdict>>, Refusal> {
     let (to, commit): (StageName, CommitId) = (name(&query.to)?, name(&query.commit)?);
     crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
-    let facts = promotion::Facts::gather(&app).await?;
+    let facts = promotion::Facts::gather_for(&app, Some(&commit)).await?;
     Ok(Json(blocking(move || promotion::gates(&facts, &to, &commit)).await??))
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod device;
 pub(crate) mod export;
 pub(crate) mod files;
 pub(crate) mod fleet;
+pub(crate) mod gate;
 pub(crate) mod git;
 pub(crate) mod image;
 pub(crate) mod input;
@@ -130,6 +131,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/promotion", get(fleet::promotion).post(fleet::promote))
         .route("/api/v1/server-keys", get(fleet::server_keys))
         .route("/api/v1/gates", get(fleet::gates))
+        .route("/api/v1/gate-statuses", get(gate::statuses).post(gate::say))
         .route("/api/v1/rollouts", get(rollout::rollouts))
         .route("/api/v1/rollouts/{stage}/stop", post(rollout::stop))
         .route("/api/v1/rollouts/{stage}/resume", post(rollout::resume))

@@ -5,6 +5,7 @@ mod alerts;
 mod builds;
 mod deltas;
 mod devices;
+mod gate_commands;
 mod gc;
 mod images;
 mod measured;
@@ -32,6 +33,7 @@ use crate::tls::listener::asked_to_stop;
 
 pub(crate) use alerts::{from_stored, open_alerts, open_silences};
 pub(crate) use builds::recover;
+pub(crate) use gate_commands::Run as GateRun;
 pub(crate) use rollouts::rollouts;
 pub(crate) use stages::stages;
 
@@ -46,6 +48,9 @@ const DEVICES: Duration = Duration::from_secs(30);
 
 /// How often the gates of automatic promotions are asked.
 const PROMOTIONS: Duration = Duration::from_secs(10);
+
+/// How often it is looked for commands of gates that are due.
+const GATE_COMMANDS: Duration = Duration::from_secs(10);
 
 /// How often rollouts are looked at without a report: pauses end, and silence makes no sound.
 const ROLLOUTS: Duration = Duration::from_secs(15);
@@ -122,6 +127,9 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
         Some(|nudges| &nudges.promotions),
         promotions::promotions,
     ));
+    let bell: Option<Bell> = Some(|nudges| &nudges.gate_commands);
+    let commands = gate_commands::gate_commands;
+    tasks.spawn(every(app.clone(), stop.clone(), "commands of gates", GATE_COMMANDS, bell, commands));
     tasks.spawn(every(
         app.clone(),
         stop.clone(),

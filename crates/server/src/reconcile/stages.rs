@@ -45,6 +45,7 @@ pub(crate) async fn stages(app: Arc<App>) -> Result<(), String> {
         app.news.notify_waiters();
         app.nudges.devices.notify_one();
         app.nudges.rollouts.notify_one();
+        app.nudges.gate_commands.notify_one();
         app.nudges.promotions.notify_one();
         app.nudges.deltas.notify_one();
     }

@@ -3,13 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use volary_store::BuildState;
 
 use crate::app::App;
 use crate::housekeeping::{OldBuild, surplus};
 
+/// What was said for gates longer ago counts for none: no gate may wait longer than 366 days.
+const SAID: SignedDuration = SignedDuration::from_hours(400 * 24);
+
 /// Looks at all builds, and removes.
 pub(super) async fn tidy(app: Arc<App>) -> Result<(), String> {
+    let said = volary_host::now().checked_sub(SAID).unwrap_or(jiff::Timestamp::MIN);
+    app.store.forget_gate_words(said).await.map_err(|error| error.to_string())?;
     let builds = app.store.builds(None, u32::MAX).await.map_err(|error| error.to_string())?;
     let depot = app.archive.clone();
     let names: BTreeSet<String> = builds

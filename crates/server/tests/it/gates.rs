@@ -2,12 +2,13 @@
 
 use std::io::Write;
 
+use serde_json::json;
 use volary_api::v1::device::Desired;
-use volary_api::v1::fleet::{Say, Verdict};
+use volary_api::v1::fleet::{GateStatus, Say, TokenSecret, Verdict};
 
 use crate::alerts::alerts;
 use crate::metrics::samples;
-use crate::support::{DeviceKey, TestServer, good_report, wait_for};
+use crate::support::{Client, DeviceKey, TestServer, good_report, wait_for};
 
 const GATED: &str = "version: 1
 stages:
@@ -37,10 +38,6 @@ fn what_was_measured_and_the_clock_decide_a_merge() {
     fleet.push("HEAD:master").unwrap();
     let ask = |server: &TestServer| -> Vec<Verdict> {
         server.admin().get(&format!("/api/v1/gates?to=canary&commit={commit}")).json()
-    };
-    let of = |verdicts: &[Verdict], gate: &str| {
-        let verdict = verdicts.iter().find(|verdict| verdict.gate == gate).unwrap();
-        (verdict.say, verdict.reason.clone())
     };
     let verdicts = ask(&server);
     assert_eq!(of(&verdicts, "watch").0, Say::Ask, "nothing was measured");
@@ -85,4 +82,122 @@ fn what_was_measured_and_the_clock_decide_a_merge() {
     let merge = fleet.merge(&commit, "canary", "Promote");
     let said = fleet.push(&format!("{merge}:canary")).unwrap_err();
     assert!(said.contains("memory on dev-1"), "{said}");
+}
+
+const TOLD: &str = "version: 1
+stages:
+  development: { branch: master, packages: rolling }
+  canary:      { branch: canary, from: development }
+  production:  { branch: production, from: canary }
+gates:
+  canary:
+    command: { rig: 1h, other: 1h }
+    external: { field-test: 7d }
+";
+
+/// Says by the subjects of the commits that it reads; the newest first.
+const RIG: &str = r#"input=$(cat)
+case $input in
+*"Break the pump"*) echo first; echo "the pump broke"; echo; exit 1;;
+*"Hang"*) echo waiting; sleep 600;;
+*"Confuse"*) echo "what is this" >&2; exit 7;;
+esac
+test -r KEY && { echo "the server's key can be read"; exit 1; }
+grep -q 'NoNewPrivs:.1' /proc/self/status || { echo "more rights can be had"; exit 1; }
+grep -q 'CapEff:.0000000000000000' /proc/self/status || { echo "there are capabilities"; exit 1; }
+echo "fine, with ${VOLARY_SECRET:-no secret}""#;
+
+fn of(verdicts: &[Verdict], gate: &str) -> (Say, String) {
+    let verdict = verdicts.iter().find(|verdict| verdict.gate == gate).unwrap();
+    (verdict.say, verdict.reason.clone())
+}
+
+#[test]
+fn a_command_of_the_server_speaks_for_a_gate_and_may_do_nothing_else() {
+    let mut server = TestServer::made();
+    let script = RIG.replace("KEY", &server.layout().evidence_key().display().to_string());
+    let config = std::fs::read_to_string(server.layout().config()).unwrap();
+    let command = toml::Value::from(vec!["/bin/sh".to_owned(), "-c".to_owned(), script]);
+    let section = format!("\n[gate_commands.rig]\ncommand = {command}\ntimeout = 2\n");
+    crate::support::write(server.layout().config(), format!("{config}{section}"));
+    server.resume();
+    let fleet = server.fleet_clone();
+    let gated = fleet.commit("volary.yml", TOLD, "Set gates");
+    fleet.push("HEAD:master").unwrap();
+    fleet.push(&format!("{}:canary", fleet.merge(&gated, "canary", "Bring the gates"))).unwrap();
+    let mut commit = String::new();
+    for (subject, say, why) in [
+        ("Improve the pump", Say::Go, "fine, with no secret ("),
+        ("Confuse the rig", Say::Ask, "what is this ("),
+        ("Hang for ever", Say::Ask, "it did not end within 2 s and was stopped ("),
+        ("Break the pump", Say::Stop, "the pump broke ("),
+    ] {
+        commit = fleet.commit("note", subject, subject);
+        fleet.push("HEAD:master").unwrap();
+        let query = format!("/api/v1/gates?to=canary&commit={commit}");
+        let verdicts = wait_for("the command has spoken", || {
+            let verdicts: Vec<Verdict> = server.admin().get(&query).json();
+            let not_yet = of(&verdicts, "command:rig").1.contains("has not been run");
+            (!not_yet).then_some(verdicts)
+        });
+        let (said, reason) = of(&verdicts, "command:rig");
+        assert!(said == say && reason.starts_with(why), "{subject}: {said:?} {reason}");
+        let (said, reason) = of(&verdicts, "command:other");
+        assert!(said == Say::Ask && reason.contains("[gate_commands.other]"), "{reason}");
+    }
+    let listed: Vec<GateStatus> = server.admin().get("/api/v1/gate-statuses").json();
+    assert_eq!(listed.len(), 4, "each was run once: {listed:?}");
+    assert_eq!(listed[0].stage.as_ref().unwrap().as_str(), "canary");
+    let merge = fleet.merge(&commit, "canary", "Promote");
+    let said = fleet.push(&format!("{merge}:canary")).unwrap_err();
+    assert!(said.contains("the pump broke"), "{said}");
+}
+
+#[test]
+fn others_speak_for_the_gates_of_their_token_only() {
+    let server = TestServer::start();
+    let fleet = server.fleet_clone();
+    let text = TOLD.replace("    command: { rig: 1h, other: 1h }\n", "");
+    let gated = fleet.commit("volary.yml", &text, "Set gates");
+    fleet.push("HEAD:master").unwrap();
+    fleet.push(&format!("{}:canary", fleet.merge(&gated, "canary", "Bring the gates"))).unwrap();
+    let commit = fleet.commit("note", "1", "Change");
+    fleet.push("HEAD:master").unwrap();
+    let verdict = || {
+        let verdicts: Vec<Verdict> =
+            server.admin().get(&format!("/api/v1/gates?to=canary&commit={commit}")).json();
+        of(&verdicts, "external:field-test")
+    };
+    assert_eq!(verdict().0, Say::Ask, "nobody said anything");
+
+    let token = |body: &serde_json::Value| server.admin().post("/api/v1/tokens", body);
+    token(&json!({"name": "bench", "role": "gate"})).refused(400, "names its gates");
+    token(&json!({"name": "bench", "role": "viewer", "limits": {"gates": ["field-test"]}}))
+        .refused(400, "names its gates");
+    let made: TokenSecret =
+        token(&json!({"name": "bench", "role": "gate", "limits": {"gates": ["field-test"]}})).json();
+    let bench = Client::new(&server, Some(made.secret), None);
+    let say = |gate: &str, commit: &str, say: &str| {
+        let said = json!({"gate": gate, "commit": commit, "say": say, "reason": "12 of 12 runs"});
+        bench.post("/api/v1/gate-statuses", &said)
+    };
+    say("other", &commit, "go").refused(403, "may not speak for the gate other");
+    say("field-test", &"a".repeat(40), "go").refused(404, "has no commit");
+    bench.get("/api/v1/status").refused(403, "gate");
+    let said = json!({"gate": "field-test", "commit": commit, "say": "go", "reason": "mine"});
+    server.with_role("operator").post("/api/v1/gate-statuses", &said).refused(403, "operator");
+
+    say("field-test", &commit, "stop");
+    let (said, reason) = verdict();
+    assert!(said == Say::Stop && reason.starts_with("12 of 12 runs (bench, "), "{reason}");
+    let merge = fleet.merge(&commit, "canary", "Promote");
+    assert!(fleet.push(&format!("{merge}:canary")).unwrap_err().contains("external:field-test"));
+    say("field-test", &commit, "go");
+    assert_eq!(verdict().0, Say::Go);
+    fleet.push(&format!("{merge}:canary")).unwrap();
+    // What it rested on can be proven later.
+    wait_for("the evidence is kept", || (!server.events("evidence-kept").is_empty()).then_some(()));
+    let git = volary_host::Cmd::new("git").cwd(server.layout().fleet());
+    let note = git.args(["notes", "--ref", "volary-evidence", "show", &merge]).check().unwrap().text();
+    assert!(note.contains("external:field-test") && note.contains("12 of 12 runs (bench, "), "{note}");
 }
