@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    alert, approve, archive, artifact, build, check, device, export_fleet, fleet, gate, image, inventory,
-    metrics, release, rollout, server, simulate, source, status, token, user, verify, watch,
+    alert, approve, archive, artifact, build, check, cve, device, export_fleet, fleet, gate, image,
+    inventory, metrics, release, rollout, server, simulate, source, status, token, user, verify, watch,
 };
 use crate::config::Connection;
 use crate::failure::Failure;
@@ -69,6 +69,9 @@ enum Command {
     Approve(approve::ApproveArgs),
     /// Merge one stage into the next
     Promote(fleet::PromoteArgs),
+    /// Give the data of Debian's security tracker, by which promotions name what they mend
+    #[command(subcommand)]
+    Cve(cve::CveCommand),
     /// Say and see what benches, programs and people say of commits, for gates that wait for it
     #[command(subcommand)]
     Gate(gate::GateCommand),
@@ -158,6 +161,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Bump(args) => fleet::bump(&args, &connection, out),
         Command::Approve(args) => approve::run(&args, &connection, out),
         Command::Promote(args) => fleet::promote(&args, &connection, out),
+        Command::Cve(command) => cve::run(command, &connection, out),
         Command::Gate(command) => gate::run(command, &connection, out),
         Command::Rollout(command) => rollout::run(command, &connection, out),
         Command::Verify(args) => verify::run(&args, out),

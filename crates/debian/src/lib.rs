@@ -15,6 +15,7 @@ pub mod deb;
 pub mod packages;
 pub mod relation;
 pub mod release;
+pub mod tracker;
 pub mod version;
 
 pub use control::{ControlError, Paragraph};

@@ -51,6 +51,9 @@ pub struct Evidence {
     /// The release revision that it pins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
+    /// The security faults that it mends and brings, where the server had the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cves: Option<CveWord>,
     /// What each gate said.
     #[serde(default)]
     pub gates: Vec<GateWord>,
@@ -71,6 +74,23 @@ pub struct GateWord {
     /// Why a person went on in spite of it, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overridden: Option<String>,
+}
+
+/// Which security faults a merge mends and brings: each with its name, source package and urgency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CveWord {
+    /// The release of Debian.
+    pub release: String,
+    /// How old the data is.
+    pub known_at: Timestamp,
+    /// How many are mended.
+    pub closed_count: usize,
+    /// How many come.
+    pub opened_count: usize,
+    /// The most urgent of those that are mended.
+    pub closed: Vec<String>,
+    /// The most urgent of those that come.
+    pub opened: Vec<String>,
 }
 
 /// How a device was.
@@ -173,6 +193,7 @@ impl Evidence {
             at,
             pushed_by: String::new(),
             release: None,
+            cves: None,
             gates: Vec::new(),
             devices: Vec::new(),
         }

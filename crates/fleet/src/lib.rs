@@ -53,7 +53,8 @@ pub use config::{
 pub use device_type::{DEVICE_TYPES, parse_device_type};
 pub use diff::{Change, ChangeKind, changed_files, files};
 pub use evidence::{
-    DeviceWord, EVIDENCE_NAMESPACE, EVIDENCE_REF, Evidence, EvidenceError, EvidenceKey, GateWord, Merge,
+    CveWord, DeviceWord, EVIDENCE_NAMESPACE, EVIDENCE_REF, Evidence, EvidenceError, EvidenceKey, GateWord,
+    Merge,
 };
 pub use fields::FieldError;
 pub use hook::{HookOptions, InvalidUpdate, RefUpdate, Rejection, pre_receive};

@@ -15,6 +15,7 @@ use volary_model::{Architecture, PackageName, ReleaseName, ReleaseRef, Revision,
 use volary_plan::rebuild::package_names;
 
 use crate::config::Config;
+use crate::cves::Sources;
 use crate::release_diff;
 
 /// The archive of this server.
@@ -295,6 +296,34 @@ impl Depot {
         };
         let changes = self.archive.diff(from, to)?;
         Ok(changes.iter().map(|item| change(item.from.as_deref(), item.to.as_deref())).collect())
+    }
+}
+
+impl Depot {
+    /// The versions of the source packages that differ between two suites: all that each suite has of them, for whatever
+    /// architecture.
+    pub(crate) fn changed_sources(&self, from: &Suite, to: &Suite) -> Result<[Sources; 2], Error> {
+        if from == to {
+            return Ok(Default::default());
+        }
+        let changes = self.archive.diff(from, to)?;
+        let changed: BTreeSet<&str> = changes
+            .iter()
+            .flat_map(|change| [change.from.as_deref(), change.to.as_deref()])
+            .flatten()
+            .map(|entry| entry.source.as_str())
+            .collect();
+        let of = |suite: &Suite| -> Result<Sources, Error> {
+            let mut sources = Sources::new();
+            for entry in self.archive.packages(suite)? {
+                if changed.contains(entry.source.as_str()) {
+                    let versions = sources.entry(entry.source.to_string()).or_default();
+                    versions.insert(entry.source_version.clone());
+                }
+            }
+            Ok(sources)
+        };
+        Ok([of(from)?, of(to)?])
     }
 }
 

@@ -7,9 +7,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use volary_api::v1::fleet::{Say, Verdict};
+use volary_api::v1::fleet::{Cve, CveChanges, Say, Verdict};
 use volary_fleet::{
-    DeviceWord, EVIDENCE_REF, Evidence, EvidenceKey, GateWord, GitRepository, ReadObjects, is_ancestor,
+    CveWord, DeviceWord, EVIDENCE_REF, Evidence, EvidenceKey, GateWord, GitRepository, ReadObjects,
+    is_ancestor,
 };
 use volary_host::{Cmd, FileError};
 use volary_model::CommitId;
@@ -67,6 +68,21 @@ pub(crate) fn words<'a>(
         reason: verdict.reason.clone(),
         overridden: overrides(&verdict.gate).filter(|_| verdict.say != Say::Go),
     })
+}
+
+/// Which security faults the merge mends and brings.
+pub(crate) fn cves(found: &CveChanges) -> CveWord {
+    let names = |cves: &[Cve]| {
+        cves.iter().map(|cve| format!("{} {} ({})", cve.id, cve.source, cve.urgency)).collect()
+    };
+    CveWord {
+        release: found.release.clone(),
+        known_at: found.imported_at,
+        closed_count: found.closed_count,
+        opened_count: found.opened_count,
+        closed: names(&found.closed),
+        opened: names(&found.opened),
+    }
 }
 
 /// How devices are.

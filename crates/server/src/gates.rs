@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use volary_api::v1::fleet::{Say, Verdict};
+use volary_api::v1::fleet::{CveChanges, Say, Verdict};
 use volary_fleet::{FleetConfig, GitRepository, LockedImage};
 use volary_model::{CommitId, GateName, StageName, Suite};
 use volary_plan::gate::{self, Evidence, Known, RolloutSays, Teller, Told};
@@ -37,6 +37,9 @@ pub enum GateError {
     /// The archive cannot be read.
     #[error(transparent)]
     Archive(#[from] volary_archive::Error),
+    /// The data of security faults cannot be read.
+    #[error("{0}")]
+    Cves(String),
     /// The stage is not there, or nothing is merged into it.
     #[error("there is no stage {0} that takes merges")]
     NoStage(StageName),
@@ -65,6 +68,8 @@ pub(crate) struct Asked {
     pub(crate) devices: Vec<Judged>,
     /// The release revision that the commit pins.
     pub(crate) release: Option<String>,
+    /// The security faults that the merge mends and brings.
+    pub(crate) cves: Option<CveChanges>,
 }
 
 /// As [`gates`], with the repository as the hook sees it.
@@ -85,8 +90,10 @@ pub(crate) fn of_merge(
     };
     // Most stages of most fleets have no gates; then nothing needs to be opened.
     let has_waves = in_waves(repository, config, stage.from.as_ref(), commit)?;
-    if asked == volary_fleet::Gates::default() && pinned(layout, &rules).is_empty() && !has_waves {
-        return Ok(Asked { verdicts: Vec::new(), devices: Vec::new(), release });
+    let nothing_is_asked =
+        asked == volary_fleet::Gates::default() && pinned(layout, &rules).is_empty() && !has_waves;
+    if nothing_is_asked && !layout.cves().is_file() {
+        return Ok(Asked { verdicts: Vec::new(), devices: Vec::new(), release, cves: None });
     }
     let view = FleetView::read(layout, &FleetView::default());
     // Opening may finish what a killed server left undone, signatures among it.
@@ -94,6 +101,15 @@ pub(crate) fn of_merge(
     let signers = own.as_ref().map(Config::signers).unwrap_or_default();
     let mender_poll = own.as_ref().map(Config::mender_poll).unwrap_or_default();
     let depot = Depot::open(&layout.archive(), signers)?;
+    let before = match &base {
+        Some(base) => fleet_view::rules_at(repository, base, to, config).map_err(GateError::Fleet)?.suite,
+        None => None,
+    };
+    let cves = crate::cves::between(layout, &depot, before.as_ref(), rules.suite.as_ref());
+    let cves = cves.map_err(GateError::Cves)?;
+    if nothing_is_asked {
+        return Ok(Asked { verdicts: Vec::new(), devices: Vec::new(), release, cves });
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (records, branches, rollouts, words) = runtime.block_on(async {
         let store = Store::open_read_only(&layout.database()).await?;
@@ -117,7 +133,7 @@ pub(crate) fn of_merge(
     };
     let verdicts = question.ask(to, commit)?;
     let is_before = |device: &Judged| device.record.stage == stage.from;
-    Ok(Asked { verdicts, devices: devices.into_iter().filter(is_before).collect(), release })
+    Ok(Asked { verdicts, devices: devices.into_iter().filter(is_before).collect(), release, cves })
 }
 
 /// What is known when gates are asked.

@@ -116,6 +116,7 @@ fn closed_gates(
         taken.push(Evidence {
             pushed_by: pushed_by.to_owned(),
             release: asked.release,
+            cves: asked.cves.as_ref().map(evidence::cves),
             gates: evidence::words(&asked.verdicts, why).collect(),
             devices: evidence::devices(asked.devices.iter()),
             ..Evidence::new(fleet, &stage.name, from, merge, volary_host::now())

@@ -66,6 +66,11 @@ impl Layout {
         self.root.join("measured.json")
     }
 
+    /// Security faults of Debian's packages, as the security tracker knows them.
+    pub fn cves(&self) -> PathBuf {
+        self.root.join("cves.jsonl")
+    }
+
     /// The apt repository.
     pub fn archive(&self) -> PathBuf {
         self.root.join("archive")

@@ -11,6 +11,7 @@ mod accounts;
 mod app;
 mod archive_users;
 mod config;
+mod cves;
 mod depot;
 mod depot_upkeep;
 mod error;

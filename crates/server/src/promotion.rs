@@ -117,6 +117,8 @@ pub(crate) fn preview(facts: &Facts, from: &StageName, to: &StageName) -> Result
     let images = image_steps(&images_before, &rules_after.images).into_iter().map(image_change).collect();
     let before = rules_before.and_then(|rules| rules.suite);
     let after = rules_after.suite;
+    let cves = crate::cves::between(&facts.layout, &facts.depot, before.as_ref(), after.as_ref());
+    let cves = cves.map_err(GateError::Cves)?;
     let packages = match &after {
         Some(after) => facts.depot.diff(before.as_ref(), after)?,
         None => Vec::new(),
@@ -132,6 +134,7 @@ pub(crate) fn preview(facts: &Facts, from: &StageName, to: &StageName) -> Result
         suite_before: before.map(|suite| suite.to_string()),
         suite_after: after.map(|suite| suite.to_string()),
         packages,
+        cves,
         verdicts,
         up_to_date,
         commit,

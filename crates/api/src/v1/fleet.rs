@@ -16,6 +16,8 @@
 //! | `POST /api/v1/promotion` | [`Promote`] → [`Promoted`]; the server merges, where `promote` in `volary.yml` lets it |
 //! | `GET  /api/v1/server-keys` | → [`ServerKeys`] |
 //! | `GET  /api/v1/gates?to=B&commit=C` | → `Vec<`[`Verdict`]`>`: the gates of merging commit C into B |
+//! | `GET  /api/v1/cves` | → [`CveData`] or null |
+//! | `PUT  /api/v1/cves?release=R` | the data of Debian's security tracker (JSON) → [`CveData`] |
 //! | `GET  /api/v1/gate-statuses[?commit=C]` | → `Vec<`[`GateStatus`]`>`, the newest first |
 //! | `POST /api/v1/gate-statuses` | [`NewGateStatus`] → [`GateStatus`]: what an `external` gate says of a commit |
 
@@ -242,6 +244,55 @@ pub struct Promotion {
     pub commits: Vec<String>,
     /// Devices that will move.
     pub devices: Vec<DeviceName>,
+    /// Security faults that the change of packages mends and brings; `None` where nobody gave the data for it.
+    #[serde(default)]
+    pub cves: Option<CveChanges>,
     /// What the gates say.
     pub verdicts: Vec<Verdict>,
+}
+
+/// Which data of Debian's security tracker the server has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CveData {
+    /// The release of Debian that it was read for.
+    pub release: String,
+    /// When it was given.
+    pub imported_at: Timestamp,
+    /// Who gave it.
+    pub by: String,
+    /// Source packages with faults.
+    pub packages: usize,
+    /// Their faults.
+    pub faults: usize,
+}
+
+/// The security faults that a change of packages mends and brings, the most urgent first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CveChanges {
+    /// The release of Debian that the data is for.
+    pub release: String,
+    /// When the data was given.
+    pub imported_at: Timestamp,
+    /// How many are mended.
+    pub closed_count: usize,
+    /// How many come.
+    pub opened_count: usize,
+    /// Those that are mended; 200 at most.
+    pub closed: Vec<Cve>,
+    /// Those that come; 200 at most.
+    pub opened: Vec<Cve>,
+}
+
+/// A security fault of a source package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cve {
+    /// Its name: `CVE-2024-6387`.
+    pub id: String,
+    /// The source package.
+    pub source: String,
+    /// How urgent Debian finds it: `high`, `low`, `not yet assigned`.
+    pub urgency: String,
+    /// The first version without it, if there is one.
+    #[serde(default)]
+    pub fixed_version: Option<String>,
 }

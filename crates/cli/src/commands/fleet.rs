@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use volary_api::client::Client;
 use volary_api::v1::archive::Pin;
-use volary_api::v1::fleet::{Promote, Promoted, Promotion, Say, Verdict};
+use volary_api::v1::fleet::{Cve, Promote, Promoted, Promotion, Say, Verdict};
 use volary_api::v1::image::{Image, ImageChange, PinnedImage};
 use volary_fleet::{
     APPROVAL_REFS, EVIDENCE_REF, FleetConfig, FleetLock, LockedImage, LockedRelease, STAGE_TRAILER,
@@ -437,6 +437,22 @@ fn show(promotion: &Promotion, out: &Out) {
     list(&promotion.files, "no file differs", out);
     heading("commits");
     list(&promotion.commits, "no commit is new", out);
+    if let Some(cves) = &promotion.cves {
+        heading("security faults");
+        let date = cves.imported_at.strftime("%Y-%m-%d");
+        out.line(format!(
+            "{} mended, {} new, of Debian {} by data of {date}",
+            cves.closed_count, cves.opened_count, cves.release
+        ));
+        let opened = cves.opened.iter().map(|cve| (out.tone(Tone::Bad, "new"), cve));
+        let closed = cves.closed.iter().map(|cve| (out.tone(Tone::Good, "mended"), cve));
+        let row = |(word, cve): (String, &Cve)| {
+            let fixed = cve.fixed_version.clone().unwrap_or_else(|| "–".to_owned());
+            vec![word, cve.id.clone(), cve.source.clone(), cve.urgency.clone(), fixed]
+        };
+        let rows: Vec<_> = opened.chain(closed).take(SHOWN).map(row).collect();
+        out.table(&["", "FAULT", "SOURCE", "URGENCY", "MENDED IN"], rows, "none");
+    }
     heading("gates");
     let rows = promotion
         .verdicts

@@ -13,6 +13,7 @@ pub mod artifact;
 pub mod build;
 mod bump_keys;
 pub mod check;
+pub mod cve;
 pub mod device;
 mod device_show;
 pub mod export_fleet;

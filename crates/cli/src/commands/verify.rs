@@ -18,6 +18,9 @@ use crate::failure::Failure;
 use crate::out::{Out, Tone};
 use crate::workdir::WorkDir;
 
+/// How many security faults of each kind are named.
+const CVES: usize = 20;
+
 /// Options of `volary verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
@@ -284,6 +287,18 @@ fn show_step(step: &ProvenStep, out: &Out) {
             let gates = if gates.is_empty() { "no gate was set".to_owned() } else { gates.join(", ") };
             let what = out.tone(Tone::Good, "evidence");
             out.line(format!("    {what} of {:.0}, signed by {signer}: {gates}", evidence.at));
+            if let Some(cves) = &evidence.cves {
+                let (closed, opened) = (cves.closed_count, cves.opened_count);
+                out.line(format!(
+                    "      security faults of {}, as known on {:.0}: {closed} mended, {opened} new",
+                    cves.release, cves.known_at
+                ));
+                for (sign, list) in [("-", &cves.closed), ("+", &cves.opened)] {
+                    for name in list.iter().take(CVES) {
+                        out.line(format!("        {sign} {name}"));
+                    }
+                }
+            }
             for word in &evidence.gates {
                 let tone = if word.say == "go" { Tone::Dim } else { Tone::Warn };
                 out.line(format!("      {} {}: {}", out.tone(tone, &word.say), word.gate, word.reason));

@@ -42,7 +42,9 @@ impl From<GateError> for Refusal {
             GateError::Fleet(_) => {
                 Self::conflict(error).help("volary check shows what is wrong in the fleet repository")
             }
-            GateError::Object(_) | GateError::Store(_) | GateError::Start(_) => Self::broken(error),
+            GateError::Object(_) | GateError::Store(_) | GateError::Start(_) | GateError::Cves(_) => {
+                Self::broken(error)
+            }
         }
     }
 }

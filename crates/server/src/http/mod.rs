@@ -5,6 +5,7 @@ pub(crate) mod archive;
 pub(crate) mod auth;
 mod batch;
 pub(crate) mod build;
+pub(crate) mod cve;
 pub(crate) mod device;
 pub(crate) mod export;
 pub(crate) mod files;
@@ -131,6 +132,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/promotion", get(fleet::promotion).post(fleet::promote))
         .route("/api/v1/server-keys", get(fleet::server_keys))
         .route("/api/v1/gates", get(fleet::gates))
+        .route("/api/v1/cves", get(cve::show).put(cve::import))
         .route("/api/v1/gate-statuses", get(gate::statuses).post(gate::say))
         .route("/api/v1/rollouts", get(rollout::rollouts))
         .route("/api/v1/rollouts/{stage}/stop", post(rollout::stop))

@@ -5,6 +5,7 @@ mod alerts;
 mod archive;
 mod browser;
 mod builds;
+mod cves;
 mod devices;
 mod feeds;
 mod gates;

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use serde::Deserialize;
 use volary_api::v1::archive::{Difference, PackageChange};
-use volary_api::v1::fleet::{Promote, Promotion, Role, Say};
+use volary_api::v1::fleet::{Cve, CveChanges, Promote, Promotion, Role, Say};
 use volary_fleet::Rules;
 use volary_model::{CommitId, StageName, Suite};
 use volary_plan::text;
@@ -62,6 +62,9 @@ struct PromotionPage {
     more_packages: usize,
     ships: String,
     sources: Vec<SourceRow>,
+    /// What is said about security faults; empty where nobody gave the data.
+    cves: String,
+    cve_rows: Vec<CveRow>,
     images: Vec<String>,
     reboots: String,
     commits: Vec<String>,
@@ -89,6 +92,14 @@ pub(super) struct SourceRow {
     pub(super) name: String,
     pub(super) versions: String,
     pub(super) entries: Vec<String>,
+}
+
+struct CveRow {
+    tone: &'static str,
+    word: &'static str,
+    id: String,
+    source: String,
+    urgency: String,
 }
 
 struct DiffLine {
@@ -201,6 +212,8 @@ fn view(person: &Person, gathered: Gathered, head: Head) -> PromotionPage {
         packages: found.packages.iter().take(SHOWN).map(package).collect(),
         ships: ships(difference.as_ref(), &found),
         sources: sources(difference.as_ref()),
+        cves: found.cves.as_ref().map(cve_text).unwrap_or_default(),
+        cve_rows: found.cves.iter().flat_map(cve_rows).take(SHOWN).collect(),
         images: found
             .images
             .iter()
@@ -298,6 +311,26 @@ pub(super) fn sources(difference: Option<&Difference>) -> Vec<SourceRow> {
             entries: source.entries.iter().map(|entry| entry.changes.clone()).collect(),
         })
         .collect()
+}
+
+fn cve_text(cves: &CveChanges) -> String {
+    let date = cves.imported_at.strftime("%Y-%m-%d");
+    let (closed, opened) = (cves.closed_count, cves.opened_count);
+    format!("{closed} mended, {opened} new, of Debian {} by data of {date}.", cves.release)
+}
+
+/// What comes first: that is what speaks against it.
+fn cve_rows(cves: &CveChanges) -> impl Iterator<Item = CveRow> {
+    let row = |tone, word| {
+        move |cve: &Cve| CveRow {
+            tone,
+            word,
+            id: cve.id.clone(),
+            source: cve.source.clone(),
+            urgency: cve.urgency.clone(),
+        }
+    };
+    cves.opened.iter().map(row("bad", "new")).chain(cves.closed.iter().map(row("good", "mended")))
 }
 
 fn diff_line(line: &str) -> DiffLine {
