@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use volary_api::v1::fleet::{CveChanges, Say, Verdict};
 use volary_fleet::{FleetConfig, GitRepository, LockedImage};
 use volary_model::{CommitId, GateName, StageName, Suite};
-use volary_plan::gate::{self, Evidence, Known, RolloutSays, Teller, Told};
+use volary_plan::gate::{self, Evidence, RolloutSays, Teller, Told};
 use volary_plan::rollout::State;
 use volary_store::{Branch, GateWord, Rollout, Store};
 
@@ -177,9 +177,9 @@ impl Question<'_> {
     }
 
     /// What is known of a gate whose word comes from elsewhere.
-    fn known(&self, told: &Told, to: &StageName, commit: &CommitId) -> Known {
+    fn known(&self, told: &Told, to: &StageName, commit: &CommitId) -> gate::Known {
         let stage = match told.from {
-            Teller::Command if !self.commands.contains(&told.name) => return Known::NoCommand,
+            Teller::Command if !self.commands.contains(&told.name) => return gate::Known::NoCommand,
             Teller::Command => Some(to),
             Teller::External => None,
         };
@@ -187,14 +187,14 @@ impl Question<'_> {
             word.gate == told.name && word.commit == *commit && word.stage.as_ref() == stage
         };
         let said = |word: &GateWord| {
-            Known::Said(gate::Word {
+            gate::Known::Said(gate::Word {
                 say: say_from(&word.say),
                 reason: word.reason.clone(),
                 by: word.by.clone(),
                 at: word.at,
             })
         };
-        self.words.iter().find(of_this).map_or(Known::Nothing, said)
+        self.words.iter().find(of_this).map_or(gate::Known::Nothing, said)
     }
 
     /// Asks the gates of merging `commit` into `to`.
