@@ -49,10 +49,10 @@ test: check build agent-deb ## All tests, also those with containers, real apt a
 	$(RUN_AS_ROOT) $(RUN_TESTS) $(SYSTEM)
 	$(SUDO) $(TARGET)/debug/volary-xtask demo --no-keep --short
 
-check-page: setup ## The server's pages in a real browser: accessible, fitting on a phone, and a merge by a click
+check-page: setup ## The server's pages in a real browser: accessible, fitting on a phone, a merge by a click, and signing in
 	@scripts/setup browser
 	@mkdir -p $(TARGET)/page
-	@cd $(TARGET)/page && npm install --silent --no-fund --no-audit --no-save --prefix . playwright-core@1.65 axe-core@4.14
+	@cd $(TARGET)/page && npm install --silent --no-fund --no-audit --no-save --prefix . playwright-core@1.65 axe-core@4.14 oidc-provider@9.13
 	VOLARY_PAGE_OUT=$(abspath $(TARGET)/page) cargo test --quiet --package volary-server --test it browser:: -- --ignored --nocapture
 
 test-slow: build agent-deb ## What takes too long for make test: real clients, exports, safety, a virtual machine, foreign builds

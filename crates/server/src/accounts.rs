@@ -168,7 +168,8 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn check_role(role: Role) -> Result<(), String> {
+/// Refuses roles that no person has.
+pub(crate) fn check_role(role: Role) -> Result<(), String> {
     match role {
         Role::Upload => Err("the role upload is for tokens; see: volary token add --help".into()),
         Role::Gate => Err("the role gate is for tokens; see: volary token add --help".into()),

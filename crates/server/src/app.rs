@@ -21,6 +21,7 @@ use crate::known::{Devices, Known};
 use crate::measured::Watched;
 use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
+use crate::oidc::Oidc;
 use crate::reconcile::GateRun;
 use crate::registry::Registry;
 use crate::rollouts::{Now, Rollouts};
@@ -69,6 +70,8 @@ pub(crate) struct App {
     pub(crate) tokens: Tokens,
     /// Who gave wrong passwords how often.
     pub(crate) throttle: Mutex<Throttle>,
+    /// Signing in through a provider, if there is one.
+    pub(crate) oidc: Option<Arc<Oidc>>,
     /// How many passwords are looked at at once: each takes 19 MiB.
     pub(crate) hashing: tokio::sync::Semaphore,
     /// The bells of the reconcilers.

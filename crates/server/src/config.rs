@@ -13,7 +13,7 @@ use crate::ServerError;
 use crate::export::ExportConfig;
 use crate::feeds::FeedsConfig;
 use crate::gate_command::GateCommand;
-use crate::login_config::LoginConfig;
+use crate::login_config::{LoginConfig, OidcConfig};
 use crate::metrics_config::MetricsConfig;
 use crate::status_hook::StatusHook;
 
@@ -57,6 +57,7 @@ const KEYS: &[&str] = &[
     "alerts",
     "feeds",
     "login",
+    "oidc",
 ];
 
 /// The configuration of a server.
@@ -172,6 +173,9 @@ pub struct Config {
     /// How people sign in.
     #[serde(default, skip_serializing_if = "LoginConfig::is_default")]
     pub login: LoginConfig,
+    /// Signing in through a provider, if the section is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<OidcConfig>,
 }
 
 /// How patient alerts are.
@@ -371,6 +375,7 @@ impl Config {
             alerts: AlertConfig::default(),
             feeds: FeedsConfig::default(),
             login: LoginConfig::default(),
+            oidc: None,
         }
     }
 
@@ -507,6 +512,7 @@ impl Config {
         }
         self.metrics.check()?;
         self.login.check()?;
+        self.oidc.as_ref().map_or(Ok(()), OidcConfig::check)?;
         for (name, signer) in &self.signers {
             if signer.command.first().is_none_or(String::is_empty) {
                 return Err(format!("signers.{name}: command names no program"));
@@ -606,6 +612,14 @@ mod tests {
         check(&format!("{GOOD}[mender]\nenabled = true\n"), "unknown field `enabled`");
         check(&format!("{GOOD}[metrics]\nraw_hours = 1\n"), "metrics.raw_hours must be");
         check(&format!("{GOOD}[metrics]\nhours = 1\n"), "unknown field `hours`");
+        let oidc = |text: &str| format!("{GOOD}[oidc]\n{text}\n");
+        check(&oidc("issuer = \"http://x\"\nclient_id = \"v\""), "oidc.issuer \"http://x\" must begin");
+        let good = "issuer = \"https://x\"\nclient_id = \"v\"";
+        check(&oidc(good), "name groups in [oidc.roles]");
+        check(&oidc(&format!("{good}\nscopes = [\"email\"]")), "must have openid in it");
+        check(&oidc(&format!("{good}\neverybody = \"upload\"")), "for tokens");
+        check(&oidc(&format!("{good}\nclient_secret = \"x\"")), "unknown field `client_secret`");
+        check(&oidc(&format!("{good}\n[oidc.roles]\nops = \"king\"")), "unknown variant `king`");
         check(&format!("{GOOD}[login]\nsession_hours = 0\n"), "login.session_hours must be 1 to");
         check(&format!("{GOOD}[login]\nhours = 1\n"), "unknown field `hours`");
         check(&format!("{GOOD}[images]\nkey = \"x\"\n"), "unknown field `key`");

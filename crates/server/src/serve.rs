@@ -23,6 +23,7 @@ use crate::http::mender::Mender;
 use crate::images::Images;
 use crate::mirrors::Mirrors;
 use crate::nudge::{Nudges, Outcomes};
+use crate::oidc::Oidc;
 use crate::registry::Registry;
 use crate::tls::authority::{self, Authority};
 use crate::tls::listener::{self, CurrentCertificate};
@@ -151,6 +152,7 @@ async fn start(
         known: tokio::sync::Mutex::default(),
         tokens: Tokens::default(),
         throttle: Mutex::default(),
+        oidc: config.oidc.as_ref().map(|oidc| Arc::new(Oidc::new(oidc, layout.root(), &url))),
         hashing: Semaphore::new(HASHING),
         nudges: Nudges::default(),
         outcomes: Outcomes::default(),

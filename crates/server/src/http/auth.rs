@@ -296,13 +296,18 @@ fn secret(method: &Method, headers: &HeaderMap) -> Option<String> {
 }
 
 pub(crate) fn cookie(headers: &HeaderMap) -> Option<String> {
+    cookie_named(headers, COOKIE)
+}
+
+/// A cookie of the browser.
+pub(crate) fn cookie_named(headers: &HeaderMap, wanted: &str) -> Option<String> {
     headers
         .get_all(header::COOKIE)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
-        .find_map(|(name, value)| (name == COOKIE).then(|| value.to_owned()))
+        .find_map(|(name, value)| (name == wanted).then(|| value.to_owned()))
 }
 
 macro_rules! role_extractor {

@@ -1,5 +1,6 @@
 //! The repositories over smart HTTP, through git's own `http-backend`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -16,9 +17,11 @@ use tokio_util::io::ReaderStream;
 use volary_api::v1::fleet::Role;
 use volary_host::Cmd;
 use volary_model::SourceName;
+use volary_plan::text::some;
 
 use crate::app::App;
-use crate::http::auth;
+use crate::http::auth::{self, Person};
+use crate::http::input::blocking;
 use crate::http::refusal::Refusal;
 
 /// How long nothing may come from either side before the transfer is given up.
@@ -50,13 +53,20 @@ pub(crate) async fn serve(
     let person = auth::person(&app, request.method(), request.headers()).await?;
     let call = call(&app, &path, request.method(), &query)?;
     person.must_be(if call.writes { Role::Developer } else { Role::Viewer })?;
+    let before = match call.service_path {
+        "git-receive-pack" => {
+            let repository = call.repository.clone();
+            blocking(move || refs(&repository)).await?
+        }
+        _ => BTreeSet::new(),
+    };
     let mut backend = spawn(&app, &call, &person.name, &query, &request)?;
     let stdin = backend.stdin.take().expect("stdin is piped");
     let stdout = backend.stdout.take().expect("stdout is piped");
     // The request is fed while the answer is read: git writes before it has read everything.
     tokio::spawn(feed(request.into_body(), stdin));
     let ((status, headers), rest) = head(stdout).await?;
-    tokio::spawn(finish(app, call, backend));
+    tokio::spawn(finish(app, call, person, before, backend));
     Ok((status, headers, Body::from_stream(ReaderStream::new(rest))).into_response())
 }
 
@@ -170,8 +180,34 @@ async fn head(stdout: ChildStdout) -> Result<(Head, BufReader<ChildStdout>), Ref
     }
 }
 
+/// The refs of a repository, each with where it is.
+fn refs(repository: &Path) -> BTreeSet<String> {
+    let listed = Cmd::new("git")
+        .args(["-c", "safe.directory=*", "for-each-ref", "--format=%(refname) %(objectname)"])
+        .cwd(repository)
+        .env_remove("GIT_DIR")
+        .check();
+    listed.map(|output| output.text().lines().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// Notes who pushed, and which refs moved meanwhile. Two who push at the same time are both noted for all of it;
+/// whose a commit is says its signature.
+async fn pushed(app: &App, call: &Call, person: &Person, before: &BTreeSet<String>) {
+    let repository = call.repository.clone();
+    let Ok(after) = blocking(move || refs(&repository)).await else { return };
+    let moved = before.symmetric_difference(&after).filter_map(|line| line.split(' ').next());
+    let moved: BTreeSet<&str> = moved.map(|name| name.trim_start_matches("refs/heads/")).collect();
+    if moved.is_empty() {
+        return;
+    }
+    let name = call.source.as_ref().map_or("fleet", |source| source.as_str());
+    let moved: Vec<String> = moved.into_iter().map(str::to_owned).collect();
+    let text = format!("{} pushed to {name}: {}", person.name, some(&moved, 10));
+    app.event_by(person, "pushed", name, &text).await;
+}
+
 /// Waits for git's end and wakes those who care about what was pushed.
-async fn finish(app: Arc<App>, call: Call, mut backend: Child) {
+async fn finish(app: Arc<App>, call: Call, person: Person, before: BTreeSet<String>, mut backend: Child) {
     let mut said = Vec::new();
     if let Some(stderr) = backend.stderr.take() {
         let _ = stderr.take(64 << 10).read_to_end(&mut said).await;
@@ -185,6 +221,7 @@ async fn finish(app: Arc<App>, call: Call, mut backend: Child) {
         Err(error) => tracing::warn!(%error, "cannot wait for git http-backend"),
     }
     if call.service_path == "git-receive-pack" {
+        pushed(&app, &call, &person, &before).await;
         match call.source {
             Some(_) => app.nudges.poll.notify_one(),
             None => app.nudges.stages.notify_one(),

@@ -165,6 +165,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/trace", get(page::trace))
         .route("/builds/{id}", get(page::build))
         .route("/login", get(page::login::form).post(page::login::login))
+        .route("/login/oidc", get(page::oidc::begin))
+        .route("/login/oidc/callback", get(page::oidc::callback))
         .route("/logout", post(page::login::logout))
         .route("/account", get(page::login::account))
         .route("/account/password", post(page::login::password))

@@ -6,6 +6,7 @@ pub(crate) mod device;
 pub(crate) mod devices;
 pub(crate) mod happened;
 pub(crate) mod login;
+pub(crate) mod oidc;
 pub(crate) mod promotion;
 pub(crate) mod release;
 pub(crate) mod rollout;

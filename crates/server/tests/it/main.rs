@@ -15,6 +15,7 @@ mod keys;
 mod mender;
 mod metrics;
 mod mirrors;
+mod oidc;
 mod page;
 mod privacy;
 mod prometheus;

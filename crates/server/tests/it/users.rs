@@ -48,6 +48,10 @@ fn a_person_signs_in_and_may_what_the_role_lets_them() {
     // git takes the session as it takes a token.
     let git = server.git(&secret(&server, "alice", PASSWORD), &server.scratch().join("clone"));
     git.clone_from(&format!("{}/git/fleet.git", server.url));
+    git.commit("note", "1", "a note");
+    git.push("HEAD:master").unwrap();
+    let told = crate::support::wait_for("the record of the push", || server.events("pushed").pop());
+    assert_eq!(told, "alice pushed to fleet: master");
 
     let users = admin.get("/api/v1/users").text();
     assert!(users.contains("alice") && !users.contains("argon2"), "{users}");

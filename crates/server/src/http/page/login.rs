@@ -30,6 +30,8 @@ struct LoginPage {
     next: String,
     /// True: the form for a token is open.
     with_token: bool,
+    /// What people call the provider; empty if there is none.
+    provider: String,
 }
 
 /// A token from a link that an administrator gave, and the page to go to.
@@ -141,6 +143,7 @@ fn show(app: &App, status: StatusCode, problem: Option<String>, given: &Given) -
         user: given.user.clone().unwrap_or_default(),
         next: own_page(&given.next).unwrap_or_default().to_owned(),
         with_token: given.token.is_some(),
+        provider: app.oidc.as_ref().map(|oidc| oidc.name().to_owned()).unwrap_or_default(),
     };
     html_page(status, page.render())
 }
