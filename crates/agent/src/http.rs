@@ -438,7 +438,10 @@ impl Server {
     /// [`HttpError`], also if it is not there.
     pub fn newer_file(&self, path: &str, than: Timestamp, limit: u64) -> Result<Option<Vec<u8>>, HttpError> {
         let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&than);
-        let request = self.agent.get(self.at(path));
+        // Asked in the middle of a change, which may be what cuts the device off: whoever waits long here leaves
+        // no time to undo it before the timer does.
+        let request =
+            self.agent.get(self.at(path)).config().timeout_global(Some(Duration::from_secs(5))).build();
         let answer = match date {
             Ok(date) => request.header(header::IF_MODIFIED_SINCE, date).call(),
             Err(_) => request.call(),

@@ -67,13 +67,7 @@ const CASES: [Case; 8] = [
         says: "10.77.",
         tells: PATH_LOST,
     },
-    Case {
-        device: "dev-trixie",
-        debian: Debian::Trixie,
-        tasks: FIREWALL,
-        says: "10.77.",
-        tells: PATH_LOST,
-    },
+    Case { device: "dev-trixie", debian: Debian::Trixie, tasks: FIREWALL, says: "10.77.", tells: PATH_LOST },
     Case {
         device: "dev-dns",
         debian: Debian::Bookworm,
