@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod join;
+pub mod percent;
 pub mod v1;
 
 #[cfg(feature = "client")]

@@ -36,23 +36,4 @@ pub mod user;
 pub mod verify;
 pub mod watch;
 
-/// Percent-encodes what goes into a query or a path segment.
-pub fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(byte as char);
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn versions_survive_a_query() {
-        assert_eq!(super::encode("1:2.0+git7~x/é"), "1%3A2.0%2Bgit7~x%2F%C3%A9");
-    }
-}
+pub use volary_api::percent::encode;

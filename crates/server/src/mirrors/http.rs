@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ureq::http::StatusCode;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use volary_api::percent::encode_path;
 use volary_archive::upstream::{Fetch, FetchError, Opened};
 
 /// The authorities that this machine trusts, as Debian's `ca-certificates` keeps them.
@@ -45,7 +46,7 @@ impl Http {
         from: u64,
         size: u64,
     ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
-        let mut request = self.agent.get(format!("{}/{}", self.url, encode(path)));
+        let mut request = self.agent.get(format!("{}/{}", self.url, encode_path(path)));
         if from > 0 {
             request = request.header("range", format!("bytes={from}-"));
         }
@@ -121,19 +122,6 @@ fn authorities() -> Result<&'static [Certificate<'static>], String> {
     read.as_deref().map_err(Clone::clone)
 }
 
-/// Percent-encodes a path but for its slashes.
-fn encode(path: &str) -> String {
-    let mut encoded = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            encoded.push(byte as char);
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
-}
-
 /// An address without the password that somebody put into it.
 pub(crate) fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
@@ -153,7 +141,7 @@ mod tests {
         let check = |url: &str, expected: &str| assert_eq!(without_password(url), expected);
         check("https://me:secret@host/x@y", "https://host/x@y");
         check("http://host:80/debian", "http://host:80/debian");
-        assert_eq!(encode("pool/g/g++ ü.deb"), "pool/g/g%2B%2B%20%C3%BC.deb");
+        assert_eq!(encode_path("pool/g/g++ ü.deb"), "pool/g/g%2B%2B%20%C3%BC.deb");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use jsonwebtoken::jwk::JwkSet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use volary_api::percent::encode;
 
 use crate::feeds::agent as http_agent;
 use crate::login_config::OidcConfig;
@@ -193,14 +194,4 @@ pub(super) fn form(fields: &[(&str, &str)]) -> String {
     let fields: Vec<String> =
         fields.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
     fields.join("&")
-}
-
-fn encode(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, byte| {
-        match byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            true => encoded.push(byte.into()),
-            false => encoded.push_str(&format!("%{byte:02X}")),
-        }
-        encoded
-    })
 }

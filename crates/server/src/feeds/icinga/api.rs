@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use ureq::http::Method;
+use volary_api::percent::encode;
 
 use super::objects::{Existing, FLEET, Known, MANAGED_BY, Step, Variables};
 use super::results::CheckResult;
@@ -169,12 +170,5 @@ fn existing(attributes: Attributes, fleet: &str) -> Existing {
 
 fn path_of(object: &str) -> String {
     let kind = if object.contains('!') { "services" } else { "hosts" };
-    let mut path = format!("/v1/objects/{kind}/");
-    for byte in object.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => path.push(byte.into()),
-            _ => path.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    path
+    format!("/v1/objects/{kind}/{}", encode(object))
 }

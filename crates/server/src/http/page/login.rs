@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use jiff::Timestamp;
 use serde::Deserialize;
+use volary_api::percent::encode_path;
 use volary_api::v1::user::{Login, NewPassword};
 
 use super::{Head, clicked, html_page, refused};
@@ -153,7 +154,7 @@ pub(super) fn away(wanted: &Uri) -> Response {
     let wanted = wanted.path_and_query().map_or("/", |wanted| wanted.as_str());
     let target = match own_page(wanted) {
         None | Some("/") => "/login".to_owned(),
-        Some(page) => format!("/login?next={}", encode(page)),
+        Some(page) => format!("/login?next={}", encode_path(page)),
     };
     Redirect::to(&target).into_response()
 }
@@ -163,17 +164,6 @@ pub(super) fn own_page(address: &str) -> Option<&str> {
     let plain = |c: char| c.is_ascii_graphic() && c != '\\';
     let own = address.starts_with('/') && !address.starts_with("//") && address.len() <= 2048;
     (own && address.chars().all(plain)).then_some(address)
-}
-
-fn encode(text: &str) -> String {
-    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
-    text.bytes().fold(String::new(), |mut encoded, byte| {
-        match keep(byte) {
-            true => encoded.push(byte.into()),
-            false => encoded.push_str(&format!("%{byte:02X}")),
-        }
-        encoded
-    })
 }
 
 #[derive(Template)]
@@ -295,6 +285,6 @@ mod tests {
 
     #[test]
     fn an_address_survives_the_way_through_the_log_in() {
-        assert_eq!(encode("/promotion?from=a&to=b"), "/promotion%3Ffrom%3Da%26to%3Db");
+        assert_eq!(encode_path("/promotion?from=a&to=b"), "/promotion%3Ffrom%3Da%26to%3Db");
     }
 }
