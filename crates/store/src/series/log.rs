@@ -7,9 +7,9 @@ use super::head::fixed;
 /// The quickest: rows of the log live for an hour.
 const ZSTD_LEVEL: i32 = 1;
 
-/// One request of a device.
+/// One request of a device, with its measurements as rows or as [`Written`].
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Record {
+pub(crate) struct Record<R = Rows> {
     /// The device's number.
     pub(crate) device: i64,
     /// When it came.
@@ -22,7 +22,7 @@ pub(crate) struct Record {
     pub(crate) errors_left_out: u64,
     pub(crate) left_out: u64,
     /// The measurements.
-    pub(crate) rows: Vec<Rows>,
+    pub(crate) rows: Vec<R>,
 }
 
 /// A row of the log.
@@ -46,18 +46,8 @@ pub(crate) fn encode(records: &[&Record]) -> Vec<u8> {
     block::pack(&out, ZSTD_LEVEL)
 }
 
-/// A request of a device in an unpacked row of the log, with its measurements as they are written.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Written<'a> {
-    pub(crate) device: i64,
-    pub(crate) received: i64,
-    pub(crate) boot: u64,
-    pub(crate) ids: Vec<u64>,
-    pub(crate) errors_left_out: u64,
-    pub(crate) left_out: u64,
-    /// What [`block::encode_rows`] wrote.
-    pub(crate) rows: Vec<&'a [u8]>,
-}
+/// A request in an unpacked row of the log: its measurements are what [`block::encode_rows`] wrote.
+pub(crate) type Written<'a> = Record<&'a [u8]>;
 
 /// What [`encode`] wrote.
 pub(crate) fn decode(body: &[u8]) -> Result<Vec<Record>, Damaged> {
