@@ -50,8 +50,9 @@ struct Fetched {
     /// Its `InRelease`, and when the archive says that it was made.
     release: Vec<u8>,
     modified: Timestamp,
-    /// Each index as it was put there. apt sets its owner each time, which changes the inode.
-    indexes: Vec<[i128; 4]>,
+    /// The file of each index as it was put there; `None` for one that is empty, which apt does not fetch.
+    /// apt sets its owner each time, which changes the inode.
+    indexes: Vec<Option<[i128; 4]>>,
 }
 
 impl Answers {
@@ -137,10 +138,13 @@ impl Fetched {
         let path = apt::release_of(source)?;
         let (release, modified) =
             (read(&path).ok()?, fs::metadata(&path).and_then(|facts| facts.modified()).ok()?);
-        let index = |path: &PathBuf| {
-            facts(path).map(|[_, modified, number, size, device]| [modified, number, size, device])
+        let as_put = |file: PathBuf| {
+            facts(&file).map(|[_, modified, number, size, device]| Some([modified, number, size, device]))
         };
-        // An index that is packed, or empty and not there, is one that cannot be missed.
+        let index = |path: &PathBuf| match apt::kept_at(path) {
+            Some(file) => as_put(file),
+            None => apt::is_empty_by_release(path).then_some(None),
+        };
         let indexes = source.indexes.iter().map(index).collect::<Option<_>>()?;
         let modified = Timestamp::try_from(modified).ok()?;
         judged_by.is_settled.then(|| Self { source: source.clone(), judged_by, release, modified, indexes })
@@ -356,8 +360,23 @@ mod tests {
             put(name, &format!("{} # changed\n", volary_host::read_to_string(&at(name)).unwrap()));
             assert!(before.is_some() && before != look(), "{name}");
         }
+        let plain = look();
         volary_host::remove_if_exists(&at(index)).unwrap();
         assert_eq!(look(), None);
+        // As apt keeps it with Acquire::GzipIndexes.
+        let packed = format!("{index}.lz4");
+        put(&packed, "one");
+        let before = look();
+        assert!(before.is_some() && before != plain);
+        put(&packed, "two");
+        assert!(look().is_some() && before != look());
+        volary_host::remove_if_exists(&at(&packed)).unwrap();
+        // An empty one is not fetched at all.
+        for (size, known) in [("0", true), ("7", false)] {
+            let sum = "ab".repeat(32);
+            put(release, &format!("Suite: v1\nSHA256:\n {sum} {size} main/binary-amd64/Packages\n"));
+            assert_eq!(look().is_some_and(|look| look.indexes == [None]), known);
+        }
     }
 
     #[test]

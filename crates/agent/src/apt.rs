@@ -345,25 +345,23 @@ const PACKED: [&str; 5] = [".lz4", ".gz", ".xz", ".zst", ".bz2"];
 
 /// The index as text, also if apt keeps it packed.
 fn index(path: &Path) -> Result<Vec<u8>, AptError> {
-    let name = path.to_string_lossy();
-    if PACKED.iter().any(|suffix| name.ends_with(suffix)) {
-        return unpacked(path);
-    }
-    let missing = match read(path) {
-        Err(error) if error.is_not_found() => error,
-        other => return Ok(other?),
-    };
-    let packed = PACKED.map(|suffix| PathBuf::from(format!("{name}{suffix}")));
-    match packed.iter().find(|path| path.exists()) {
-        Some(path) => unpacked(path),
+    match kept_at(path) {
+        Some(file) if PACKED.iter().any(|suffix| file.to_string_lossy().ends_with(suffix)) => unpacked(&file),
         None if is_empty_by_release(path) => Ok(Vec::new()),
-        None => Err(missing.into()),
+        // If it is not there, reading it says so.
+        _ => Ok(read(path)?),
     }
+}
+
+/// The file in which apt keeps an index, packed or not; `None` if there is none.
+pub(crate) fn kept_at(index: &Path) -> Option<PathBuf> {
+    let packed = PACKED.map(|suffix| PathBuf::from(format!("{}{suffix}", index.display())));
+    std::iter::once(index.to_owned()).chain(packed).find(|file| file.exists())
 }
 
 /// True if apt's verified `InRelease` says that this index is empty: apt does not fetch those, and
 /// the suite of a new archive is.
-fn is_empty_by_release(index: &Path) -> bool {
+pub(crate) fn is_empty_by_release(index: &Path) -> bool {
     let Some((suite, name)) = place(index) else { return false };
     let Ok(name) = name.parse::<IndexName>() else { return false };
     let release = read(Path::new(&format!("{suite}_InRelease"))).ok();
