@@ -13,7 +13,7 @@ use crate::path::{self, Proof};
 use crate::paths::Paths;
 use crate::undo::{self, Ended, How};
 use crate::units;
-use volary_device::{Armed, Cause, Observed, Rescue, rescue};
+use volary_device::{Armed, Cause, Observed, Rescue, Step, rescue};
 
 /// How long it sleeps at most before it looks again: a person who confirms by hand is noticed.
 const NAP: Duration = Duration::from_secs(15);
@@ -142,13 +142,15 @@ pub fn agent_is_alive() -> bool {
     asked.is_ok_and(|output| output.text().trim() == "active")
 }
 
-fn reason(cause: Cause, path_said: &str) -> Reason {
+/// Why the rescue undoes a change.
+pub(crate) fn reason(cause: Cause, path_said: &str) -> Reason {
     let message =
         if path_said.is_empty() { cause.text().to_owned() } else { format!("{}: {path_said}", cause.text()) };
+    let step = if cause == Cause::PathLost { Step::Path } else { Step::Confirm };
     Reason {
         cause,
-        step: "confirm".to_owned(),
-        what: if cause == Cause::PathLost { "path".to_owned() } else { String::new() },
+        step: step.name().to_owned(),
+        what: String::new(),
         message,
         journal: units::journal(units::AGENT),
     }

@@ -309,3 +309,31 @@ fn words(reason: &Reason) -> String {
     let journal = if reason.message.contains(reason.journal.as_str()) { "" } else { &reason.journal };
     format!("{what}{}\n{journal}", reason.message).trim_end().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rescue;
+
+    #[test]
+    fn a_lost_path_is_named_once() {
+        let reason = Reason { journal: String::new(), ..rescue::reason(Cause::PathLost, "no route") };
+        // As the machine names what the timer undid.
+        let failure = Failure { step: Step::Path, what: String::new(), message: words(&reason) };
+        let said = "path: the server could not be reached for too long after the change: no route";
+        assert_eq!((failure.to_string().as_str(), reason.step.as_str()), (said, "path"));
+    }
+
+    #[test]
+    fn what_failed_comes_first_and_the_journal_once() {
+        let reason = |message: &str| Reason {
+            cause: Cause::Failed,
+            step: "units".to_owned(),
+            what: "a.service".to_owned(),
+            message: message.to_owned(),
+            journal: "line".to_owned(),
+        };
+        assert_eq!(words(&reason("it has failed")), "a.service: it has failed\nline");
+        assert_eq!(words(&reason("it has failed\nline")), "a.service: it has failed\nline");
+    }
+}
