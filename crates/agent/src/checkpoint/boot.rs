@@ -2,12 +2,13 @@
 //! this boot, and the unit that looks after each boot. All of it belongs to PID 1, so it outlives
 //! the agent, its unit and its package.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use volary_host::{Cmd, CmdError, FileError, create_dir, read, read_to_string, sync_dir, write_atomic};
+use volary_host::{Cmd, CmdError, FileError, NewFile, create_dir, read_to_string, sync_dir, write_atomic};
 
 use crate::paths::Paths;
 use crate::units;
@@ -53,6 +54,9 @@ WantedBy=sysinit.target
 /// How soon after its end the rescue is started again: it ends only early if it was killed.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// How much of the program is read at a time, in bytes.
+const AT_ONCE: usize = 64 << 10;
+
 /// Where the copy of the program is that runs the undo.
 pub fn program(paths: &Paths) -> PathBuf {
     paths.checkpoint().join("rescue/volary-agent")
@@ -64,16 +68,40 @@ pub fn program(paths: &Paths) -> PathBuf {
 /// [`FileError`].
 pub fn copy_program(paths: &Paths) -> Result<(), FileError> {
     let (own, copy) = (Path::new("/proc/self/exe"), program(paths));
-    let length = |path: &Path| fs::metadata(path).map(|meta| meta.len()).ok();
-    let bytes = read(own)?;
-    // Read only if it may be the same: the program has some megabytes.
-    let is_same = length(&copy) == Some(bytes.len() as u64) && read(&copy).is_ok_and(|there| there == bytes);
-    let executable = fs::metadata(&copy).is_ok_and(|meta| meta.permissions().mode() & 0o777 == 0o700);
-    if is_same && executable {
+    let open = || File::open(own).map_err(FileError::at("read", own));
+    if is_copy(open()?, &copy) {
         return Ok(());
     }
     create_dir(copy.parent().expect("the program is in a folder"))?;
-    write_atomic(&copy, &bytes, 0o700)
+    let mut new = NewFile::create(&copy, 0o700)?;
+    io::copy(&mut open()?, new.file()).map_err(FileError::at("write", &copy))?;
+    new.keep()
+}
+
+/// True if there is a file with the same content, and nothing else than a program of root. Both have
+/// some megabytes, so they are never in memory as a whole.
+fn is_copy(program: File, copy: &Path) -> bool {
+    let Ok(copy) = File::open(copy) else { return false };
+    let (Ok(own), Ok(there)) = (program.metadata(), copy.metadata()) else { return false };
+    own.len() == there.len() && there.permissions().mode() & 0o777 == 0o700 && are_same(program, copy)
+}
+
+/// True if both can be read and say the same.
+fn are_same(one: impl Read, other: impl Read) -> bool {
+    let (mut one, mut other) =
+        (BufReader::with_capacity(AT_ONCE, one), BufReader::with_capacity(AT_ONCE, other));
+    loop {
+        let (Ok(left), Ok(right)) = (one.fill_buf(), other.fill_buf()) else { return false };
+        let length = left.len().min(right.len());
+        if length == 0 {
+            return left.len() == right.len();
+        }
+        if left[..length] != right[..length] {
+            return false;
+        }
+        one.consume(length);
+        other.consume(length);
+    }
 }
 
 /// Writes and enables the unit of the boot. Needs no reload: systemd reads it at the next boot.
@@ -148,6 +176,8 @@ fn has_timer(transient: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -169,8 +199,38 @@ mod tests {
             copy_program(&paths).unwrap();
             install(&paths).unwrap();
         }
-        assert_eq!(read(&program(&paths)).unwrap(), read(Path::new("/proc/self/exe")).unwrap());
+        let (own, copy) = (Path::new("/proc/self/exe"), program(&paths));
+        let is_copied = || volary_host::read(&copy).unwrap() == volary_host::read(own).unwrap();
+        assert!(is_copied());
         let link = dir.path().join(LINK.trim_start_matches('/'));
         assert_eq!(read_to_string(&link).unwrap(), UNIT, "the link leads to the unit");
+        // One that is right stays; one that is not is replaced.
+        let number = || fs::metadata(&copy).unwrap().ino();
+        let first = number();
+        copy_program(&paths).unwrap();
+        assert_eq!(number(), first);
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        copy_program(&paths).unwrap();
+        assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o700);
+        for text in [&b"short"[..], b""] {
+            write_atomic(&copy, text, 0o700).unwrap();
+            copy_program(&paths).unwrap();
+            assert!(is_copied());
+        }
+    }
+
+    #[test]
+    fn the_same_is_told_from_what_only_begins_or_ends_the_same() {
+        let long = vec![7; AT_ONCE + 1];
+        let mut other = long.clone();
+        other[AT_ONCE] = 8;
+        for (one, another, same) in
+            [(&long, &long, true), (&long, &other, false), (&long, &long[..AT_ONCE].to_vec(), false)]
+        {
+            assert_eq!(are_same(&one[..], &another[..]), same);
+            // However much comes at a time.
+            assert_eq!(are_same(one[..9].chain(&one[9..]), &another[..]), same);
+        }
+        assert!(are_same(&b""[..], &b""[..]));
     }
 }
