@@ -5,6 +5,7 @@
 //! The socket is systemd's own affair. Whatever is not as expected is `None`, and the caller asks
 //! `systemctl`. Not here: what the states mean.
 
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -24,6 +25,9 @@ const AT_ONCE: usize = 50;
 
 /// Who answers.
 const MANAGER: (&str, &str) = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
+
+/// What answers questions for properties.
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// Types of messages in D-Bus.
 const CALL: u8 = 1;
@@ -55,7 +59,6 @@ pub struct Listed {
     pub follows: bool,
     /// True if systemd is about to start or stop it.
     pub has_job: bool,
-    path: String,
 }
 
 impl Listed {
@@ -65,13 +68,40 @@ impl Listed {
     }
 }
 
-/// What only a unit itself tells.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct More {
-    /// `enabled`, `disabled`, `static`, …
-    pub file: String,
-    /// How often systemd restarted it by itself; 0 for what is no service.
-    pub restarts: u32,
+/// What a unit tells of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Property {
+    /// Which kinds of units have it, by the end of their names; all if empty.
+    kinds: &'static [&'static str],
+    name: &'static str,
+}
+
+/// `loaded`, `not-found`, …
+pub const LOAD: Property = Property { kinds: &[], name: "LoadState" };
+
+/// `active`, `failed`, …
+pub const ACTIVE: Property = Property { kinds: &[], name: "ActiveState" };
+
+/// `enabled`, `disabled`, `static`, …
+pub const FILE: Property = Property { kinds: &[], name: "UnitFileState" };
+
+/// How often systemd restarted it by itself.
+pub const RESTARTS: Property = Property { kinds: &["service"], name: "NRestarts" };
+
+/// Its control group; empty while it does not run.
+pub const GROUP: Property =
+    Property { kinds: &["service", "socket", "mount", "swap", "slice", "scope"], name: "ControlGroup" };
+
+impl Property {
+    /// The interface that has it; `None` if such a unit does not.
+    fn interface(self, unit: &str) -> Option<String> {
+        let (_, kind) = unit.rsplit_once('.')?;
+        if self.kinds.is_empty() {
+            return Some("org.freedesktop.systemd1.Unit".to_owned());
+        }
+        let (first, rest) = kind.split_at_checked(1).filter(|_| self.kinds.contains(&kind))?;
+        Some(format!("org.freedesktop.systemd1.{}{rest}", first.to_uppercase()))
+    }
 }
 
 /// A connection to systemd.
@@ -109,37 +139,39 @@ impl Systemd {
         units(&self.answer(serial)??)
     }
 
-    /// What these units tell, in their order. One that went meanwhile tells nothing.
-    pub fn more(&mut self, units: &[&Listed]) -> Option<Vec<More>> {
+    /// What these units tell, in their order; nothing where a unit does not have a property. One that
+    /// is not in memory is read from its file for it.
+    pub fn show<const N: usize>(
+        &mut self,
+        units: &[&str],
+        properties: &[Property; N],
+    ) -> Option<Vec<[String; N]>> {
         let mut told = Vec::new();
         for some in units.chunks(AT_ONCE) {
             let mut asked = Vec::new();
             for unit in some {
-                let file = self.property(unit, "Unit", "UnitFileState")?;
-                let is_service = unit.name.ends_with(".service");
-                let restarts =
-                    if is_service { Some(self.property(unit, "Service", "NRestarts")?) } else { None };
-                asked.push((file, restarts));
+                let path = path(unit);
+                let ask = |property: &Property| match property.interface(unit) {
+                    Some(interface) => {
+                        self.call(&path, PROPERTIES, "Get", &[&interface, property.name]).map(Some)
+                    }
+                    None => Some(None),
+                };
+                asked.push(properties.iter().map(ask).collect::<Option<Vec<_>>>()?);
             }
-            for (file, restarts) in asked {
-                let mut more = More::default();
-                if let Some(body) = self.answer(file)? {
-                    more.file = Reader::new(&body).variant_text()?;
+            for serials in asked {
+                let mut values = [const { String::new() }; N];
+                for (value, serial) in values.iter_mut().zip(serials) {
+                    if let Some(serial) = serial
+                        && let Some(body) = self.answer(serial)?
+                    {
+                        *value = Reader::new(&body).variant()?;
+                    }
                 }
-                if let Some(serial) = restarts
-                    && let Some(body) = self.answer(serial)?
-                {
-                    more.restarts = Reader::new(&body).variant_number()?;
-                }
-                told.push(more);
+                told.push(values);
             }
         }
         Some(told)
-    }
-
-    fn property(&mut self, unit: &Listed, interface: &str, name: &str) -> Option<u32> {
-        let interface = format!("org.freedesktop.systemd1.{interface}");
-        self.call(&unit.path, "org.freedesktop.DBus.Properties", "Get", &[&interface, name])
     }
 
     /// Asks; the answer has this number.
@@ -177,6 +209,19 @@ impl Systemd {
             // A signal: systemd tells everybody of jobs and units.
         }
     }
+}
+
+/// Where systemd has a unit: its name with everything else than letters and digits as `_` and two hexadecimal digits.
+fn path(unit: &str) -> String {
+    let mut path = "/org/freedesktop/systemd1/unit/".to_owned();
+    for (index, byte) in unit.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit()) {
+            path.push(byte.into());
+        } else {
+            write!(path, "_{byte:02x}").expect("a String takes any write");
+        }
+    }
+    path
 }
 
 /// A question, as bytes: the header, then the texts.
@@ -282,12 +327,13 @@ impl<'a> Reader<'a> {
         self.text_of(length.into())
     }
 
-    fn variant_text(&mut self) -> Option<String> {
-        (self.signature()? == "s").then(|| self.text())?
-    }
-
-    fn variant_number(&mut self) -> Option<u32> {
-        (self.signature()? == "u").then(|| self.number())?
+    /// A text or a number, as text.
+    fn variant(&mut self) -> Option<String> {
+        match self.signature()?.as_str() {
+            "s" => self.text(),
+            "u" => Some(self.number()?.to_string()),
+            _ => None,
+        }
     }
 }
 
@@ -320,10 +366,10 @@ fn units(body: &[u8]) -> Option<Vec<Listed>> {
         reader.align(8);
         let (name, _description) = (reader.text()?, reader.text()?);
         let (load, active, sub) = (reader.text()?, reader.text()?, reader.text()?);
-        let (follows, path) = (!reader.text()?.is_empty(), reader.text()?);
+        let (follows, _path) = (!reader.text()?.is_empty(), reader.text()?);
         let has_job = reader.number()? != 0;
         let (_type, _path) = (reader.text()?, reader.text()?);
-        units.push(Listed { name, load, active, sub, follows, has_job, path });
+        units.push(Listed { name, load, active, sub, follows, has_job });
     }
     // None at all is no machine that runs.
     (reader.at == end && !units.is_empty()).then_some(units)
@@ -419,8 +465,18 @@ mod tests {
         ];
         let mut systemd = answering(&answers.concat()).unwrap();
         let units = systemd.units().unwrap();
-        let told = systemd.more(&units.iter().collect::<Vec<_>>()).unwrap();
-        assert_eq!(told, [More { file: "enabled".into(), restarts: 4 }, More::default()]);
+        let names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
+        let told = systemd.show(&names, &[FILE, RESTARTS]).unwrap();
+        assert_eq!(told, [["enabled", "4"], ["", ""]], "and of a timer no restarts were asked for");
+    }
+
+    #[test]
+    fn units_are_where_systemd_has_them() {
+        let of = |name| path(name).trim_start_matches("/org/freedesktop/systemd1/unit/").to_owned();
+        assert_eq!(of("a-b@1.service"), "a_2db_401_2eservice");
+        assert_eq!(of("9é.mount"), "_39_c3_a9_2emount");
+        assert_eq!(GROUP.interface("a.socket").as_deref(), Some("org.freedesktop.systemd1.Socket"));
+        assert_eq!((RESTARTS.interface("a.socket"), GROUP.interface("a")), (None, None));
     }
 
     #[test]

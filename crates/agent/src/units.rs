@@ -1,21 +1,13 @@
-//! Units of systemd: which have failed, which came with the suite's packages, and whether those
-//! stay up. The judging is pure; only the asking starts `systemctl`.
+//! Units of systemd: which have failed, which came with the suite's packages, and how those are.
+//! Not here: whether a change hurt them (`confirm`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use volary_host::{Cmd, CmdError, read_to_string};
 
 use crate::log;
-use crate::systemd::Systemd;
-
-/// How long watched units are looked at after a change. A service that can't start dies within
-/// seconds; systemd's own limit of starts (5 in 10 s) is reached by then too.
-const SETTLE: Duration = Duration::from_secs(10);
-
-/// How often they are looked at in that time.
-const LOOK: Duration = Duration::from_secs(1);
+use crate::systemd::{ACTIVE, FILE, Systemd};
 
 /// Our own unit. It is not judged: it works while it judges, or a person stopped it and runs the
 /// agent by hand.
@@ -37,27 +29,8 @@ fn with_score(program: Cmd, own: &str) -> Cmd {
 pub struct Unit {
     /// `active`, `failed`, `activating`, …
     pub active: String,
-    /// `running`, `dead`, `auto-restart`, …
-    pub sub: String,
     /// `enabled`, `disabled`, `static`, …
     pub file: String,
-    /// `simple`, `oneshot`, …
-    pub kind: String,
-    /// How often systemd restarted it by itself.
-    pub restarts: u32,
-    /// Its main process.
-    pub pid: u32,
-    /// False if one of its conditions keeps it from starting, which is no failure.
-    pub conditions: bool,
-}
-
-/// A unit that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Broken {
-    /// The unit.
-    pub unit: String,
-    /// Why, in half a sentence.
-    pub reason: String,
 }
 
 /// True if systemd runs this machine.
@@ -129,84 +102,38 @@ pub fn look(units: &BTreeSet<String>) -> Result<BTreeMap<String, Unit>, CmdError
     if units.is_empty() || !is_booted() {
         return Ok(BTreeMap::new());
     }
-    let properties = "Id,ActiveState,SubState,UnitFileState,Type,NRestarts,MainPID,ConditionResult";
+    if let Some(looked) = Systemd::connect().and_then(|mut systemd| asked(&mut systemd, units)) {
+        return Ok(looked);
+    }
+    let properties = "Id,ActiveState,UnitFileState";
     let shown = Cmd::new("systemctl").args(["show", "--property", properties, "--"]).args(units).check()?;
     Ok(parse(&shown.text()))
+}
+
+/// As [`look`], without a program.
+fn asked(systemd: &mut Systemd, units: &BTreeSet<String>) -> Option<BTreeMap<String, Unit>> {
+    let names: Vec<&str> = units.iter().map(String::as_str).collect();
+    let shown = systemd.show(&names, &[ACTIVE, FILE])?;
+    let unit = |[active, file]: [String; 2]| Unit { active, file };
+    Some(units.iter().cloned().zip(shown.into_iter().map(unit)).collect())
 }
 
 fn parse(shown: &str) -> BTreeMap<String, Unit> {
     let mut units = BTreeMap::new();
     for block in shown.split("\n\n") {
-        let mut unit = Unit { conditions: true, ..Unit::default() };
+        let mut unit = Unit::default();
         let mut id = None;
         for (key, value) in block.lines().filter_map(|line| line.split_once('=')) {
             match key {
                 "Id" => id = Some(value.to_owned()),
                 "ActiveState" => value.clone_into(&mut unit.active),
-                "SubState" => value.clone_into(&mut unit.sub),
                 "UnitFileState" => value.clone_into(&mut unit.file),
-                "Type" => value.clone_into(&mut unit.kind),
-                "NRestarts" => unit.restarts = value.parse().unwrap_or(0),
-                "MainPID" => unit.pid = value.parse().unwrap_or(0),
-                // "no" also before the first start; then the active state tells more.
-                "ConditionResult" => unit.conditions = value != "no",
                 _ => {}
             }
         }
         units.extend(id.map(|id| (id, unit)));
     }
     units
-}
-
-/// Waits until the watched units have had the time to die, and says which did not stand.
-/// `at_once` looks only once, for when nothing was changed.
-///
-/// # Errors
-/// [`CmdError`].
-pub fn settle(watched: &BTreeSet<String>, at_once: bool) -> Result<Vec<Broken>, CmdError> {
-    let first = look(watched)?;
-    let started = Instant::now();
-    let mut last = first.clone();
-    while !at_once && !first.is_empty() && started.elapsed() < SETTLE {
-        std::thread::sleep(LOOK);
-        last = look(watched)?;
-        // What has failed for good does not get better by waiting.
-        if last.values().any(|unit| unit.active == "failed") {
-            break;
-        }
-    }
-    Ok(judge(&first, &last))
-}
-
-/// Which units did not stand between the first look and the last.
-fn judge(first: &BTreeMap<String, Unit>, last: &BTreeMap<String, Unit>) -> Vec<Broken> {
-    last.iter()
-        .filter_map(|(name, now)| {
-            let reason = broken(first.get(name), now)?;
-            Some(Broken { unit: name.clone(), reason })
-        })
-        .collect()
-}
-
-fn broken(before: Option<&Unit>, now: &Unit) -> Option<String> {
-    if now.active == "failed" {
-        return Some("it has failed".to_owned());
-    }
-    let wanted = now.file == "enabled" || now.file == "enabled-runtime";
-    if !wanted {
-        return None;
-    }
-    if now.sub == "auto-restart" {
-        return Some("it ended and systemd starts it again and again".to_owned());
-    }
-    if let Some(before) = before.filter(|before| now.restarts > before.restarts) {
-        let times = now.restarts - before.restarts;
-        return Some(format!("it died and was started again {times} times within {} s", SETTLE.as_secs()));
-    }
-    let up = matches!(now.active.as_str(), "active" | "reloading" | "activating");
-    // A oneshot is inactive once it is done, and a condition that does not hold is a choice.
-    let excused = now.kind == "oneshot" || !now.conditions;
-    if up || excused { None } else { Some(format!("it is enabled but {}", now.active)) }
 }
 
 /// The last lines that a unit wrote to the journal.
@@ -221,27 +148,6 @@ pub fn journal(unit: &str) -> String {
 mod tests {
     use super::*;
 
-    fn unit(active: &str, sub: &str, restarts: u32) -> Unit {
-        Unit {
-            active: active.into(),
-            sub: sub.into(),
-            file: "enabled".into(),
-            kind: "simple".into(),
-            restarts,
-            pid: 1,
-            conditions: true,
-        }
-    }
-
-    fn check(before: &Unit, now: Unit, expected: Option<&str>) {
-        let map = |unit: &Unit| BTreeMap::from([("a.service".to_owned(), unit.clone())]);
-        let found = judge(&map(before), &map(&now));
-        match expected {
-            None => assert_eq!(found, []),
-            Some(text) => assert!(found[0].reason.contains(text), "{found:?}"),
-        }
-    }
-
     #[test]
     fn protection_is_given_up_where_there_is_some() {
         let score = |own| with_score(Cmd::new("cat").arg("/proc/self/oom_score_adj"), own);
@@ -251,34 +157,15 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_does_not_stand_is_found() {
-        let up = unit("active", "running", 0);
-        check(&up, up.clone(), None);
-        check(&up, unit("failed", "failed", 5), Some("has failed"));
-        check(&up, unit("activating", "auto-restart", 1), Some("again and again"));
-        check(&up, unit("active", "running", 2), Some("2 times"));
-        check(&up, unit("inactive", "dead", 0), Some("enabled but inactive"));
-        check(&unit("active", "running", 3), unit("active", "running", 0), None);
-    }
-
-    #[test]
-    fn what_is_meant_to_be_down_is_left_alone() {
-        let up = unit("active", "running", 0);
-        let down = unit("inactive", "dead", 0);
-        check(&up, Unit { file: "disabled".into(), ..down.clone() }, None);
-        check(&up, Unit { file: "static".into(), ..down.clone() }, None);
-        check(&up, Unit { kind: "oneshot".into(), ..down.clone() }, None);
-        check(&up, Unit { conditions: false, ..down }, None);
-        check(&up, Unit { file: "disabled".into(), ..unit("failed", "failed", 0) }, Some("has failed"));
-    }
-
-    #[test]
     fn systemd_is_understood() {
-        let shown = "Type=simple\nNRestarts=2\nMainPID=7\nId=a.service\nActiveState=active\nSubState=running\n\
-                     UnitFileState=enabled\nConditionResult=yes\n\nId=b.service\nActiveState=inactive\n";
+        let shown =
+            "Id=a.service\nActiveState=active\nUnitFileState=enabled\n\nId=b.service\nActiveState=inactive\n";
+        let unit = |active: &str, file: &str| Unit { active: active.to_owned(), file: file.to_owned() };
         let units = parse(shown);
-        assert_eq!((units["a.service"].restarts, units["a.service"].pid), (2, 7));
-        assert_eq!(units["b.service"].active, "inactive");
+        assert_eq!(
+            (&units["a.service"], &units["b.service"]),
+            (&unit("active", "enabled"), &unit("inactive", ""))
+        );
         let list = "/lib/systemd/system/a.service\n/usr/lib/systemd/system/b@.service\n/x/a.service\n\
                     /usr/lib/systemd/system/c.service\n/usr/lib/systemd/user/d.service\n";
         assert_eq!(services(list).collect::<Vec<_>>(), ["a.service", "c.service"]);

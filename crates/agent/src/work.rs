@@ -1,7 +1,7 @@
 //! The effects of a convergence on a real Debian: fetch, verify, apply. Each ends with an event
 //! for the machine; nothing is decided here that the machine could decide.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use volary_api::v1::device::{CheckResult, DriftedTask};
 use volary_device::{Event, Failure, Gains, Image, Passed, Scope, Step, Target, Work};
 use volary_fleet::LockedRelease;
-use volary_host::{Cmd, CmdError, now};
+use volary_host::{Cmd, now};
 use volary_model::{CommitId, StageName, Suite};
 
 use crate::agent::Agent;
@@ -279,52 +279,6 @@ fn lock_of(agent: &Agent, work: &Work, suite: &str) -> Result<Option<LockedRelea
         return Err(format!("suite {suite} was verified, and volary.lock names another now"));
     }
     Ok(locked(&wishes, wanted.as_ref()).cloned())
-}
-
-/// A unit that did not stand after the change, or that failed and had not before.
-pub fn watch_units(agent: &Agent, work: &Work) -> Option<Failure> {
-    let run = || -> Result<Option<Failure>, CmdError> {
-        let broken = units::settle(&watched(agent, work)?, work.is_unchanged())?;
-        if let Some(broken) = broken.first() {
-            let message = format!("{}\n{}", broken.reason, units::journal(&broken.unit));
-            return Ok(Some(failure(Step::Units, &broken.unit, message)));
-        }
-        let known = agent.state.failed_before.clone().unwrap_or_default();
-        let ours = |unit: &String| unit == units::AGENT || known.contains(unit);
-        let new = units::failed()?.into_iter().find(|unit| !ours(unit));
-        Ok(new.map(|unit| {
-            let message = format!("it has failed and had not before\n{}", units::journal(&unit));
-            failure(Step::Units, &unit, message)
-        }))
-    };
-    run().unwrap_or_else(|error| Some(failure(Step::Units, "", error.to_string())))
-}
-
-/// The services that came with installed packages of the suite.
-fn watched(agent: &Agent, work: &Work) -> Result<BTreeSet<String>, CmdError> {
-    let Some(suite) = &work.suite else { return Ok(BTreeSet::new()) };
-    let Ok(source) = agent.answers.source(&archive_url(agent), suite, &agent.architecture) else {
-        return Ok(BTreeSet::new());
-    };
-    let offers = apt::offers(&source, None).unwrap_or_default();
-    let names: BTreeSet<&str> = offers.iter().map(|offer| offer.name.as_str()).collect();
-    let inventory = agent.answers.installed(agent.paths.dpkg())?;
-    let ours = inventory.packages.iter().filter(|package| names.contains(package.name.as_str()));
-    let mut watched = units::of_packages(
-        agent.paths.dpkg(),
-        ours.map(|package| (package.name.as_str(), package.architecture.as_str())),
-    );
-    watched.remove(units::AGENT);
-    Ok(watched)
-}
-
-/// A check that the fleet requires and that does not pass.
-pub fn check(agent: &mut Agent, work: &Work) -> Option<Failure> {
-    let checkout = agent.paths.checkout(&work.target.commit);
-    agent.checks = health::run(&checkout, &work.target.stage, &work.target.commit);
-    agent.checks.extend(fresh(agent, &work.target.stage, &work.target.commit));
-    let failed = agent.checks.iter().find(|check| check.required && !check.passed)?;
-    Some(failure(Step::Check, &failed.name, failed.output.clone()))
 }
 
 /// The tasks of the target's playbook that would change something, with their differences.

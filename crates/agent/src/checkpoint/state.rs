@@ -7,7 +7,7 @@ use volary_host::{Cmd, CmdError, boot_id, now};
 
 use super::manifest::{Clock, UnitWas};
 use super::store::boot_ms;
-use crate::systemd::{Listed, Systemd};
+use crate::systemd::{FILE, Listed, RESTARTS, Systemd};
 use crate::{facts, units};
 
 /// Kinds of units that are looked at. Mounts and devices follow from files and the machine.
@@ -79,10 +79,12 @@ fn asked() -> Option<BTreeMap<String, UnitWas>> {
     let units = systemd.units()?;
     let units: Vec<&Listed> =
         units.iter().filter(|unit| is_looked_at(unit) && unit.active != "inactive").collect();
-    let more = systemd.more(&units)?;
-    let known = units.into_iter().zip(more).map(|(unit, more)| {
-        let (active, sub) = (unit.active.clone(), unit.sub.clone());
-        (unit.name.clone(), UnitWas { active, sub, file: more.file, restarts: more.restarts })
+    let names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
+    let more = systemd.show(&names, &[FILE, RESTARTS])?;
+    let known = units.into_iter().zip(more).map(|(unit, [file, restarts])| {
+        let (active, sub, restarts) =
+            (unit.active.clone(), unit.sub.clone(), restarts.parse().unwrap_or_default());
+        (unit.name.clone(), UnitWas { active, sub, file, restarts })
     });
     Some(known.collect())
 }

@@ -1,8 +1,8 @@
 //! Units: what their processes have in memory, whether they failed, how often systemd restarted them.
 //!
-//! Memory is in files of the kernel. The rest only systemd knows, and asking it starts a process; but
-//! it leaves a link for each unit that runs, to the number of that run. While those are what they were,
-//! no unit started or ended, and the last answer still holds.
+//! Memory is in files of the kernel. The rest only systemd knows, and asking it wakes it; but it leaves a
+//! link for each unit that runs, to the number of that run. While those are what they were, no unit
+//! started or ended, and the last answer still holds.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +13,7 @@ use volary_host::Cmd;
 
 use super::files::{Root, whole};
 use super::sink::Sink;
+use crate::systemd::{ACTIVE, GROUP, LOAD, RESTARTS, Systemd};
 
 /// The most units that are measured, so that they leave room for the rest.
 pub const MOST: usize = 100;
@@ -104,11 +105,27 @@ pub fn ask(units: &[String]) -> BTreeMap<String, Said> {
     if !crate::units::is_booted() {
         return BTreeMap::new();
     }
+    if let Some(said) = Systemd::connect().and_then(|mut systemd| asked(&mut systemd, units)) {
+        return said;
+    }
     let shown = Cmd::new("systemctl")
         .args(["show", "--property=LoadState,ActiveState,NRestarts,ControlGroup", "--"])
         .args(units)
         .check();
     shown.map(|shown| parse(units, &shown.text())).unwrap_or_default()
+}
+
+/// As [`ask`], without a program.
+fn asked(systemd: &mut Systemd, units: &[String]) -> Option<BTreeMap<String, Said>> {
+    let names: Vec<&str> = units.iter().map(String::as_str).collect();
+    let shown = systemd.show(&names, &[LOAD, ACTIVE, RESTARTS, GROUP])?;
+    let known = units.iter().zip(shown).filter(|(_, [load, ..])| load == "loaded");
+    let said = |[_, active, restarts, group]: [String; 4]| Said {
+        failed: active == "failed",
+        restarts: restarts.parse().unwrap_or(0),
+        group,
+    };
+    Some(known.map(|(unit, shown)| (unit.clone(), said(shown))).collect())
 }
 
 /// `systemctl show` answers in the order of the question, a blank line between two units.
