@@ -1,7 +1,7 @@
 //! Which packages of a suite say that they do not go with another one: `Breaks` and `Conflicts`.
 //! Pure: it looks at sets of packages. What to do about it is for `pick`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use volary_debian::relation::{Offers, Target};
@@ -62,9 +62,9 @@ pub(crate) fn new_clashes(
 /// those that one of them speaks against: nobody else can be in a new clash.
 fn concerned<'a>(content: &'a Content, edits: &Edits) -> Vec<&'a Arc<PackageEntry>> {
     let incoming: Vec<&Arc<PackageEntry>> = edits.values().flatten().collect();
-    let mut theirs: HashSet<String> = incoming.iter().map(|entry| entry.name.to_string()).collect();
+    let mut theirs: BTreeSet<String> = incoming.iter().map(|entry| entry.name.to_string()).collect();
     theirs.extend(incoming.iter().flat_map(|entry| entry.provided().iter().cloned()));
-    let spoken: HashSet<&str> =
+    let spoken: BTreeSet<&str> =
         incoming.iter().flat_map(|entry| against(entry)).map(|target| target.name.as_str()).collect();
     let is_concerned = |entry: &&Arc<PackageEntry>| {
         theirs.contains(entry.name.as_str())

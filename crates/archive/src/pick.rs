@@ -1,7 +1,7 @@
 //! Decides what a pick into a release brings along, and whether the release stays whole. Pure:
 //! it looks at sets of packages and changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -253,16 +253,21 @@ fn wanted(state: &State, pick: &Pick) -> Result<Vec<Arc<PackageEntry>>, Box<Pick
 
 /// Those of the names that packages of the archive have or provide. A dependency on any other
 /// name is for Debian to fulfil.
-fn known<'a>(state: &State, names: &HashSet<&'a str>) -> HashSet<&'a str> {
-    let mut known = HashSet::new();
-    for ((name, ..), versions) in &state.catalogue {
+fn known<'a>(state: &State, names: &BTreeSet<&'a str>) -> BTreeSet<&'a str> {
+    let has = |name: &&&str| parsed(name).is_some_and(|name| state.versions(&name).next().is_some());
+    let mut known: BTreeSet<&str> = names.iter().filter(has).copied().collect();
+    for versions in state.catalogue.values() {
         let newest = versions.values().next_back().expect("a package has at least one version");
         if !newest.is_source() {
-            known.extend(names.get(name.as_str()));
             known.extend(newest.provided().iter().filter_map(|name| names.get(name.as_str())));
         }
     }
     known
+}
+
+/// A name in a dependency as that of a package, if one can have it.
+fn parsed(name: &str) -> Option<PackageName> {
+    name.parse().ok()
 }
 
 /// True if a package alone fulfils a dependency.
@@ -273,13 +278,16 @@ fn fulfils(entry: &PackageEntry, relation: &Relation) -> bool {
 }
 
 /// What the packages of a set offer on an architecture under some of their names.
-fn offers(content: &Content, architecture: &Architecture, names: &HashSet<&str>) -> Offers {
+fn offers(content: &Content, architecture: &Architecture, names: &BTreeSet<&str>) -> Offers {
     let mut offers = Offers::new();
-    let is_named = |entry: &PackageEntry| {
-        names.contains(entry.name.as_str())
-            || entry.provided().iter().any(|name| names.contains(name.as_str()))
+    let provides = |entry: &&Arc<PackageEntry>| {
+        entry.provided().iter().any(|name| names.contains(name.as_str()))
+            && !names.contains(entry.name.as_str())
     };
-    for entry in content.iter().filter(|entry| entry.serves(architecture) && is_named(entry)) {
+    let parsed: Vec<PackageName> = names.iter().filter_map(|name| parsed(name)).collect();
+    let named = parsed.iter().flat_map(|name| content.named(name));
+    let all = named.chain(content.iter().filter(provides));
+    for entry in all.filter(|entry| entry.serves(architecture)) {
         offers.add(entry.name.as_str(), &entry.version, entry.relations().provides.as_deref());
     }
     offers
@@ -360,7 +368,7 @@ impl Planner<'_> {
         let touched = self.touched(edits);
         let concerned = concerned(content, edits, &touched);
         let names = concerned.iter().flat_map(|one| &one.relation.alternatives);
-        let names: HashSet<&str> = names.map(|target| target.name.as_str()).collect();
+        let names: BTreeSet<&str> = names.map(|target| target.name.as_str()).collect();
         let ours = known(self.state, &names);
         let is_ours = |relation: &Relation| {
             relation.alternatives.iter().all(|target| ours.contains(target.name.as_str()))
@@ -384,8 +392,8 @@ impl Planner<'_> {
 
     /// The names that packages which come or go have or provide: only dependencies on them can
     /// change.
-    fn touched(&self, edits: &Edits) -> HashSet<String> {
-        let mut touched = HashSet::new();
+    fn touched(&self, edits: &Edits) -> BTreeSet<String> {
+        let mut touched = BTreeSet::new();
         for ((component, name, architecture), incoming) in edits {
             touched.insert(name.to_string());
             let there = self.base.component(component).and_then(|set| set.get(name, architecture));
@@ -524,7 +532,7 @@ impl Planner<'_> {
 
 /// The dependencies that edits may have changed: those of packages that came with them, and those
 /// on names that they touch.
-fn concerned<'a>(content: &'a Content, edits: &Edits, touched: &HashSet<String>) -> Vec<Concerned<'a>> {
+fn concerned<'a>(content: &'a Content, edits: &Edits, touched: &BTreeSet<String>) -> Vec<Concerned<'a>> {
     let mut concerned = Vec::new();
     for entry in content.iter() {
         let is_new = touched.contains(entry.name.as_str()) && edits.contains_key(&place_of(entry));
