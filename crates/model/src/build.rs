@@ -55,7 +55,7 @@ impl BuildMethod {
 }
 
 macro_rules! words {
-    ($type:ty, $what:literal, $rule:literal) => {
+    ($type:ident, $what:literal, $rule:literal) => {
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.pad(self.as_str())
@@ -71,7 +71,7 @@ macro_rules! words {
             }
         }
 
-        serde_as_text!($type);
+        serde_as_text!($type, concat!("The ", $what, ": ", $rule, "."));
     };
 }
 words!(BuildScope, "scope of a build", "full, any or all");

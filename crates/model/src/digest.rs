@@ -77,7 +77,7 @@ impl FromStr for Digest {
     }
 }
 
-crate::name::serde_as_text!(Digest);
+crate::name::serde_as_text!(Digest, "A SHA-256: `sha256:` and 64 lower-case hexadecimal digits.");
 
 #[cfg(test)]
 mod tests {

@@ -22,9 +22,9 @@ impl InvalidName {
     }
 }
 
-/// Serialises a type through its `Display` and `FromStr`.
+/// Serialises a type through its `Display` and `FromStr`; `$text` says in its schema what they write.
 macro_rules! serde_as_text {
-    ($type:ty) => {
+    ($type:ident, $text:expr) => {
         impl serde::Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -35,6 +35,17 @@ macro_rules! serde_as_text {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = <String as serde::Deserialize>::deserialize(deserializer)?;
                 text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "description": $text })
             }
         }
     };
@@ -85,7 +96,7 @@ macro_rules! name {
             }
         }
 
-        serde_as_text!($type);
+        serde_as_text!($type, concat!("A text: the ", $what, ", ", $rule, "."));
     };
 }
 
@@ -228,7 +239,10 @@ impl FromStr for IndexName {
     }
 }
 
-serde_as_text!(IndexName);
+serde_as_text!(
+    IndexName,
+    "An index of a suite: a component, a slash and an architecture, as in `main/amd64`."
+);
 
 name!(
     /// The id of a git commit: 40 lower-case hexadecimal digits.

@@ -41,7 +41,7 @@ impl fmt::Display for ReleaseName {
     }
 }
 
-serde_as_text!(ReleaseName);
+serde_as_text!(ReleaseName, "The name of a release: `v1.3`.");
 
 /// The number of a release's revision, from 1. A pick makes the next one. Written `r2`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -86,7 +86,7 @@ impl FromStr for Revision {
     }
 }
 
-serde_as_text!(Revision);
+serde_as_text!(Revision, "The number of a release's revision: `r2`.");
 
 /// One revision of one release. Written `v1.3/r2`, which is also its suite's path in the archive.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -114,7 +114,7 @@ impl FromStr for ReleaseRef {
     }
 }
 
-serde_as_text!(ReleaseRef);
+serde_as_text!(ReleaseRef, "A revision of a release: `v1.3/r2`.");
 
 /// A suite of the archive: what stands after the archive's URL in a device's apt source.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -142,7 +142,7 @@ impl FromStr for Suite {
     }
 }
 
-serde_as_text!(Suite);
+serde_as_text!(Suite, "A suite of the archive: `rolling`, or a revision of a release as in `v1.3/r2`.");
 
 #[cfg(test)]
 mod tests {

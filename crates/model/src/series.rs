@@ -104,7 +104,7 @@ impl fmt::Debug for SeriesName {
     }
 }
 
-serde_as_text!(SeriesName);
+serde_as_text!(SeriesName, "The name of a series with its labels: `load1`, `disk_free_bytes{mount=\"/\"}`.");
 
 fn is_word(text: &str, with_colons: bool) -> bool {
     let letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_' || (with_colons && byte == b':');

@@ -53,4 +53,4 @@ impl FromStr for Slot {
     }
 }
 
-serde_as_text!(Slot);
+serde_as_text!(Slot, "One of the two root file systems: `a` or `b`.");

@@ -241,7 +241,7 @@ impl fmt::Display for SeriesPattern {
     }
 }
 
-serde_as_text!(SeriesPattern);
+serde_as_text!(SeriesPattern, "Series by name and labels: `disk_free_bytes{mount=\"/data*\"}`.");
 
 /// The series of another name with the same labels: `disk_size_bytes{mount="/"}` of `disk_free_bytes{mount="/"}`.
 pub fn sibling(series: &str, name: &str) -> String {

@@ -65,6 +65,7 @@ pub use feeds::{
 };
 pub use gates::{GateError, gates};
 pub use hook::{PushRefused, pre_receive};
+pub use http::openapi;
 pub use init::{InitOptions, Initialised, init};
 pub use layout::Layout;
 pub use login_config::{LoginConfig, OidcConfig};

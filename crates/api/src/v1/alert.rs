@@ -18,6 +18,7 @@ use volary_model::DeviceName;
 
 /// Where an alert is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum AlertState {
     /// It has not fired for long enough to be told.
@@ -30,6 +31,7 @@ pub enum AlertState {
 
 /// How bad an alert is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// Worth a look in working hours.
@@ -40,6 +42,7 @@ pub enum Severity {
 
 /// One cause that something is wrong with devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Alert {
     /// Rises.
     pub id: u64,
@@ -69,6 +72,7 @@ pub struct Alert {
 
 /// A device of an alert.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AlertDevice {
     /// Its name.
     pub device: DeviceName,
@@ -85,6 +89,7 @@ pub struct AlertDevice {
 
 /// An alert with its devices and history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AlertDetails {
     /// The alert.
     pub alert: Alert,
@@ -96,6 +101,7 @@ pub struct AlertDetails {
 
 /// Something that became of an alert.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AlertChange {
     /// The alert.
     pub alert: u64,
@@ -109,6 +115,7 @@ pub struct AlertChange {
 
 /// Asks that people are not told of some alerts for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewSilence {
     /// Conditions that must all hold: `stage=canary`, `device=shop-*`, `rule=device-silent`, …
     pub matchers: Vec<String>,
@@ -120,6 +127,7 @@ pub struct NewSilence {
 
 /// A silence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Silence {
     /// Rises.
     pub id: u64,
@@ -140,6 +148,7 @@ pub struct Silence {
 
 /// How a feed is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Feed {
     /// Its kind and name: `webhook/ops`.
     pub name: String,

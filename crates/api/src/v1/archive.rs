@@ -28,6 +28,7 @@ use volary_model::{
 
 /// Takes the uploaded files into the archive and rolling.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Include {
     /// Take a `.changes` without a signature (only an administrator may say so).
     #[serde(default)]
@@ -36,6 +37,7 @@ pub struct Include {
 
 /// What an inclusion did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Included {
     /// Packages that are new in the archive.
     pub added: Vec<Package>,
@@ -45,6 +47,7 @@ pub struct Included {
 
 /// One package in a suite.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Package {
     /// Its name.
     pub name: PackageName,
@@ -73,6 +76,7 @@ pub struct Package {
 
 /// A release with all its revisions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Release {
     /// Its name.
     pub name: ReleaseName,
@@ -87,6 +91,7 @@ pub struct Release {
 
 /// Why a release must not be dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Protection {
     /// Since when.
     pub since: Timestamp,
@@ -98,6 +103,7 @@ pub struct Protection {
 
 /// Protects a release from being dropped.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Protect {
     /// Why, in a line.
@@ -106,6 +112,7 @@ pub struct Protect {
 
 /// One immutable revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ReleaseRevision {
     /// Its number.
     pub revision: Revision,
@@ -121,6 +128,7 @@ pub struct ReleaseRevision {
 
 /// Cuts a release from rolling.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cut {
     /// Its name.
     pub name: ReleaseName,
@@ -128,6 +136,7 @@ pub struct Cut {
 
 /// Picks packages from rolling into an open release.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pick {
     /// `name` or `name=version`.
     pub packages: Vec<String>,
@@ -138,6 +147,7 @@ pub struct Pick {
 
 /// What a pick did, or would do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Picked {
     /// The new revision, or the one it would be.
     pub release: ReleaseRef,
@@ -152,6 +162,7 @@ pub struct Picked {
 
 /// A package that differs between two suites.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PackageChange {
     /// Its name.
     pub name: PackageName,
@@ -180,6 +191,7 @@ pub struct PackageChange {
 
 /// What a device of an architecture that has all of the packages fetches for a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Download {
     /// The architecture; `all` if every device fetches the same.
     pub architecture: Architecture,
@@ -193,6 +205,7 @@ pub struct Download {
 
 /// What differs between two suites.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Difference {
     /// The first suite.
     pub from: String,
@@ -208,6 +221,7 @@ pub struct Difference {
 
 /// What changed in a source package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SourceChange {
     /// Its name.
     pub source: String,
@@ -223,6 +237,7 @@ pub struct SourceChange {
 
 /// An entry of a changelog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ChangelogEntry {
     /// The version that it describes.
     pub version: String,
@@ -234,6 +249,7 @@ pub struct ChangelogEntry {
 
 /// What `volary.lock` says of a release revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pin {
     /// The release and its revision.
     pub release: ReleaseRef,

@@ -22,6 +22,7 @@ use volary_model::{Architecture, BuildMethod, BuildScope, CommitId, Digest, Sour
 
 /// A registered source repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Source {
     /// Its name.
     pub name: SourceName,
@@ -44,6 +45,7 @@ pub struct Source {
 
 /// Registers a source repository.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AddSource {
     /// Its name.
     pub name: SourceName,
@@ -58,6 +60,7 @@ pub struct AddSource {
 
 /// Where a build stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BuildState {
     /// It waits for its turn.
@@ -74,6 +77,7 @@ pub enum BuildState {
 
 /// One build of one commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Build {
     /// Its number on this server, from 1.
     pub id: i64,
@@ -126,6 +130,7 @@ pub struct Build {
 
 /// Something that lintian found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LintianFinding {
     /// `error`, `warning` or `info`.
     pub severity: String,
@@ -139,6 +144,7 @@ pub struct LintianFinding {
 
 /// What a forge or a program was told of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BuildStatus {
     /// The name of the hook.
     pub hook: String,
@@ -152,6 +158,7 @@ pub struct BuildStatus {
 
 /// Asks for a build to be made once more and compared.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reproduce {
     /// The number of a build, or the name of a source for its newest that succeeded.
     pub of: String,
@@ -159,6 +166,7 @@ pub struct Reproduce {
 
 /// Where a comparison stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ReproductionState {
     /// It waits for its turn.
@@ -175,6 +183,7 @@ pub enum ReproductionState {
 
 /// A build that is made once more under other circumstances and compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reproduction {
     /// Its number.
     pub id: i64,
@@ -198,6 +207,7 @@ pub struct Reproduction {
 
 /// A package of two builds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ComparedPackage {
     /// The name of its file.
     pub file: String,
@@ -209,6 +219,7 @@ pub struct ComparedPackage {
 
 /// Something that is not the same in two packages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "BuildDifference"))]
 pub struct Difference {
     /// The member of the package: `data.tar.xz`.
     pub member: String,

@@ -16,6 +16,7 @@ use volary_model::{CommitId, DeviceType, Digest, ImageName, StageName};
 
 /// An image that a device was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Deployment {
     /// Its id, as the client knows it.
     pub id: String,

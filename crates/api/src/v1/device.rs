@@ -24,6 +24,7 @@ use volary_model::{Architecture, CommitId, DeviceName, StageName};
 /// Asks for an identity. Sent again and again until it is accepted; the key in the request
 /// makes the repetition recognisable.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Enroll {
     /// The name the device wants: its host name in the inventory.
     pub name: DeviceName,
@@ -40,6 +41,7 @@ pub struct Enroll {
 
 /// The answer to [`Enroll`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum Enrolled {
     /// Somebody must say `volary device accept NAME`; ask again later.
@@ -59,6 +61,7 @@ pub enum Enrolled {
 /// What the server thinks the device should be at. Only a hint: the device believes signatures,
 /// not the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Desired {
     /// The stage that the server has for the device.
     pub stage: StageName,
@@ -80,6 +83,7 @@ pub struct Desired {
 
 /// Asks for the git objects between two commits.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WantObjects {
     /// The commit to go to.
     pub want: CommitId,
@@ -90,6 +94,7 @@ pub struct WantObjects {
 
 /// How a convergence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(transform = any_word))]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Everything the commit asks for holds and the required checks pass.
@@ -100,11 +105,21 @@ pub enum Outcome {
     Refused,
     /// A newer agent has a word for it that this version does not know. Never good.
     #[serde(other)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     Unknown,
+}
+
+/// Words of newer agents are taken too, and told as `unknown`.
+#[cfg(feature = "schema")]
+fn any_word(schema: &mut schemars::Schema) {
+    let mut words = schema.remove("oneOf").and_then(|words| words.as_array().cloned()).unwrap_or_default();
+    words.push(serde_json::json!({ "type": "string", "description": "Another version's word." }));
+    schema.insert("anyOf".to_owned(), words.into());
 }
 
 /// Which step of a convergence failed, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Failure {
     /// The step: `verify`, `fetch`, `checkpoint`, `playbook`, `packages`, `check`, `units`, `path`,
     /// `confirm`, `undo`, `revert`. Others may come.
@@ -118,6 +133,7 @@ pub struct Failure {
 
 /// The result of one convergence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Convergence {
     /// The commit it went for.
     pub commit: CommitId,
@@ -147,6 +163,7 @@ pub struct Convergence {
 
 /// How a device was put back after a change that failed or did not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reverted {
     /// Who did it: `agent`, `timer` or `boot` (of systemd, without the agent), or `person`.
     pub by: String,
@@ -176,6 +193,7 @@ pub struct Reverted {
 
 /// A convergence that may not begin yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Waiting {
     /// The commit to go for.
     pub commit: CommitId,
@@ -188,6 +206,7 @@ pub struct Waiting {
 
 /// A commit that hurt the device, and that it does not try again by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Quarantined {
     /// The commit.
     pub commit: CommitId,
@@ -205,6 +224,7 @@ pub struct Quarantined {
 
 /// What differs on a device from the commit that it converged to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Drift {
     /// When it was looked for, by the device's clock.
     pub at: Timestamp,
@@ -233,6 +253,7 @@ impl Drift {
 
 /// A task of the playbook that would change something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DriftedTask {
     /// Its name.
     pub task: String,
@@ -243,6 +264,7 @@ pub struct DriftedTask {
 
 /// What one check of `health/` said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckResult {
     /// Its file name.
     pub name: String,
@@ -257,6 +279,7 @@ pub struct CheckResult {
 
 /// The image that a device with two slots runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RunningImage {
     /// The kind of hardware that the image is for. A text, since devices that come from elsewhere may
     /// have names that no image of ours could have.
@@ -273,6 +296,7 @@ pub struct RunningImage {
 
 /// What a device tells. Idempotent: the same `id` counts once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Report {
     /// Unique for the device; rises.
     pub id: String,
@@ -341,6 +365,7 @@ pub struct Report {
 
 /// The server has the report on disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Received {
     /// The report's id.
     pub id: String,
@@ -348,6 +373,7 @@ pub struct Received {
 
 /// What became of several reports.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ReceivedBatch {
     /// The ids of those that the server has on disk, in their order.
     #[serde(default)]
@@ -359,6 +385,7 @@ pub struct ReceivedBatch {
 
 /// A report that the server will never take.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RefusedReport {
     /// Its line in the batch, from 1.
     pub line: u32,
@@ -368,6 +395,7 @@ pub struct RefusedReport {
 
 /// Asks whether the device may change itself now: its fleet bounds how many of a site do so at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AskTurn {
     /// The stage that the device follows.
     pub stage: StageName,
@@ -383,6 +411,7 @@ pub struct AskTurn {
 
 /// The answer to [`AskTurn`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum Turn {
     /// It may.
@@ -399,5 +428,6 @@ pub enum Turn {
     },
     /// A newer server has another answer. It is no grant.
     #[serde(other)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     Unknown,
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// An export that the server keeps up to date.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Export {
     /// Its name in `server.toml`.
     pub name: String,
@@ -31,6 +32,7 @@ pub struct Export {
 
 /// How an export is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ExportState {
     /// The target has what the archive has.
@@ -45,6 +47,7 @@ pub enum ExportState {
 
 /// What an export did, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exported {
     /// The suites that were asked for.
     pub suites: Vec<String>,
@@ -66,6 +69,7 @@ pub struct Exported {
 
 /// What a look at all of an export found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Verified {
     /// The suites that are there.
     pub suites: Vec<String>,
@@ -81,6 +85,7 @@ pub struct Verified {
 
 /// An object of an export that is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ExportProblem {
     /// Its key.
     pub key: String,

@@ -30,6 +30,7 @@ use super::image::ImageChange;
 
 /// Accepts a waiting device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Accept {
     /// The stage it begins in.
     pub stage: StageName,
@@ -40,6 +41,7 @@ pub struct Accept {
 
 /// Asks for a join token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewDeviceToken {
     /// The stage that devices with it begin in.
     pub stage: StageName,
@@ -51,6 +53,7 @@ pub struct NewDeviceToken {
 
 /// A join token; see [`crate::join`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeviceToken {
     /// The token's text.
     pub token: String,
@@ -60,6 +63,7 @@ pub struct DeviceToken {
 
 /// What a person's or a program's token may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Everything.
@@ -80,6 +84,7 @@ pub enum Role {
 
 /// What a token that may only upload may upload. An empty list limits nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UploadLimits {
     /// Patterns of package names: `hello*`.
@@ -96,6 +101,7 @@ pub struct UploadLimits {
 
 /// A token, without its secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Token {
     /// Its name: who or what uses it.
     pub name: String,
@@ -112,6 +118,7 @@ pub struct Token {
 
 /// Asks for a token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewToken {
     /// Its name: who or what will use it.
     pub name: String,
@@ -124,6 +131,7 @@ pub struct NewToken {
 
 /// A new token; the only time its secret is shown.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TokenSecret {
     /// Its name.
     pub name: String,
@@ -133,6 +141,7 @@ pub struct TokenSecret {
 
 /// What a gate says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Say {
     /// The condition holds.
@@ -145,6 +154,7 @@ pub enum Say {
 
 /// A gate's word with its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Verdict {
     /// The gate: `frozen`, `soak`, `healthy`, `images`.
     pub gate: String,
@@ -156,6 +166,7 @@ pub struct Verdict {
 
 /// Asks the server to merge.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Promote {
     /// The stage whose commit is merged.
@@ -168,6 +179,7 @@ pub struct Promote {
 
 /// The server merged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Promoted {
     /// The merge.
     pub merge: CommitId,
@@ -175,6 +187,7 @@ pub struct Promoted {
 
 /// The server's own keys, as lines for `.volary/allowed_signers`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServerKeys {
     /// It signs evidence, and can sign nothing else.
     pub evidence: String,
@@ -184,6 +197,7 @@ pub struct ServerKeys {
 
 /// What was said of a commit under the name of a gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GateStatus {
     /// The gate's name.
     pub gate: GateName,
@@ -205,6 +219,7 @@ pub struct GateStatus {
 
 /// Says what an external gate says of a commit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewGateStatus {
     /// The gate's name.
     pub gate: GateName,
@@ -218,6 +233,7 @@ pub struct NewGateStatus {
 
 /// What merging one stage into the next would do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Promotion {
     /// The stage whose commit is merged.
     pub from: StageName,
@@ -253,6 +269,7 @@ pub struct Promotion {
 
 /// Which data of Debian's security tracker the server has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CveData {
     /// The release of Debian that it was read for.
     pub release: String,
@@ -268,6 +285,7 @@ pub struct CveData {
 
 /// The security faults that a change of packages mends and brings, the most urgent first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CveChanges {
     /// The release of Debian that the data is for.
     pub release: String,
@@ -285,6 +303,7 @@ pub struct CveChanges {
 
 /// A security fault of a source package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cve {
     /// Its name: `CVE-2024-6387`.
     pub id: String,

@@ -20,6 +20,7 @@ use volary_model::{DeviceType, Digest, ImageName, StageName};
 
 /// An image that the server has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Image {
     /// The SHA-256 of the whole artifact.
     pub artifact: Digest,
@@ -59,6 +60,7 @@ pub struct Image {
 
 /// An image that a stage pins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PinnedImage {
     /// For which devices.
     pub device_type: DeviceType,
@@ -74,6 +76,7 @@ pub struct PinnedImage {
 
 /// An image that another stage has, or has not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImageChange {
     /// For which devices.
     pub device_type: DeviceType,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// The keys that sign every suite.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Keys {
     /// Those that sign.
     pub keys: Vec<Key>,
@@ -26,6 +27,7 @@ pub struct Keys {
 
 /// A key that signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Key {
     /// 40 upper-case hexadecimal digits.
     pub fingerprint: String,
@@ -43,6 +45,7 @@ pub struct Key {
 
 /// A key that signed once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RetiredKey {
     /// 40 upper-case hexadecimal digits.
     pub fingerprint: String,
@@ -54,6 +57,7 @@ pub struct RetiredKey {
 
 /// Where a new key comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "from", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum KeySource {
     /// The server makes it.
@@ -74,6 +78,7 @@ pub enum KeySource {
 
 /// Takes a key in.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddKey {
     /// Where it comes from.
@@ -85,6 +90,7 @@ pub struct AddKey {
 
 /// Ends the keys that leave.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Retire {
     /// This key instead of those that leave.

@@ -33,6 +33,7 @@ pub const POINTS_LIMIT: usize = 1440;
 /// Devices' clocks are not believed: the last point was made `age` seconds before the request was
 /// sent, by the device's monotonic clock, and the server counts back from when it received it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Samples {
     /// Unique for the device; rises. The same id counts once.
     pub id: String,
@@ -62,6 +63,7 @@ pub struct Samples {
 
 /// A line of the journal of priority error, critical, alert or emergency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JournalError {
     /// Seconds before the sending.
     pub age: u64,
@@ -76,6 +78,7 @@ pub struct JournalError {
 
 /// What a device measured last.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeviceMetrics {
     /// The device.
     pub device: DeviceName,
@@ -102,6 +105,7 @@ impl DeviceMetrics {
 
 /// The newest value of a series.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LatestValue {
     /// The series.
     pub series: SeriesName,
@@ -113,6 +117,7 @@ pub struct LatestValue {
 
 /// A series over time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SeriesPoints {
     /// The series.
     pub series: SeriesName,
@@ -126,6 +131,7 @@ pub struct SeriesPoints {
 
 /// A line of a device's journal, as the server has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JournalLine {
     /// When, by the server's clock.
     pub at: Timestamp,

@@ -17,6 +17,7 @@ use volary_model::{Architecture, Component, Digest, PackageName};
 
 /// What a mirror takes, and from where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "MirrorDefinition"))]
 #[serde(deny_unknown_fields)]
 pub struct Definition {
     /// Its name; its packages are in the component of rolling that has it too.
@@ -46,6 +47,7 @@ pub struct Definition {
 
 /// Which packages a mirror takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "MirrorFilter"))]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
     /// Names, in which `*` stands for any text. With neither names nor priorities: all packages.
@@ -67,6 +69,7 @@ pub struct Filter {
 
 /// Defines a mirror.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddMirror {
     /// What it is to be.
@@ -81,6 +84,7 @@ pub struct AddMirror {
 
 /// A mirror and how it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Mirror {
     /// What it is to be; `None` if its definition cannot be read, see `problem`, or is gone.
     pub definition: Option<Definition>,
@@ -99,6 +103,7 @@ pub struct Mirror {
 
 /// What rolling has of a mirror.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "MirrorState"))]
 pub struct State {
     /// When it came into rolling.
     pub at: Timestamp,
@@ -118,6 +123,7 @@ pub struct State {
 
 /// How a sync or an import ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "MirrorReport"))]
 pub struct Report {
     /// When.
     pub at: Timestamp,
@@ -149,6 +155,7 @@ pub struct Report {
 
 /// How far a sync or an import is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "MirrorProgress"))]
 pub struct Progress {
     /// What it does: "reading indexes", "fetching", "publishing".
     pub step: String,
@@ -162,6 +169,7 @@ pub struct Progress {
 
 /// A package of a mirror.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MirroredPackage {
     /// Its name.
     pub name: PackageName,
@@ -177,6 +185,7 @@ pub struct MirroredPackage {
 
 /// When a sync was asked for, by the server's clock.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Asked {
     /// The time.
     pub at: Timestamp,
@@ -184,6 +193,7 @@ pub struct Asked {
 
 /// Brings the packages of a publication into rolling.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Import {
     /// As [`Definition::url`].
@@ -203,6 +213,7 @@ pub struct Import {
 
 /// An import that was begun.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImportStatus {
     /// Its number, until the server starts anew.
     pub id: u64,

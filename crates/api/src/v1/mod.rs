@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 /// Why a request was not done: the body of every answer with a 4xx or 5xx status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[error("{error}")]
 pub struct Problem {
     /// What went wrong, lower case, fit to stand after "error:".

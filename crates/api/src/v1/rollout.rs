@@ -13,6 +13,7 @@ use volary_model::{CommitId, StageName};
 
 /// A rollout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rollout {
     /// The stage.
     pub stage: StageName,
@@ -44,6 +45,7 @@ pub struct Rollout {
 
 /// Whether a rollout goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "RolloutState"))]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Its waves open one after the other.
@@ -56,11 +58,13 @@ pub enum State {
     Superseded,
     /// A newer server has a word for it that this version does not know.
     #[serde(other)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     Unknown,
 }
 
 /// What a person says about a rollout.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "RolloutWord"))]
 #[serde(deny_unknown_fields)]
 pub struct Say {
     /// Why, in one line.

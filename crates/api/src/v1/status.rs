@@ -21,6 +21,7 @@ use super::user::How;
 
 /// The chain from left to right.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// When this was put together.
     pub at: Timestamp,
@@ -42,6 +43,7 @@ pub struct Status {
 
 /// One stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stage {
     /// Its name.
     pub name: StageName,
@@ -88,6 +90,7 @@ pub struct Stage {
 
 /// A device that may change now, where the fleet bounds how many of a site do so at once.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HeldTurn {
     /// The device.
     pub device: DeviceName,
@@ -104,6 +107,7 @@ pub struct HeldTurn {
 
 /// Whether a device is what its stage wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
     /// It runs what its stage wants and is healthy.
@@ -126,6 +130,7 @@ pub enum Condition {
 
 /// One device as the server knows it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Device {
     /// Its name.
     pub name: DeviceName,
@@ -157,6 +162,7 @@ pub struct Device {
 
 /// The journey of one package version from its commit to the devices.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Trace {
     /// The package.
     pub package: Package,
@@ -175,6 +181,7 @@ pub struct Trace {
 
 /// A stage that offers a package version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TracedStage {
     /// The stage.
     pub stage: StageName,
@@ -188,6 +195,7 @@ pub struct TracedStage {
 
 /// A device that runs a package version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TracedDevice {
     /// The device.
     pub device: DeviceName,
@@ -199,6 +207,7 @@ pub struct TracedDevice {
 
 /// Something that happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Rises.
     pub id: i64,
@@ -217,6 +226,7 @@ pub struct Event {
 
 /// A person, or a program with a token, as records name them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct By {
     /// The name of the account or token, or what the provider says.
     pub name: String,

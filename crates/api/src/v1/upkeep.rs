@@ -13,6 +13,7 @@ use super::archive::Package;
 
 /// Checks that every suite is whole.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Check {
     /// Also read every file and compare its hash.
@@ -22,6 +23,7 @@ pub struct Check {
 
 /// A line of the answer to [`Check`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum CheckLine {
     /// It goes on.
@@ -39,6 +41,7 @@ pub enum CheckLine {
 
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckReport {
     /// How many suites were looked at.
     pub suites: u64,
@@ -52,6 +55,7 @@ pub struct CheckReport {
 
 /// Removes what nothing names.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Collect {
     /// Only say what would go.
@@ -61,6 +65,7 @@ pub struct Collect {
 
 /// What a collection removed, or would remove.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Collected {
     /// Packages.
     pub removed: Vec<Package>,
@@ -76,6 +81,7 @@ pub struct Collected {
 
 /// Why a package stays in the archive.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Why {
     /// The package.
     pub package: Package,

@@ -20,6 +20,7 @@ use super::fleet::Role;
 
 /// How somebody signed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum How {
     /// With a token.
@@ -32,6 +33,7 @@ pub enum How {
 
 /// Signs in with a password.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Login {
     /// The account's name.
@@ -42,6 +44,7 @@ pub struct Login {
 
 /// A session has begun.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoggedIn {
     /// The account's name.
     pub user: String,
@@ -55,6 +58,7 @@ pub struct LoggedIn {
 
 /// Whoever asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Me {
     /// As records name them.
     pub name: String,
@@ -72,6 +76,7 @@ pub struct Me {
 
 /// An account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct User {
     /// Its name.
     pub name: String,
@@ -87,6 +92,7 @@ pub struct User {
 
 /// Asks for an account.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewUser {
     /// Its name.
@@ -99,6 +105,7 @@ pub struct NewUser {
 
 /// Gives an account another role.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewRole {
     /// The role.
@@ -107,6 +114,7 @@ pub struct NewRole {
 
 /// Sets a password.
 #[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewPassword {
     /// The new one.
@@ -119,6 +127,7 @@ pub struct NewPassword {
 
 /// Somebody who is signed in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Session {
     /// Rises.
     pub id: i64,

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use volary_model::{DeviceName, is_counter};
 use volary_plan::condition::Condition;
@@ -117,24 +119,31 @@ pub(crate) fn is_told(standing: &Standing, at: Timestamp, now: Timestamp) -> boo
     standing.condition != Condition::Silent && now.as_second() - at.as_second() <= STALE
 }
 
+/// Where Prometheus scrapes, in the words of its service discovery by HTTP.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Target {
+    /// The server's host and port.
+    targets: Vec<String>,
+    /// How to ask there, and for which part of the devices.
+    labels: BTreeMap<&'static str, String>,
+}
+
 /// What service discovery is told: one target for each part of the devices.
-pub(crate) fn targets(url: &str, parts: usize) -> serde_json::Value {
+pub(crate) fn targets(url: &str, parts: usize) -> Vec<Target> {
     let address = url.trim_start_matches("https://");
     let (host, path) = address.split_once('/').unwrap_or((address, ""));
     let path = if path.is_empty() { "/metrics".to_owned() } else { format!("/{path}/metrics") };
     // Prometheus wants the port.
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
     let host = if has_port { host.to_owned() } else { format!("{host}:443") };
-    let target = |part: usize| {
-        serde_json::json!({
-            "targets": [host],
-            "labels": {
-                "__scheme__": "https",
-                "__metrics_path__": path,
-                "__param_shard": format!("{part}/{parts}"),
-                "shard": format!("{part}/{parts}"),
-            },
-        })
+    let target = |part: usize| Target {
+        targets: vec![host.clone()],
+        labels: BTreeMap::from([
+            ("__scheme__", "https".to_owned()),
+            ("__metrics_path__", path.clone()),
+            ("__param_shard", format!("{part}/{parts}")),
+            ("shard", format!("{part}/{parts}")),
+        ]),
     };
     (1..=parts).map(target).collect()
 }
@@ -201,9 +210,9 @@ mod tests {
     fn service_discovery_has_a_target_for_each_part() {
         let check = |url: &str, host: &str, path: &str| {
             let targets = targets(url, 2);
-            assert_eq!(targets[1]["targets"][0], host);
-            assert_eq!(targets[1]["labels"]["__metrics_path__"], path);
-            assert_eq!(targets[1]["labels"]["__param_shard"], "2/2");
+            assert_eq!(targets[1].targets[0], host);
+            assert_eq!(targets[1].labels["__metrics_path__"], path);
+            assert_eq!(targets[1].labels["__param_shard"], "2/2");
         };
         check("https://h.example:8443", "h.example:8443", "/metrics");
         check("https://h.example", "h.example:443", "/metrics");

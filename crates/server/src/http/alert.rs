@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use volary_api::v1::alert::{
     Alert, AlertChange, AlertDetails, AlertDevice, AlertState, Feed, NewSilence, Severity, Silence,
@@ -16,7 +17,7 @@ use volary_store::{FeedRecord, StoredSilence};
 
 use crate::app::App;
 use crate::http::auth::{Operator, Person, Viewer};
-use crate::http::input::Input;
+use crate::http::input::{Input, Path, Query};
 use crate::http::refusal::Refusal;
 use crate::reconcile::{from_stored, open_silences};
 
@@ -33,8 +34,9 @@ const MATCHERS: usize = 20;
 const CHANGES: u32 = 200;
 
 /// What of the alerts is asked for.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct ListQuery {
+    /// How many that are over come after the open ones, at most 1000.
     #[serde(default)]
     resolved: u32,
 }
@@ -83,8 +85,9 @@ pub(crate) async fn alert(
 }
 
 /// How many changes are asked for.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct ChangesQuery {
+    /// How many at most; no more than 1000.
     #[serde(default = "default_changes")]
     limit: u32,
 }
@@ -104,8 +107,9 @@ pub(crate) async fn changes(
 }
 
 /// Which silences are asked for.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct SilencesQuery {
+    /// True for those that are over too.
     #[serde(default)]
     all: bool,
 }

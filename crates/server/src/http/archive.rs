@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use volary_api::v1::archive::{Cut, Difference, Include, Included, Package, Pick, Picked, Pin, Release};
 use volary_api::v1::fleet::Role;
@@ -17,7 +18,7 @@ use volary_model::{ReleaseName, Revision, Suite};
 use crate::app::App;
 use crate::http::auth::{Developer, Person, Uploader, Viewer};
 use crate::http::batch;
-use crate::http::input::{Input, blocking, name};
+use crate::http::input::{Input, Path, Query, blocking, name};
 use crate::http::refusal::Refusal;
 use crate::uploads::{self, NotSealed};
 
@@ -279,8 +280,9 @@ fn uploaders(app: &App) -> Result<Vec<String>, Refusal> {
 }
 
 /// The suite that is asked for.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct SuiteQuery {
+    /// The suite, as in `v1.3/r2`; `rolling` if none is named.
     suite: Option<String>,
 }
 
@@ -373,8 +375,9 @@ pub(crate) async fn freeze(
 }
 
 /// The revision that is asked for.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct RevisionQuery {
+    /// The revision, as in `r2`; the newest if none is named.
     revision: Option<String>,
 }
 
@@ -392,9 +395,11 @@ pub(crate) async fn pin(
 }
 
 /// Two suites.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct DiffQuery {
+    /// The suite before.
     from: String,
+    /// The suite after.
     to: String,
 }
 

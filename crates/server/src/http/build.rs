@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, NoContent, Response};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use volary_api::v1::build::{AddSource, Build, BuildState, Source};
@@ -14,7 +15,7 @@ use volary_model::SourceName;
 
 use crate::app::App;
 use crate::http::auth::{Admin, Developer, Viewer};
-use crate::http::input::{Input, blocking, name};
+use crate::http::input::{Accepted, Input, Path, Query, blocking, name};
 use crate::http::refusal::Refusal;
 use crate::repository;
 
@@ -106,7 +107,7 @@ pub(crate) async fn remove_source(
     State(app): State<Arc<App>>,
     Admin(person): Admin,
     Path(source): Path<String>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let source: SourceName = name(&source)?;
     find_source(&app, &source).await?;
     app.store.remove_source(&source, volary_host::now()).await?;
@@ -117,7 +118,7 @@ pub(crate) async fn remove_source(
         &format!("{source} was removed by {}", person.name),
     )
     .await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// `POST /api/v1/sources/{name}/poll`.
@@ -125,18 +126,20 @@ pub(crate) async fn poll_source(
     State(app): State<Arc<App>>,
     Developer(_): Developer,
     Path(source): Path<String>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<Accepted, Refusal> {
     let source: SourceName = name(&source)?;
     find_source(&app, &source).await?;
     app.asked_to_poll.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(source);
     app.nudges.poll.notify_one();
-    Ok(StatusCode::ACCEPTED)
+    Ok(Accepted)
 }
 
 /// Which builds are asked for.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct BuildsQuery {
+    /// Only those of this source.
     source: Option<String>,
+    /// How many at most: 20 if nothing is said, and no more than 1000.
     limit: Option<u32>,
 }
 
@@ -203,8 +206,9 @@ pub(crate) fn api_build(build: volary_store::Build) -> Build {
 }
 
 /// From where in a log.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct LogQuery {
+    /// How many bytes of it are known already.
     from: Option<u64>,
 }
 

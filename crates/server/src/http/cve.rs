@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use volary_api::v1::fleet::CveData;
 
@@ -12,12 +13,13 @@ use crate::app::App;
 use crate::cves;
 use crate::http::auth::{Developer, Viewer};
 use crate::http::batch;
-use crate::http::input::blocking;
+use crate::http::input::{Query, blocking};
 use crate::http::refusal::Refusal;
 
 /// For which release of Debian.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct ImportQuery {
+    /// The release of Debian by its code name: `bookworm`.
     release: String,
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use volary_api::v1::export::Export;
 
 use crate::app::App;
 use crate::http::auth::{Developer, Viewer};
+use crate::http::input::Path;
 use crate::http::refusal::Refusal;
 
 /// `GET /api/v1/exports`.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Body;
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -18,6 +18,7 @@ use tokio_util::io::ReaderStream;
 use volary_model::Digest;
 
 use crate::app::App;
+use crate::http::input::Path as UrlPath;
 use crate::http::refusal::Refusal;
 use crate::images::FROM;
 

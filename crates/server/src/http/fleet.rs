@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::response::NoContent;
 use jiff::SignedDuration;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use volary_api::join::JoinToken;
 use volary_api::v1::device::Report;
@@ -27,7 +28,7 @@ use crate::http::archive::archive_limits;
 use crate::http::auth::{
     Admin, Operator, Person, ReleaseManager, Viewer, hash, limits_from, new_secret, role_from, role_text,
 };
-use crate::http::input::{Input, blocking, name};
+use crate::http::input::{Input, Path, Query, blocking, name};
 use crate::http::refusal::Refusal;
 use crate::{evidence, promoter, promotion};
 
@@ -50,12 +51,12 @@ impl From<GateError> for Refusal {
 }
 
 /// Which devices.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 pub(crate) struct DevicesQuery {
     /// Only those of this stage; all if empty.
     #[serde(default)]
     pub(crate) stage: String,
-    /// Only those in this condition.
+    /// Only those in this condition; all if empty.
     #[serde(default)]
     pub(crate) condition: String,
     /// Only those whose name, suite or commit has this in it.
@@ -64,7 +65,7 @@ pub(crate) struct DevicesQuery {
     /// Only those after this name.
     #[serde(default)]
     after: String,
-    /// At most so many.
+    /// At most so many; those of a large fleet are then as they were some seconds ago.
     limit: Option<usize>,
 }
 
@@ -138,8 +139,9 @@ pub(crate) async fn device(
 }
 
 /// Which reports, and how many.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct ReportsQuery {
+    /// How many at most: 20 if nothing is said, and no more than 400.
     limit: Option<u32>,
     /// True for those of convergences alone.
     #[serde(default)]
@@ -169,7 +171,7 @@ pub(crate) async fn accept(
     Operator(person): Operator,
     Path(device): Path<String>,
     Input(request): Input<Accept>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let mut device: DeviceName = name(&device)?;
     known_stage(&app, &request.stage)?;
     if let Some(new) = request.as_name.filter(|new| *new != device) {
@@ -183,7 +185,7 @@ pub(crate) async fn accept(
     let text = format!("{device} was accepted into {} by {}", request.stage, person.name);
     app.event_by(&person, "device-accepted", device.as_str(), &text).await;
     app.nudges.devices.notify_one();
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Gives a device that waits its name in the inventory.
@@ -219,7 +221,7 @@ pub(crate) async fn reject(
     State(app): State<Arc<App>>,
     Operator(person): Operator,
     Path(device): Path<String>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let device: DeviceName = name(&device)?;
     if !app.store.reject_device(&device).await? {
         return Err(no_device(&device));
@@ -227,7 +229,7 @@ pub(crate) async fn reject(
     app.registry.refresh(&app.store, &device).await?;
     let text = format!("{device} was rejected by {}", person.name);
     app.event_by(&person, "device-rejected", device.as_str(), &text).await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// `DELETE /api/v1/devices/{name}`.
@@ -235,7 +237,7 @@ pub(crate) async fn remove(
     State(app): State<Arc<App>>,
     Operator(person): Operator,
     Path(device): Path<String>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let device: DeviceName = name(&device)?;
     if !app.store.remove_device(&device).await? {
         return Err(no_device(&device));
@@ -244,7 +246,7 @@ pub(crate) async fn remove(
     app.series.forget(&device).await?;
     let text = format!("{device} was removed by {}", person.name);
     app.event_by(&person, "device-removed", device.as_str(), &text).await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// `POST /api/v1/device-tokens`.
@@ -376,7 +378,7 @@ pub(crate) async fn remove_token(
     State(app): State<Arc<App>>,
     Admin(person): Admin,
     Path(token): Path<String>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let tokens = app.store.tokens().await?;
     let admins = tokens.iter().filter(|token| role_from(&token.role) == Role::Admin);
     let others = admins.filter(|admin| admin.name != token).count();
@@ -397,13 +399,15 @@ pub(crate) async fn remove_token(
         &format!("the token {token} was removed by {}", person.name),
     )
     .await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Two stages.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct PromotionQuery {
+    /// The stage whose commit is merged.
     from: String,
+    /// The stage that receives it.
     to: String,
 }
 
@@ -479,9 +483,11 @@ fn merge_now(
 }
 
 /// A merge.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct GatesQuery {
+    /// The stage that receives the commit.
     to: String,
+    /// The commit that is merged.
     commit: String,
 }
 

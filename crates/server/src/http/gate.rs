@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use volary_api::v1::fleet::{GateStatus, NewGateStatus, Role, Say};
 use volary_fleet::ReadObjects;
@@ -17,12 +18,13 @@ use crate::fleet_view;
 use crate::gate_command::REASON;
 use crate::gates::{say_from, word_text};
 use crate::http::auth::{GateSpeaker, Viewer};
-use crate::http::input::{Input, blocking, name};
+use crate::http::input::{Input, Query, blocking, name};
 use crate::http::refusal::Refusal;
 
 /// Of which commit; of all, if none is named.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct StatusQuery {
+    /// The commit.
     commit: Option<String>,
 }
 

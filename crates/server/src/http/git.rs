@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path as UrlPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -21,7 +21,7 @@ use volary_plan::text::some;
 
 use crate::app::App;
 use crate::http::auth::{self, Person};
-use crate::http::input::blocking;
+use crate::http::input::{Path as UrlPath, blocking};
 use crate::http::refusal::Refusal;
 
 /// How long nothing may come from either side before the transfer is given up.

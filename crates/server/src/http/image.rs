@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use volary_api::v1::image as api;
 use volary_model::Digest;
@@ -14,7 +15,7 @@ use volary_store::{Added, Image};
 use crate::app::App;
 use crate::http::auth::{Developer, Viewer};
 use crate::http::batch;
-use crate::http::input::{blocking, name};
+use crate::http::input::{Path, Query, blocking, name};
 use crate::http::refusal::Refusal;
 use crate::image_use::{Pin, pins, why_kept};
 use crate::images::{Facts, IntakeError};
@@ -37,8 +38,9 @@ impl From<IntakeError> for Refusal {
 }
 
 /// What is announced of an artifact.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct PublishQuery {
+    /// The SHA-256 that the artifact must have, as in `sha256:…`.
     digest: Option<String>,
 }
 

@@ -1,11 +1,14 @@
 //! Reading requests: bounded, with a time limit, and with a sentence when they are wrong.
 
+use std::error::Error as _;
 use std::str::FromStr;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
@@ -32,6 +35,43 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
         serde_json::from_slice(body).map(Self).map_err(|error| {
             Refusal::invalid(format!("the request's body is not what this route takes: {error}"))
         })
+    }
+}
+
+/// The query, as its fields.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let query = axum::extract::Query::try_from_uri(&parts.uri).map_err(|error| {
+            let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            Refusal::invalid(format!("the query is not what this route takes: {why}"))
+        })?;
+        Ok(Self(query.0))
+    }
+}
+
+/// What stands in the path, in its order.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        let path = path.map_err(|error| Refusal::new(error.status(), error.body_text()))?;
+        Ok(Self(path.0))
+    }
+}
+
+/// It was asked for, and will be done.
+pub(crate) struct Accepted;
+
+impl IntoResponse for Accepted {
+    fn into_response(self) -> Response {
+        StatusCode::ACCEPTED.into_response()
     }
 }
 

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use volary_api::v1::archive::{Protect, Release};
 use volary_model::ReleaseName;
 use volary_plan::text::some;
 
 use crate::app::App;
 use crate::http::auth::{Admin, Developer};
-use crate::http::input::{Input, blocking, name};
+use crate::http::input::{Input, Path, blocking, name};
 use crate::http::refusal::Refusal;
 use crate::http::upkeep::archive_users;
 

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::State;
+use axum::response::NoContent;
 use volary_api::v1::deployment as api;
 use volary_model::DeviceName;
 use volary_store::{Client, Deployment, Device};
 
 use crate::app::App;
 use crate::http::auth::{Developer, Viewer};
-use crate::http::input::name;
+use crate::http::input::{Path, name};
 use crate::http::mender::{Mender, MenderClient, finish, tell};
 use crate::http::refusal::Refusal;
 use crate::mender::deployment::abort as aborted;
@@ -52,14 +52,14 @@ pub(crate) async fn retry(
     State(app): State<Arc<App>>,
     Developer(person): Developer,
     Path(text): Path<String>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let device = device(&app, &text).await?;
     if release(&app, &device).await? == 0 {
         return Err(Refusal::conflict(format!("nothing keeps {text} from trying its image")));
     }
     let text = format!("{} lets {text} try its image again", person.name);
     app.event_by(&person, "device-retry", &text, &text).await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// `POST /api/v1/devices/{name}/abort`.
@@ -67,10 +67,10 @@ pub(crate) async fn abort(
     State(app): State<Arc<App>>,
     Developer(person): Developer,
     Path(text): Path<String>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let device = device(&app, &text).await?;
     match call_back(&app, &device, &person.name).await? {
-        true => Ok(StatusCode::NO_CONTENT),
+        true => Ok(NoContent),
         false => Err(Refusal::conflict(format!("{text} has no update on its way"))),
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use volary_api::v1::device::{ReceivedBatch, RefusedReport};
 use volary_api::v1::metrics::{DeviceMetrics, JournalLine, LatestValue, Samples, SeriesPoints};
@@ -16,7 +17,7 @@ use volary_store::{AppendError, NewBatch, NewSamples};
 use crate::app::App;
 use crate::http::auth::{DeviceIdentity, Viewer};
 use crate::http::fleet::no_device;
-use crate::http::input::{blocking, name, read_body};
+use crate::http::input::{Path, Query, blocking, name, read_body};
 use crate::http::refusal::Refusal;
 use crate::http::report::{WIRE_LIMIT, unpack};
 use crate::measurements::{accept, thinned};
@@ -105,8 +106,9 @@ pub(crate) async fn latest(
 }
 
 /// How much is asked for.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct ErrorsQuery {
+    /// How many at most: 50 if nothing is said, and no more than 1000.
     limit: Option<u32>,
 }
 
@@ -130,10 +132,13 @@ pub(crate) async fn errors(
 }
 
 /// Which time, and how fine.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct RangeQuery {
+    /// From when; a day before the end if nothing is said.
     from: Option<Timestamp>,
+    /// Until when; until now if nothing is said.
     to: Option<Timestamp>,
+    /// The least number of seconds between two points; 0 for all that there are.
     #[serde(default)]
     step: u32,
 }

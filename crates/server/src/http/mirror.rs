@@ -3,9 +3,10 @@
 use std::sync::{Arc, PoisonError};
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use volary_api::v1::mirror::{AddMirror, Asked, Import, ImportStatus, Mirror, MirroredPackage, Report};
 use volary_archive::upstream::{self, Keyring, Link, Patience, Trust};
@@ -13,7 +14,7 @@ use volary_model::{Component, Suite};
 
 use crate::app::App;
 use crate::http::auth::{Admin, Developer, Viewer};
-use crate::http::input::{Input, blocking, name};
+use crate::http::input::{Input, Path, Query, blocking, name};
 use crate::http::refusal::Refusal;
 use crate::mirrors::definition::{Definition, Place, Signed};
 use crate::mirrors::report::Stored;
@@ -109,8 +110,9 @@ fn define(app: &App, definition: &Definition, keyring: Option<&[u8]>, replace: b
 }
 
 /// How a mirror is to go.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct RemoveQuery {
+    /// True if its packages stay in rolling.
     #[serde(default)]
     keep: bool,
 }

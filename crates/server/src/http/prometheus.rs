@@ -7,17 +7,18 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use volary_plan::condition::Condition;
 
 use crate::app::App;
-use crate::feeds::prometheus::{PREFIX, Page, Shard, is_told, labels_text, parts, targets};
+use crate::feeds::prometheus::{PREFIX, Page, Shard, Target, is_told, labels_text, parts, targets};
 use crate::http::auth::Viewer;
-use crate::http::input::blocking;
+use crate::http::input::{Query, blocking};
 use crate::http::refusal::Refusal;
 
 /// What Prometheus calls its text format.
@@ -27,8 +28,9 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TICKS: f64 = 100.0;
 
 /// Which part.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct MetricsQuery {
+    /// A part of the devices, as in `2/4`; all if nothing is said.
     shard: Option<String>,
 }
 
@@ -65,7 +67,7 @@ pub(crate) async fn metrics(
 }
 
 /// `GET /prometheus/sd`.
-pub(crate) async fn discovery(State(app): State<Arc<App>>, Viewer(_): Viewer) -> Json<serde_json::Value> {
+pub(crate) async fn discovery(State(app): State<Arc<App>>, Viewer(_): Viewer) -> Json<Vec<Target>> {
     let mut series = 0;
     app.series.for_each_latest(|_, latest| series += latest.values().count());
     Json(targets(&app.url, parts(series)))

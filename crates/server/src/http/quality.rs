@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use volary_api::v1::build::{BuildStatus, Reproduce, Reproduction, ReproductionState};
@@ -13,7 +13,7 @@ use volary_store::BuildState;
 use crate::app::App;
 use crate::http::auth::{Developer, Viewer};
 use crate::http::build::find_build;
-use crate::http::input::{Input, name};
+use crate::http::input::{Input, Path, name};
 use crate::http::refusal::Refusal;
 
 /// `GET /api/v1/builds/{id}/buildinfo`.

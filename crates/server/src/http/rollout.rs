@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use volary_api::v1::rollout::{self as wire, Rollout, Say};
 use volary_model::StageName;
 use volary_plan::rollout::{self as plan, Halt, Standing};
@@ -11,7 +11,7 @@ use volary_store::Rollout as Stored;
 
 use crate::app::App;
 use crate::http::auth::{Operator, Person, ReleaseManager, Viewer};
-use crate::http::input::{Input, name};
+use crate::http::input::{Input, Path, name};
 use crate::http::refusal::Refusal;
 use crate::rollouts::members;
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use volary_api::v1::image::PinnedImage;
 use volary_api::v1::rollout::Rollout;
@@ -22,7 +23,7 @@ use crate::fleet_view::StageView;
 use crate::http::alert;
 use crate::http::auth::{Viewer, how_from};
 use crate::http::build::{api_build, api_source};
-use crate::http::input::{blocking, name};
+use crate::http::input::{Query, blocking, name};
 use crate::http::refusal::Refusal;
 use crate::http::rollout;
 
@@ -35,8 +36,9 @@ fn is_of(rollout: &Rollout, stage: &StageView) -> bool {
 const BUILDS: u32 = 20;
 
 /// How much is wanted.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct StatusQuery {
+    /// At most so many devices of each stage, those first that need a look; all if nothing is said.
     devices: Option<usize>,
 }
 
@@ -168,10 +170,13 @@ fn urgency(condition: Condition) -> u8 {
 }
 
 /// A package version.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct TraceQuery {
+    /// The package.
     package: String,
+    /// Its version.
     version: String,
+    /// The architecture; any if none is named.
     architecture: Option<String>,
 }
 
@@ -258,8 +263,9 @@ pub(crate) async fn events(
 }
 
 /// Which events, and how many.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct EventsQuery {
+    /// How many at most: 50 if nothing is said, and no more than 1000.
     limit: Option<u32>,
     /// True for what people did alone.
     #[serde(default)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::response::NoContent;
 use volary_api::v1::device::{AskTurn, Turn};
 use volary_fleet::{Rules, is_ancestor};
 use volary_model::{CommitId, StageName};
@@ -103,10 +103,10 @@ pub(super) async fn take(
 pub(crate) async fn give_back(
     State(app): State<Arc<App>>,
     DeviceIdentity(member): DeviceIdentity,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     app.store.give_turn_back(&member.name).await?;
     app.store.rollout_not_begun(&member.stage, &member.name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 fn granted(length: Duration) -> Turn {

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use jiff::SignedDuration;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
@@ -23,7 +24,7 @@ use volary_plan::text::{count, some};
 use crate::app::App;
 use crate::archive_users::{Users, installed};
 use crate::http::auth::{Admin, Person, Viewer};
-use crate::http::input::{Input, blocking, name};
+use crate::http::input::{Input, Query, blocking, name};
 use crate::http::refusal::Refusal;
 
 /// How many lines of progress may wait for a slow reader.
@@ -165,9 +166,11 @@ pub(crate) async fn collect(
 }
 
 /// A package.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct WhyQuery {
+    /// The package.
     package: String,
+    /// Its version; all if none is named.
     version: Option<String>,
 }
 

@@ -5,8 +5,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::NoContent;
 use jiff::SignedDuration;
 use volary_api::v1::fleet::Role;
 use volary_api::v1::user::{How, LoggedIn, Login, Me, NewPassword, NewRole, NewUser, Session, User};
@@ -15,7 +16,7 @@ use volary_store::NewSession;
 use crate::accounts::{self, AccountError, UserChange, api_user, change, is_password};
 use crate::app::App;
 use crate::http::auth::{Admin, Anybody, Person, hash, how_from, how_text, new_secret, role_from};
-use crate::http::input::{Input, blocking};
+use crate::http::input::{Input, Path, blocking};
 use crate::http::refusal::Refusal;
 use crate::tls::listener::Peer;
 
@@ -115,9 +116,9 @@ async fn checked(
 pub(crate) async fn logout(
     State(app): State<Arc<App>>,
     Anybody(person): Anybody,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     sign_out(&app, &person).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Ends the session of a person.
@@ -152,7 +153,7 @@ pub(crate) async fn add(
     State(app): State<Arc<App>>,
     Admin(person): Admin,
     Input(new): Input<NewUser>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let change = UserChange::Add { role: new.role, password: new.password };
     change_for(&app, &person, &new.name, change, None).await
 }
@@ -162,7 +163,7 @@ pub(crate) async fn remove(
     State(app): State<Arc<App>>,
     Admin(person): Admin,
     Path(name): Path<String>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     another_admin_than(&app, &name).await?;
     change_for(&app, &person, &name, UserChange::Remove, None).await
 }
@@ -173,7 +174,7 @@ pub(crate) async fn set_role(
     Admin(person): Admin,
     Path(name): Path<String>,
     Input(new): Input<NewRole>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     if new.role != Role::Admin {
         another_admin_than(&app, &name).await?;
     }
@@ -187,7 +188,7 @@ pub(crate) async fn set_password(
     Anybody(person): Anybody,
     Path(name): Path<String>,
     Input(new): Input<NewPassword>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     new_password(&app, &person, &name, new, peer.address).await
 }
 
@@ -198,7 +199,7 @@ pub(crate) async fn new_password(
     name: &str,
     new: NewPassword,
     address: IpAddr,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let own = person.session.as_ref().filter(|session| session.account.as_deref() == Some(name));
     match (own, new.old) {
         // Whoever finds a browser that is signed in must not be able to keep its person out.
@@ -220,11 +221,11 @@ async fn change_for(
     name: &str,
     what: UserChange,
     keep: Option<i64>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     let (kind, told) = accounts::told(&what);
     change(&app.store, name, what, keep).await?;
     app.event_by(person, kind, name, &format!("{name} {told} from {}", person.name)).await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Refuses what would leave nobody who may do everything.
@@ -262,12 +263,12 @@ pub(crate) async fn end(
     State(app): State<Arc<App>>,
     Anybody(person): Anybody,
     Path(id): Path<String>,
-) -> Result<StatusCode, Refusal> {
+) -> Result<NoContent, Refusal> {
     end_session(&app, &person, &id).await
 }
 
 /// Ends a session that a person may end.
-pub(crate) async fn end_session(app: &App, person: &Person, id: &str) -> Result<StatusCode, Refusal> {
+pub(crate) async fn end_session(app: &App, person: &Person, id: &str) -> Result<NoContent, Refusal> {
     let all = app.store.sessions(volary_host::now()).await?;
     let found = all.into_iter().find(|session| session.id.to_string() == id && may_end(person, session));
     let session = found.ok_or_else(|| {
@@ -276,7 +277,7 @@ pub(crate) async fn end_session(app: &App, person: &Person, id: &str) -> Result<
     app.store.end_session(session.id).await?;
     let text = format!("{} ended a session of {}", person.name, session.person);
     app.event_by(person, "session-ended", &session.person, &text).await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 fn may_end(person: &Person, session: &volary_store::Session) -> bool {

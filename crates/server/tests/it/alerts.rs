@@ -79,6 +79,10 @@ impl Reporter {
         Self { client, commit: commit.to_string(), reports: 0 }
     }
 
+    pub fn into_client(self) -> Client {
+        self.client
+    }
+
     fn report(&mut self, change: impl FnOnce(&mut Value)) {
         self.reports += 1;
         let report =

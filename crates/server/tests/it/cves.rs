@@ -14,7 +14,7 @@ stages:
 ";
 
 /// In the form of https://security-tracker.debian.org/tracker/data/json.
-fn tracker() -> Value {
+pub fn tracker() -> Value {
     let fault =
         |status: Value| json!({"description": "…", "scope": "remote", "releases": {"bookworm": status}});
     json!({

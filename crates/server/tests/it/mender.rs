@@ -308,7 +308,7 @@ fn what_the_newer_client_sent_is_served() {
 }
 
 /// A client of ours that does what a real one would, as far as the server can tell.
-struct Imitation {
+pub struct Imitation {
     key: rcgen::KeyPair,
     identity: String,
     client: Client,
@@ -316,12 +316,12 @@ struct Imitation {
 }
 
 impl Imitation {
-    fn new(server: &TestServer, identity: &str) -> Self {
+    pub fn new(server: &TestServer, identity: &str) -> Self {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         Self { key, identity: identity.into(), client: server.anonymous(), token: String::new() }
     }
 
-    fn ask_in(&mut self, tenant_token: &str) -> Answer {
+    pub fn ask_in(&mut self, tenant_token: &str) -> Answer {
         use base64::Engine;
         let body = json!({
             "id_data": self.identity, "pubkey": self.key.public_key_pem(), "tenant_token": tenant_token,
@@ -343,7 +343,7 @@ impl Imitation {
         self.client.send(method, &path, &[("authorization", &bearer)], body.to_string().as_bytes(), true)
     }
 
-    fn next(&self, name: &str, checksum: &str) -> Answer {
+    pub fn next(&self, name: &str, checksum: &str) -> Answer {
         let provides = json!({
             "artifact_name": name, "device_type": "pi", "rootfs-image.checksum": checksum,
         });

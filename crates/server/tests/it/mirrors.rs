@@ -8,7 +8,7 @@ use volary_archive::{Archive, Provenance, Settings, UploadPolicy};
 use crate::support::{Client, TestServer, make_deb, wait_for};
 
 /// An archive as another server would have it.
-fn other(server: &TestServer) -> Archive {
+pub fn other(server: &TestServer) -> Archive {
     let settings = Settings::new("Other", "Other", vec!["amd64".parse().unwrap()]);
     let archive = Archive::create(&server.scratch().join("other"), &settings, volary_host::now()).unwrap();
     let debs = [make_deb(server.scratch(), "hello", "1.0"), make_deb(server.scratch(), "other", "1.0")];
@@ -26,7 +26,7 @@ fn sync(client: &Client) -> Mirror {
     })
 }
 
-fn definition(archive: &Archive) -> serde_json::Value {
+pub fn definition(archive: &Archive) -> serde_json::Value {
     json!({
         "name": "upstream", "url": archive.public_dir(), "suite": "rolling", "components": ["main"],
         "architectures": ["amd64"], "key": "", "interval": 0,

@@ -15,7 +15,9 @@ use volary_api::v1::fleet::{DeviceToken, TokenSecret};
 use volary_api::v1::image::Image;
 use volary_artifact::{Depends, Draft, PayloadDraft, Source, WriteOptions};
 use volary_host::{Cmd, CmdError, Output};
-use volary_server::{InitOptions, Initialised, Layout, Running, ServeOptions, init, serve};
+use volary_server::{InitOptions, Initialised, Layout, Running, ServeOptions, ServerError, init, serve};
+
+use crate::contract;
 
 /// How long a condition may take to come true on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,7 +80,11 @@ impl TestServer {
     /// Starts it (again) on a free port.
     pub fn resume(&mut self) {
         let options = ServeOptions { listen: Some("127.0.0.1:0".parse().unwrap()) };
-        let running = serve(&self.made.dir, &options).unwrap();
+        // A program that another test starts holds the lock of a server that was stopped for a moment.
+        let running = wait_for("the server starts", || match serve(&self.made.dir, &options) {
+            Err(ServerError::AlreadyRunning(_)) => None,
+            running => Some(running.unwrap()),
+        });
         self.url = format!("https://localhost:{}", running.address().port());
         self.running = Some(running);
         self.use_own_hook();
@@ -219,6 +225,15 @@ impl Answer {
     }
 }
 
+/// Every answer in every test is compared with the description of the API.
+#[track_caller]
+fn checked(method: &str, path: &str, sent: Option<&[u8]>, answer: Answer) -> Answer {
+    if let Err(problem) = contract::check(method, path, sent, &answer) {
+        panic!("{method} {path}: {problem}\n{}", answer.text());
+    }
+    answer
+}
+
 impl Client {
     pub fn new(server: &TestServer, token: Option<String>, identity: Option<ClientCert>) -> Self {
         let ca = std::fs::read(server.ca()).unwrap();
@@ -248,7 +263,7 @@ impl Client {
         {
             request = request.header(name, value);
         }
-        Answer::of(request.call())
+        checked("get", path, None, Answer::of(request.call()))
     }
 
     pub fn post(&self, path: &str, body: &impl Serialize) -> Answer {
@@ -262,7 +277,7 @@ impl Client {
         {
             request = request.header(name, value);
         }
-        Answer::of(request.send(body))
+        checked("post", path, Some(body), Answer::of(request.send(body)))
     }
 
     pub fn put(&self, path: &str, body: &[u8]) -> Answer {
@@ -270,7 +285,7 @@ impl Client {
         if let Some((name, value)) = self.bearer() {
             request = request.header(name, value);
         }
-        Answer::of(request.send(body))
+        checked("put", path, Some(body), Answer::of(request.send(body)))
     }
 
     /// Any request; with its length unknown beforehand if `is_chunked`.
@@ -307,7 +322,7 @@ impl Client {
         if let Some((name, value)) = self.bearer() {
             request = request.header(name, value);
         }
-        Answer::of(request.call())
+        checked("delete", path, None, Answer::of(request.call()))
     }
 
     fn bearer(&self) -> Option<(&'static str, String)> {

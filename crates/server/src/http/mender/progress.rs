@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use volary_store::Deployment;
 
 use super::tell::amend;
 use super::{BODY_LIMIT, Mender, MenderClient, finish, parse, tell};
 use crate::app::App;
-use crate::http::input::read_body;
+use crate::http::input::{Path, read_body};
 use crate::http::refusal::Refusal;
 use crate::mender::deployment::{Said, Step, advance, log_error, log_text};
 use crate::mender::next::failed_downloads;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::tz::TimeZone;
@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::fleet_view::StageView;
 use crate::hours;
 use crate::http::files;
-use crate::http::input::read_body;
+use crate::http::input::{Path, Query, read_body};
 use crate::http::refusal::Refusal;
 use crate::http::turn::take;
 use crate::mender::deployment::abort;
