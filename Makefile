@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test check-page test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory bench-server campaign-archive campaign-builds fuzz powercut simulate simulate-judge simulate-rollout clean
+.PHONY: help setup build agent-deb check test check-api check-page test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory bench-server campaign-archive campaign-builds fuzz powercut simulate simulate-judge simulate-rollout clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -48,6 +48,11 @@ test: check build agent-deb ## All tests, also those with containers, real apt a
 	$(RUN_TESTS) $(BUILDER) $(AGENT) --test '*'
 	$(RUN_AS_ROOT) $(RUN_TESTS) $(SYSTEM)
 	$(SUDO) $(TARGET)/debug/volary-xtask demo --no-keep --short
+
+check-api: build ## The OpenAPI document, by the validator that others use
+	@[ -x $(TARGET)/api/bin/openapi-spec-validator ] || { python3 -m venv $(TARGET)/api && $(TARGET)/api/bin/pip install --quiet openapi-spec-validator==0.9.0; }
+	@$(TARGET)/debug/volary api openapi > $(TARGET)/api/openapi.json
+	$(TARGET)/api/bin/openapi-spec-validator $(TARGET)/api/openapi.json
 
 check-page: setup ## The server's pages in a real browser: accessible, fitting on a phone, a merge by a click, and signing in
 	@scripts/setup browser

@@ -216,6 +216,26 @@ impl Client {
         self.body(path, answer, "").map(drop)
     }
 
+    /// Any request; a body is JSON. The answer as it is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn call(&self, method: &str, path: &str, body: Option<Vec<u8>>) -> Result<Vec<u8>, ClientError> {
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(self.url(path))
+            .header("authorization", self.bearer());
+        let answer = match body {
+            Some(body) => request
+                .header("content-type", "application/json")
+                .body(body)
+                .map_err(ureq::Error::Http)
+                .and_then(|request| self.agent.run(request)),
+            None => request.body(()).map_err(ureq::Error::Http).and_then(|request| self.agent.run(request)),
+        };
+        self.body(path, answer, "").map(|(body, _)| body)
+    }
+
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.server)
     }

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    alert, approve, archive, artifact, build, check, cve, device, export_fleet, fleet, gate, image,
+    alert, api, approve, archive, artifact, build, check, cve, device, export_fleet, fleet, gate, image,
     inventory, metrics, release, rollout, server, simulate, source, status, token, user, verify, watch,
 };
 use crate::config::Connection;
@@ -104,6 +104,9 @@ enum Command {
     /// Show the rules that watch devices, and what they would have said
     #[command(subcommand)]
     Watch(watch::WatchCommand),
+    /// See and ask the HTTP API
+    #[command(subcommand)]
+    Api(api::ApiCommand),
     /// Give people and programs access
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -175,6 +178,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Metrics(args) => metrics::run(&args, &connection, out),
         Command::Simulate(args) => simulate::simulate(&args, out),
         Command::Watch(command) => watch::run(&command, &connection, out),
+        Command::Api(command) => api::run(command, &connection, out),
         Command::Token(command) => token::run(command, &connection, out),
         Command::User(command) => user::run(command, &connection, out),
         Command::Login(args) => user::login(&args, &connection, out),

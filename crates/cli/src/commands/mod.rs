@@ -1,6 +1,7 @@
 //! One file for each group of commands.
 
 pub mod alert;
+pub mod api;
 pub mod approve;
 pub mod archive;
 pub mod archive_export;

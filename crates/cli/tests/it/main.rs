@@ -1,5 +1,6 @@
 //! The commands as people type them, against a real server.
 
+mod api;
 mod fleet_export;
 mod images;
 mod inventory;

@@ -107,6 +107,28 @@ impl Desk {
         (output.status.code().unwrap(), errors)
     }
 
+    /// Runs a script of the shell with `volary` at hand.
+    #[track_caller]
+    pub fn shell(&self, script: &str) -> String {
+        let program = Path::new(env!("CARGO_BIN_EXE_volary"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{path}", program.parent().unwrap().display());
+        self.cmd("bash")
+            .args(["-euo", "pipefail", "-c", script])
+            .env("PATH", path)
+            .cwd(self.path())
+            .check()
+            .unwrap()
+            .text()
+    }
+
+    /// The server's address.
+    pub fn url(&self) -> String {
+        let text = volary_host::read_to_string(&self.folder().join("client.toml")).unwrap();
+        let config: toml::Table = toml::from_str(&text).unwrap();
+        config["server"].as_str().unwrap().to_owned()
+    }
+
     /// Runs git in the clone of the fleet repository.
     #[track_caller]
     pub fn git(&self, args: &[&str]) -> String {
