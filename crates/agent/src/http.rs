@@ -16,6 +16,7 @@ use volary_api::v1::device::{AskTurn, Desired, Enroll, Enrolled, ReceivedBatch, 
 use volary_host::{now, read};
 
 use crate::key::DeviceKey;
+use crate::lookup::{Later, LookedUp};
 use crate::tpm;
 
 /// How long a server may take.
@@ -225,8 +226,8 @@ impl Server {
             .input_buffer_size(16 << 10)
             .output_buffer_size(16 << 10)
             .max_response_header_size(16 << 10)
-            .build()
-            .new_agent();
+            .build();
+        let agent = ureq::Agent::with_parts(agent, LookedUp::default(), Later);
         Ok(Self {
             agent,
             url: url.trim_end_matches('/').to_owned(),

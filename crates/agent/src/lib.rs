@@ -28,6 +28,7 @@ pub mod key;
 pub mod ledger;
 pub mod listen;
 pub mod log;
+pub mod lookup;
 pub mod metrics;
 pub mod modules;
 pub mod news;
