@@ -122,6 +122,7 @@ impl RepoError {
             Self::Http(HttpError::Unreachable { .. } | HttpError::InTrouble { .. })
             | Self::Pack(PackError::Read(_))
             | Self::Elsewhere(_) => Blame::Network,
+            Self::Refused(Refusal::TooOld { .. }) => Blame::Failure,
             Self::Http(_) | Self::Pack(_) | Self::File(_) | Self::Signers { .. } => Blame::Failure,
             Self::Object(error) | Self::Refused(Refusal::Object(error)) => match error {
                 ObjectError::Collision { .. }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use volary_api::v1::device::{CheckResult, DriftedTask};
 use volary_device::{Event, Failure, Gains, Image, Passed, Scope, Step, Target, Work};
-use volary_fleet::LockedRelease;
+use volary_fleet::{LockedRelease, Refusal};
 use volary_host::{Cmd, now};
 use volary_model::{CommitId, StageName, Suite};
 
@@ -86,6 +86,9 @@ pub fn verified(agent: &Agent, target: &Target, scope: Scope) -> Result<Verified
             repo.fetch_all(agent.supply(), &target.commit).map_err(repo_failed)?;
             repo.verify(&agent.state, target).map_err(repo_failed)?
         }
+        Err(RepoError::Refused(refusal @ Refusal::TooOld { .. })) => {
+            return Err(Box::new(too_old(&refusal)));
+        }
         other => other.map_err(repo_failed)?,
     };
     let wishes = repo.wishes(target).map_err(repo_failed)?;
@@ -134,6 +137,17 @@ pub fn verified(agent: &Agent, target: &Target, scope: Scope) -> Result<Verified
     Ok(Verified { passed, signers: advance.steps.iter().map(signer).collect(), locked })
 }
 
+/// A commit that is as it should be, with rules that only newer agents can read.
+fn too_old(refusal: &Refusal) -> Event {
+    match refusal {
+        Refusal::TooOld { before: Some(before), .. } => {
+            log::say(format!("{refusal}; first to commit {}, which it can read", before.short()));
+            Event::TooOld { before: before.clone() }
+        }
+        refusal => failed(Step::Verify, "", format!("{refusal}; update volary-agent on this device")),
+    }
+}
+
 /// The image to install, if the fleet pins another one for this type of device than the one that runs.
 fn image(agent: &Agent, repo: &Repo<'_>, wishes: &Wishes) -> Result<Option<Box<Image>>, SlotsError> {
     let Some(slots) = Slots::open(&agent.paths)? else { return Ok(None) };
@@ -156,6 +170,9 @@ pub fn said(event: &Event) -> String {
     match event {
         Event::Failed(failure) | Event::Refused(failure) => failure.to_string(),
         Event::Unreachable(message) => message.clone(),
+        Event::TooOld { before } => {
+            format!("this agent is too old for it; it goes to commit {} first", before.short())
+        }
         other => format!("{other:?}"),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use volary_model::StageName;
+use volary_model::{CommitId, StageName};
 
 use crate::permit::Zones;
 use crate::policy::Policy;
@@ -47,6 +47,12 @@ pub enum Event {
     Fetched,
     /// The commit may be applied.
     Verified(Box<Passed>),
+    /// The commit is for newer agents, and this one before it on the way is not: the device goes there
+    /// first, for what it brings.
+    TooOld {
+        /// The commit before.
+        before: CommitId,
+    },
     /// The server lets the device change now.
     TurnGranted,
     /// It does not, since others of the site change, or it cannot be asked.
@@ -123,7 +129,7 @@ pub enum Effect {
     Ask,
     /// Fetch the objects. Answered by `Fetched`, `Unreachable`, `Failed` or `Refused`.
     Fetch(Target),
-    /// Verify the commit. Answered by `Verified`, `Unreachable`, `Failed` or `Refused`.
+    /// Verify the commit. Answered by `Verified`, `TooOld`, `Unreachable`, `Failed` or `Refused`.
     Verify(Work),
     /// Ask the server for a turn to change, where the fleet bounds how many of a site do so at once.
     /// Answered by `TurnGranted` or `TurnRefused`.

@@ -81,6 +81,7 @@ fn decide(mut state: State, event: Event, now: Timestamp) -> (State, Vec<Effect>
         Event::Unreachable(message) => unreachable(state, message, now),
         Event::Fetched => begin::fetched(state, now),
         Event::Verified(passed) => begin::verified(state, *passed, now),
+        Event::TooOld { before } => begin::too_old(state, before, now),
         Event::TurnGranted => begin::turn_granted(state, now),
         Event::TurnRefused { reason, again_after } => begin::turn_refused(state, reason, again_after, now),
         Event::Installed => begin::installed(state, now),

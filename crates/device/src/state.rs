@@ -470,6 +470,8 @@ pub struct State {
 pub struct Memory {
     /// What the server offered last.
     pub offered: Option<Target>,
+    /// A commit that this agent is too old for, and the one to go to first.
+    pub stepping_stone: Option<(CommitId, CommitId)>,
     /// The server gave a turn that is not used yet.
     pub turn: bool,
     /// Units that had failed when the commit was verified for which a turn is asked.

@@ -9,7 +9,7 @@ use std::path::Path;
 use volary_model::{CommitId, DeviceType};
 
 use crate::checkout::{CheckoutError, checkout, link_stays_inside};
-use crate::config::{FleetConfig, Packages, Zone};
+use crate::config::{self, FleetConfig, Packages, Zone};
 use crate::device_type::{DEVICE_TYPES, parse_device_type};
 use crate::fields::{FieldError, did_you_mean};
 use crate::inventory::{INVENTORIES, PLAYBOOKS};
@@ -185,7 +185,11 @@ fn check_config(files: &dyn Files, findings: &mut Vec<Finding>) -> Result<Option
     }
     let Some(text) = text_of(files, CONFIG_FILE, findings)? else { return Ok(None) };
     match FleetConfig::parse(&text) {
-        Ok(config) => Ok(Some(config)),
+        Ok(config) => {
+            let unsaid = config::asks_for_enough(&text).err();
+            findings.extend(unsaid.map(|error| field_finding(CONFIG_FILE, error)));
+            Ok(Some(config))
+        }
         Err(error) => {
             findings.push(field_finding(CONFIG_FILE, error));
             Ok(None)

@@ -12,15 +12,16 @@ use volary_model::{CommitId, StageName};
 
 use crate::approval::APPROVAL_REFS;
 use crate::check::{self, CheckOptions, Severity};
-use crate::config::{FleetConfig, Stage};
+use crate::config::{FleetConfig, Packages, Stage};
 use crate::evidence::EVIDENCE_REF;
 use crate::hook_approval;
 use crate::object::{MAX_OBJECT, ObjectError, ObjectSource, ReadObjects};
 use crate::refusal::Refusal;
 use crate::repository::GitRepository;
-use crate::rules::{Rules, RulesError};
+use crate::rules::{LOCK_FILE, Rules, RulesError};
 use crate::signers::AllowedSigners;
 use crate::step::{Advance, Start, first_parents, is_ancestor, verify_advance};
+use crate::tree::file_at;
 
 /// How far back a branch is read to find what was promoted from it.
 const HISTORY: usize = 100_000;
@@ -201,6 +202,7 @@ impl Push<'_> {
             Err(
                 RulesError::Absent { .. }
                 | RulesError::NotText { .. }
+                | RulesError::TooOld(_)
                 | RulesError::Config(_)
                 | RulesError::Signers(_),
             ) => Ok(None),
@@ -346,7 +348,31 @@ impl Push<'_> {
         if !advance.steps.is_empty() {
             self.check(new)?;
         }
+        if stage.packages == Packages::Lock {
+            advance.steps.iter().try_for_each(|step| self.newer_agent_first(&stage.name, &step.commit))?;
+        }
         Ok(advance)
+    }
+
+    /// A device whose agent is too old for a step goes to the one before it, for the release with the newer
+    /// agent. So that release must not come with the step itself.
+    fn newer_agent_first(&self, stage: &StageName, step: &CommitId) -> Result<(), Trouble> {
+        let objects = self.objects();
+        let Some(before) = objects.commit(step)?.parents.first().cloned() else { return Ok(()) };
+        let (Some(is), Some(was)) = (self.config_at(step)?, self.config_at(&before)?) else { return Ok(()) };
+        let Some(needs) = is.needs_agent.filter(|needs| Some(*needs) > was.needs_agent) else {
+            return Ok(());
+        };
+        let lock = |commit: &CommitId| file_at(objects, &objects.commit(commit)?.tree, LOCK_FILE);
+        if lock(step)? == lock(&before)? {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "commit {} brings another volary.lock to {stage} together with `needs_agent: \"{needs}\"`, so that a \
+             device with an older agent could take neither; bring the release with the newer agent there first, and \
+             needs_agent after it",
+            step.short()
+        )))
     }
 
     /// Everything that the push merges must be on the branch of the stage before.

@@ -46,9 +46,9 @@ pub use check::{CheckOptions, Finding, Severity, check_commit, check_folder, has
 pub use checkout::{CheckoutError, CheckoutSummary, checkout};
 pub use commit::{Commit, Person, Signed};
 pub use config::{
-    Drift, DriftAction, FleetConfig, Freeze, Gates, Healthy, MergeHours, Metrics, Moment, NoWorseThan,
-    PROMOTER, Packages, Percent, Promote, Rollout, SERIES, SITE_VARIABLE, Stage, Waves, Weekdays, Window,
-    Windows, Zone,
+    AgentVersion, Drift, DriftAction, FleetConfig, Freeze, Gates, Healthy, InvalidAgentVersion, MergeHours,
+    Metrics, Moment, NoWorseThan, PROMOTER, Packages, Percent, Promote, Rollout, SERIES, SITE_VARIABLE,
+    Stage, TooOld, Waves, Weekdays, Window, Windows, Zone,
 };
 pub use device_type::{DEVICE_TYPES, parse_device_type};
 pub use diff::{Change, ChangeKind, changed_files, files};

@@ -2,6 +2,7 @@
 
 use volary_model::{CommitId, StageName};
 
+use crate::config::TooOld;
 use crate::object::ObjectError;
 use crate::rules::RulesError;
 use crate::signature::SignatureError;
@@ -174,6 +175,16 @@ pub enum Refusal {
         commit: CommitId,
         /// What is wrong.
         cause: RulesError,
+    },
+    /// The commit is as it should be, as far as this program can tell: its rules are for newer ones.
+    #[error("commit {}: {cause}", .commit.short())]
+    TooOld {
+        /// The first such commit on the way.
+        commit: CommitId,
+        /// The versions.
+        cause: TooOld,
+        /// The commit before it, up to which everything was verified; `None` if that was accepted before.
+        before: Option<CommitId>,
     },
     /// More commits than can be looked at.
     #[error("there are more than {MAX_STEPS} commits after the accepted one")]

@@ -2,7 +2,7 @@
 
 use volary_model::CommitId;
 
-use crate::config::FleetConfig;
+use crate::config::{self, FleetConfig, TooOld};
 use crate::fields::FieldError;
 use crate::object::{ObjectError, ObjectId, ObjectSource, ReadObjects};
 use crate::signers::{AllowedSigners, SignersError};
@@ -43,6 +43,9 @@ pub enum RulesError {
         /// The path.
         file: &'static str,
     },
+    /// `volary.yml` is for newer agents.
+    #[error("volary.yml: {0}")]
+    TooOld(#[from] TooOld),
     /// `volary.yml` is not valid.
     #[error("volary.yml, {0}")]
     Config(#[from] FieldError),
@@ -69,7 +72,9 @@ impl Rules {
     /// # Errors
     /// [`RulesError`].
     pub fn in_tree(objects: &dyn ObjectSource, tree: &ObjectId) -> Result<Self, RulesError> {
-        let config = FleetConfig::parse(&text_at(objects, tree, CONFIG_FILE)?)?;
+        let text = text_at(objects, tree, CONFIG_FILE)?;
+        config::check_age(&text)?;
+        let config = FleetConfig::parse(&text)?;
         let signers = AllowedSigners::parse(&text_at(objects, tree, SIGNERS_FILE)?)?;
         Ok(Self { config, signers })
     }

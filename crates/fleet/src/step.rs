@@ -88,7 +88,13 @@ pub fn verify_advance(
             let mut before = objects.commit(accepted)?;
             for commit in path_from(objects, stage, accepted, tip)? {
                 steps.push(judge.step(&commit, Some(&before))?);
-                judge.accept(&commit)?;
+                judge.accept(&commit).map_err(|refusal| match refusal {
+                    Refusal::TooOld { commit, cause, before: None } => {
+                        let before = Some(before.id.clone()).filter(|before| before != accepted);
+                        Refusal::TooOld { commit, cause, before }
+                    }
+                    other => other,
+                })?;
                 before = commit;
             }
         }
@@ -100,8 +106,17 @@ pub fn verify_advance(
 fn rules_of_tip(objects: &dyn ObjectSource, tip: &CommitId) -> Result<Rules, Refusal> {
     Rules::at(objects, tip).map_err(|cause| match cause {
         RulesError::Object(error) => Refusal::Object(error),
-        cause => Refusal::Rules { commit: tip.clone(), cause },
+        cause => without_rules(tip, cause),
     })
+}
+
+/// Nothing can be judged by the rules of this commit.
+fn without_rules(commit: &CommitId, cause: RulesError) -> Refusal {
+    let commit = commit.clone();
+    match cause {
+        RulesError::TooOld(cause) => Refusal::TooOld { commit, cause, before: None },
+        cause => Refusal::Rules { commit, cause },
+    }
 }
 
 /// A tip after which too few people could sign would be the last one for ever.
@@ -183,8 +198,7 @@ impl<'a> Judge<'a> {
                 Ok(Self { objects, stage, rules, least, seen: i64::MIN })
             }
             Start::From(commit) | Start::After(commit) => {
-                let rules = Rules::at(objects, commit)
-                    .map_err(|cause| Refusal::Rules { commit: commit.clone(), cause })?;
+                let rules = Rules::at(objects, commit).map_err(|cause| without_rules(commit, cause))?;
                 let seen = objects.commit(commit)?.committer.seconds;
                 Ok(Self { objects, stage, least: rules.config.quorum_of(stage), rules, seen })
             }
@@ -289,6 +303,9 @@ impl<'a> Judge<'a> {
                 Ok(())
             }
             Err(RulesError::Object(error)) => Err(error.into()),
+            // No mistake but rules that cannot be known here: who they let in, or no longer let in, could judge
+            // nothing.
+            Err(cause @ RulesError::TooOld(_)) => Err(without_rules(&commit.id, cause)),
             // A mistake that a later commit repaired: the last good rules go on.
             Err(
                 RulesError::Absent { .. }

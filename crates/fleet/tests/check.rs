@@ -82,6 +82,18 @@ fn mistakes_in_volary_yml_are_named() {
     );
     check(&fleet, path, |_| "stages: {}\n".into(), &["line 1, version", "is missing"]);
     check(&fleet, path, |_| "version: 9\n".into(), &["version 9 is unknown"]);
+    check(
+        &fleet,
+        path,
+        |text| format!("{text}needs_agent: new\n"),
+        &["needs_agent", "\"new\" is no version of volary-agent"],
+    );
+    check(
+        &fleet,
+        path,
+        |_| "version: 9\nneeds_agent: \"999.1\"\n".into(),
+        &["line 2, needs_agent", "it needs volary-agent 999.1.0 or newer", "update Volary here first"],
+    );
     check(&fleet, path, |_| "a: [\n".into(), &["line 1", "not valid YAML"]);
     check(&fleet, path, |_| "version: 1\n".into(), &["\"stages\" is missing"]);
     check(

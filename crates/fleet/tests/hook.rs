@@ -360,3 +360,28 @@ fn times_that_are_not_true_are_refused() {
     fleet.commit("bob", "With a key that is valid");
     hosted.accepted(&["master"]);
 }
+
+#[test]
+fn a_stage_gets_the_newer_agent_before_what_needs_it() {
+    let hosted = Hosted::three_stages();
+    let fleet = &hosted.fleet;
+    let text = volary_host::read_to_string(&fleet.work().join("volary.yml")).unwrap();
+    let lock = volary_host::read_to_string(&fleet.work().join("volary.lock")).unwrap();
+    fleet.write("volary.yml", &format!("{text}needs_agent: \"999.0\"\n"));
+    fleet.commit("alice", "For agents that nobody has");
+    hosted.refused(&["master"], "it needs volary-agent 999.0.0 or newer, and this is");
+    fleet.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+    // Where a stage takes packages from rolling there is no release to wait for.
+    fleet.write("volary.lock", &format!("# another release\n{lock}"));
+    fleet.commit("alice", "The release");
+    fleet.write("volary.yml", &format!("{text}needs_agent: \"0.1\"\n"));
+    fleet.commit("alice", "What needs it");
+    hosted.accepted(&["master"]);
+    fleet.promote("alice", "master", "canary");
+    hosted.refused(&["canary"], "bring the release with the newer agent there first");
+    fleet.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+    fleet.promote("alice", "master~1", "canary");
+    hosted.accepted(&["canary"]);
+    fleet.promote("alice", "master", "canary");
+    hosted.accepted(&["canary"]);
+}

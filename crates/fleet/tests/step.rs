@@ -168,3 +168,41 @@ fn a_broken_commit_in_between_changes_no_rules() {
     let mended = fleet.commit("bob", "Mend it");
     assert_eq!(advance(&fleet, "development", &root, &mended).unwrap().steps.len(), 2);
 }
+
+/// `volary.yml` of a version that is to come.
+fn of_the_future(fleet: &Fleet) {
+    fleet.write("volary.yml", "needs_agent: \"999.0\"\nversion: 2\nstages: [who, knows]\n");
+}
+
+#[test]
+fn what_is_for_newer_programs_is_verified_as_far_as_it_can_be() {
+    let (fleet, root) = three_stages();
+    let before = fleet.commit("alice", "Before");
+    of_the_future(&fleet);
+    let future = fleet.commit("alice", "Of the future");
+    let found = advance(&fleet, "development", &root, &future).unwrap_err();
+    assert!(found.to_string().contains("it needs volary-agent 999.0.0 or newer, and this is"), "{found}");
+    let way = |found: Refusal| match found {
+        Refusal::TooOld { commit, before, .. } => (commit, before),
+        other => panic!("{other}"),
+    };
+    assert_eq!(way(found), (future.clone(), Some(before.clone())));
+    let found = advance(&fleet, "development", &before, &future).unwrap_err();
+    assert_eq!(way(found), (future.clone(), None), "there is nothing on the way");
+    // What follows cannot be judged, even where the newest rules can be read again: they may have let bob go.
+    fleet.write("volary.yml", &volary_host::read_to_string(&fleet.work().join("volary.yml")).unwrap());
+    fleet.git(&["checkout", "--quiet", root.as_str(), "--", "volary.yml"]);
+    let after = fleet.commit("bob", "As before");
+    let found = advance(&fleet, "development", &root, &after).unwrap_err();
+    assert_eq!(way(found), (future.clone(), Some(before)));
+    assert_eq!(way(advance(&fleet, "development", &future, &after).unwrap_err()), (future, None));
+    // It says nothing of a commit that it would not take anyway.
+    fleet.git(&["reset", "--quiet", "--hard", root.as_str()]);
+    of_the_future(&fleet);
+    let stranger = fleet.commit("mallory", "By a stranger");
+    refused(advance(&fleet, "development", &root, &stranger), "not in .volary/allowed_signers");
+    fleet.checkout("canary");
+    of_the_future(&fleet);
+    let direct = fleet.commit("alice", "Directly on canary");
+    refused(advance(&fleet, "canary", &root, &direct), "is not a merge of development into canary");
+}

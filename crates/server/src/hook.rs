@@ -177,6 +177,7 @@ fn config_of(
         Err(
             RulesError::Absent { .. }
             | RulesError::NotText { .. }
+            | RulesError::TooOld(_)
             | RulesError::Config(_)
             | RulesError::Signers(_),
         ) => None,

@@ -190,6 +190,48 @@ fn another_server_with_other_keys() {
     assert!(other.world().requests.is_empty(), "it did not even get a question");
 }
 
+/// `volary.yml` for agents that are to come.
+fn of_the_future(device: &Device) {
+    device.fleet.put("volary.yml", "needs_agent: \"999.0\"\nversion: 2\nof_the_future: { a: [1] }\n");
+}
+
+#[test]
+fn a_commit_for_newer_agents_is_reached_as_far_as_can_be() {
+    let mut device = Device::new();
+    assert_eq!(device.converge(), "good");
+    device.fleet.put("site.yml", &device.fleet.playbook("the release before"));
+    let before = device.fleet.commit("alice", "Before");
+    device.fleet.put("site.yml", &device.fleet.playbook("future"));
+    of_the_future(&device);
+    device.fleet.commit("alice", "Of the future");
+    assert_eq!(device.converge(), "good");
+    let written = |device: &Device| read_to_string(&device.fleet.written()).unwrap();
+    assert_eq!(written(&device), "the release before");
+    assert_eq!(device.agent.state().trusted.as_ref(), Some(&before));
+    // The agent is still the same. It says what is wrong, applies nothing, and does not go in a circle.
+    for _ in 0..3 {
+        let found = device.turn(Event::Due);
+        let (step, needs) = ("failed verify", "needs volary-agent 999.0.0 or newer, and this is");
+        assert!(found.starts_with(step) && found.contains(needs), "{found}");
+    }
+    let found = device.turn(NUDGE);
+    assert!(found.contains("update volary-agent on this device"), "{found}");
+    assert_eq!(
+        (written(&device).as_str(), device.agent.state().trusted.as_ref()),
+        ("the release before", Some(&before))
+    );
+    // Whoever may not sign does not get that far.
+    device.fleet.git(&["reset", "-q", "--hard", before.as_str()]);
+    evil(&device);
+    of_the_future(&device);
+    device.fleet.commit("mallory", "Trust me");
+    let found = {
+        device.stub.want("development", &device.fleet.head());
+        device.turn(NUDGE)
+    };
+    assert!(found.starts_with("refused verify") && found.contains("allowed_signers"), "{found}");
+}
+
 #[test]
 fn garbage_instead_of_objects() {
     let mut device = Device::new();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use volary_model::CommitId;
 
 use super::{end, later, next_question, rest};
 use crate::event::{Effect, Passed};
@@ -50,6 +51,7 @@ pub(super) fn consider(mut state: State, target: Target, now: Timestamp) -> (Sta
     if !state.is_idle() {
         return rest(state, now);
     }
+    let target = next_stop(&mut state, target);
     let urge = std::mem::take(&mut state.memory.urge);
     state.memory.look_again = None;
     if urge == Urge::Again {
@@ -78,6 +80,29 @@ pub(super) fn consider(mut state: State, target: Target, now: Timestamp) -> (Sta
             look_for_drift(state, now)
         }
     }
+}
+
+/// Where to go on the way to a target: to the target, but for one that this agent is too old for. Once the
+/// commit before that holds, it is looked at again, by what may be a newer agent then.
+fn next_stop(state: &mut State, target: Target) -> Target {
+    let Some((of, before)) = state.memory.stepping_stone.clone() else { return target };
+    let stop = Target { commit: before, ..target.clone() };
+    if of == target.commit && state.good.as_ref().is_none_or(|good| good.commit != stop.commit) {
+        return stop;
+    }
+    state.memory.stepping_stone = None;
+    target
+}
+
+/// The agent is too old for the commit, and goes to the one before it first.
+pub(super) fn too_old(mut state: State, before: CommitId, now: Timestamp) -> (State, Vec<Effect>) {
+    let Phase::Verify(work) = state.phase.clone() else { return rest(state, now) };
+    state.memory.stepping_stone = Some((work.target.commit.clone(), before));
+    if work.urged {
+        state.memory.urge = state.memory.urge.max(Urge::Run);
+    }
+    state.phase = Phase::Idle(Rest::Content);
+    consider(state, work.target, now)
 }
 
 /// How much there is to do to get there; `None` if the device is there.

@@ -9,7 +9,7 @@ use crate::common::{
     passed, target, undone, verified,
 };
 use volary_device::{
-    Cause, Effect, Event, Outcome, Passed, Phase, Policy, Step, Undone, Work, decode, encode, step,
+    Cause, Effect, Event, Outcome, Passed, Phase, Policy, Rest, Step, Undone, Work, decode, encode, step,
 };
 
 #[test]
@@ -305,4 +305,52 @@ fn in_every_world_the_device_arrives() {
     for seed in 1..=400 {
         world(seed * 7919, 120);
     }
+}
+
+#[test]
+fn a_commit_for_newer_agents_is_reached_by_way_of_the_one_before_it() {
+    let too_old = || Event::TooOld { before: commit(2) };
+    let (state, _) = feed(fresh(), all_good(1, ""), at(0));
+    let (state, effects) = feed(state, [offer(3, ""), Event::Fetched, too_old()], at(1));
+    assert_eq!(effects.last(), Some(&Effect::Fetch(target(2, ""))));
+    assert_eq!(
+        state.accepted.values().collect::<Vec<_>>(),
+        [&commit(1)],
+        "neither counts as accepted by that"
+    );
+    // What it does there fails, and is waited for, whatever the server says meanwhile.
+    let (state, _) =
+        feed(state, [Event::Fetched, Event::Failed(failure(Step::Verify)), Event::Stored], at(2));
+    let (state, effects) = feed(state, [offer(3, "")], at(3));
+    assert!(matches!(effects[..], [Effect::Wait(_)]), "{effects:?}");
+    let (state, effects) = feed(state, [offer(3, "")], at(100_000));
+    assert_eq!(effects.last(), Some(&Effect::Fetch(target(2, ""))));
+    let rest = applied(2, "").into_iter().skip(1).chain([Event::Confirmed, Event::Disarmed, Event::Stored]);
+    let (state, _) = feed(state, rest, at(100_001));
+    assert_eq!(state.good, Some(target(2, "")));
+    // Now it is looked at again, and there is nowhere else to go.
+    let (state, effects) = feed(state, [Event::Unchanged], at(100_002));
+    assert_eq!(effects.last(), Some(&Effect::Fetch(target(3, ""))));
+    let (state, _) =
+        feed(state, [Event::Fetched, Event::Failed(failure(Step::Verify)), Event::Stored], at(100_003));
+    assert!(state.trouble().is_some_and(|trouble| trouble.target == target(3, "")));
+    // Another offer is not met with the way to this one.
+    let (state, _) =
+        feed(state, [offer(4, ""), Event::Fetched, Event::TooOld { before: commit(3) }], at(200_000));
+    let (_, effects) =
+        feed(state, [Event::Failed(failure(Step::Fetch)), Event::Stored, offer(5, "")], at(200_001));
+    assert_eq!(effects.last(), Some(&Effect::Fetch(target(5, ""))));
+}
+
+#[test]
+fn a_way_that_is_in_quarantine_is_not_taken() {
+    let (state, _) = feed(fresh(), all_good(1, ""), at(0));
+    let (state, _) = feed(state, applied(2, ""), at(1));
+    let undo = [Event::Failed(failure(Step::Units)), Event::Undone(undone(2, "", Cause::Failed, Some(true)))];
+    let (state, _) = feed(state, undo.into_iter().chain([Event::Stored]), at(2));
+    assert!(state.quarantine(&target(2, "")).is_some());
+    let (state, effects) =
+        feed(state, [offer(3, ""), Event::Fetched, Event::TooOld { before: commit(2) }], at(3));
+    assert!(matches!(effects.last(), Some(Effect::Wait(_))), "{effects:?}");
+    assert_eq!(state.phase, Phase::Idle(Rest::Quarantined(target(2, ""))));
 }

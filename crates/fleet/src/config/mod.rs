@@ -9,6 +9,7 @@ mod conduct;
 mod freeze;
 mod gates;
 mod metrics;
+mod needs;
 mod promote;
 mod rollout;
 mod stages;
@@ -26,6 +27,8 @@ pub use conduct::{Drift, DriftAction};
 pub use freeze::{Freeze, Moment};
 pub use gates::{Gates, Healthy, MergeHours, NoWorseThan, Percent};
 pub use metrics::{Metrics, SERIES};
+pub use needs::{AgentVersion, InvalidAgentVersion, TooOld};
+pub(crate) use needs::{asks_for_enough, check as check_age};
 pub use promote::{PROMOTER, Promote};
 pub use rollout::{Rollout, SITE_VARIABLE, Waves};
 pub use stages::{Packages, Stage};
@@ -40,6 +43,7 @@ const LONGEST_POLL: Duration = Duration::from_secs(300);
 /// Every section that may stand in the file.
 const SECTIONS: &[&str] = &[
     "version",
+    needs::KEY,
     "stages",
     "gates",
     "signers",
@@ -65,6 +69,8 @@ const SECTIONS: &[&str] = &[
 /// The content of `volary.yml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetConfig {
+    /// How new an agent must be to read the file; any can where nothing is said.
+    pub needs_agent: Option<AgentVersion>,
     /// The stages, each after the one it takes merges from; the first has no `from`.
     pub stages: Vec<Stage>,
     /// Conditions for merging *into* a stage.
@@ -116,11 +122,18 @@ impl FleetConfig {
     /// [`FieldError`] with line, field and remedy.
     pub fn parse(text: &str) -> Result<Self, FieldError> {
         let root = crate::yaml::parse(text).map_err(FieldError::from)?;
+        // First of all: a newer file may have anything else in it.
+        let needs_agent = needs::needed(&root)?;
+        if let Err(too_old) = needs::check(text) {
+            let fields = Fields::of_any_key(&root, "")?;
+            return Err(fields.complain(needs::KEY, too_old.to_string(), "update Volary here first"));
+        }
         let fields = Fields::new(&root, "", SECTIONS)?;
         fields.version()?;
         let stages = stages::stages(&fields)?;
         let names: Vec<StageName> = stages.iter().map(|stage| stage.name.clone()).collect();
         let config = Self {
+            needs_agent,
             stages,
             gates: per_stage(&fields, "gates", &names, gates::gates)?,
             signers: per_stage(&fields, "signers", &names, gates::signers)?,
