@@ -2,6 +2,7 @@
 //!
 //! `VOLARY_INVENTORY_CAMPAIGN=N` compares N generated inventories instead of the usual number (by
 //! `cargo test`: nextest ends long tests);
+//! `VOLARY_INVENTORY_GROUPS=N` does so with inventories of a thousand groups.
 //! `VOLARY_INVENTORY_SEED=S` begins with that seed, to see one again. `VOLARY_INVENTORY_PLACES=FILE`
 //! adds inventories on disk, one a line: root, sources with commas between, and playbook folder, with
 //! tabs between.
@@ -10,6 +11,8 @@
 mod compare;
 #[path = "inventory/generate.rs"]
 mod generate;
+#[path = "inventory/groups.rs"]
+mod groups;
 #[path = "inventory/values.rs"]
 mod values;
 
@@ -19,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use compare::{Oracle, Tally, compare};
 use generate::{Generated, generate};
+use groups::generate_groups;
 use volary_fleet::inventory::{DirTree, Inventory, InventoryError, Layout};
 
 fn write(root: &Path, made: &Generated) {
@@ -114,4 +118,18 @@ fn generated_inventories_are_read_as_ansible_reads_them() {
     assert!(failures.is_empty(), "{} of {count} differ\n{shown}", failures.len());
     let left = u64::try_from(sum.left).expect("few");
     assert!(left * 5 < count, "{left} of {count} are left to Ansible: that is more than some odd ones");
+}
+
+#[test]
+fn a_thousand_groups_are_read_as_ansible_reads_them() {
+    let mut oracle = Oracle::start();
+    for seed in 1..=setting("VOLARY_INVENTORY_GROUPS").unwrap_or(3) {
+        let made = generate_groups(seed, 1000);
+        let folder = tempfile::tempdir().expect("a folder for one inventory");
+        write(folder.path(), &made);
+        let tally = compare(&mut oracle, folder.path(), &made.layout, true);
+        let Tally { hosts, one_host, both_refuse, left, .. } =
+            tally.unwrap_or_else(|difference| panic!("seed {seed}:\n{difference}"));
+        assert_eq!((hosts, one_host, both_refuse, left), (60, 20, 0, 0), "seed {seed}");
+    }
 }

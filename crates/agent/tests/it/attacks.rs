@@ -249,7 +249,7 @@ fn garbage_instead_of_objects() {
 }
 
 /// A fleet whose development stage is pinned to a release.
-fn pinned(device: &Device, index: &str) {
+pub fn pinned(device: &Device, index: &str) {
     let digest = "07".repeat(32);
     let architecture = volary_agent::facts::architecture().unwrap();
     device.fleet.put(

@@ -12,6 +12,7 @@ use volary_fleet::{GitRepository, MIRROR_FILE, write_mirror};
 use volary_host::{Cmd, read_to_string, write_atomic};
 use volary_model::CommitId;
 
+use crate::attacks::pinned;
 use crate::convergence::{Device, NUDGE};
 use crate::fleet::CONFIG;
 
@@ -122,6 +123,59 @@ fn what_a_folder_may_not_do() {
     write_atomic(&index, text.as_bytes(), 0o644).unwrap();
     assert_eq!(run_from(&mut device, &place), "good");
     assert_eq!(written(&device), "real");
+}
+
+#[test]
+fn a_stick_whose_branch_pins_a_release_needs_its_archive() {
+    let mut device = Device::new();
+    assert_eq!(device.converge(), "good");
+    let before = device.fleet.head();
+    device.fleet.put("site.yml", &device.fleet.playbook("pinned"));
+    let (index, architecture) = ("ab".repeat(32), volary_agent::facts::architecture().unwrap());
+    pinned(&device, &index);
+    let stick = tempfile::tempdir().unwrap();
+    let place = stick.path().display().to_string();
+    export(&device, &device.fleet.head(), stick.path());
+    let serve = |device: &Device, index: &str| {
+        let release = format!("Suite: v1.0/r1\nSHA256:\n {index} 10 main/binary-{architecture}/Packages\n");
+        device.stub.world().archive.insert("dists/v1.0/r1/InRelease".into(), release.into_bytes());
+    };
+    let run = |device: &mut Device| {
+        device.restart();
+        device.agent.only_from(Place::parse(&place).unwrap());
+        device.agent.turn(Event::Nudged { again: true }, Duration::ZERO).unwrap();
+    };
+    // Nobody says what the archive has: nothing is begun, and nothing counts against the commit.
+    device.stub.world().trouble = Some(503);
+    run(&mut device);
+    let state = device.agent.state();
+    let trouble = state.trouble().expect("it is tried again");
+    assert!(trouble.failure.to_string().contains("answered 503"), "{}", trouble.failure);
+    assert_eq!((state.trusted.as_ref(), trouble.attempts, state.reverted.len()), (Some(&before), 0, 0));
+    device.stub.world().trouble = None;
+    // Only the archive's address has to answer; what it says is held against the lock on the stick.
+    device.stub.world().desired = None;
+    serve(&device, &"cd".repeat(32));
+    run(&mut device);
+    let found = device.stub.last_failure();
+    assert!(
+        found.starts_with("refused verify") && found.contains("other content than the signed lock"),
+        "{found}"
+    );
+    assert_eq!((written(&device).as_str(), device.agent.state().trusted.as_ref()), ("one", Some(&before)));
+    serve(&device, &index);
+    run(&mut device);
+    // It goes as far as apt, which has no such suite on the machine of a test, and back.
+    let report = device.stub.last_result();
+    let convergence = report.convergence.unwrap();
+    let failure = convergence.failure.unwrap();
+    assert_eq!(
+        (convergence.suite.as_deref(), failure.step.as_str()),
+        (Some("v1.0/r1"), "packages"),
+        "{failure:?}"
+    );
+    assert_eq!(device.agent.state().trusted, Some(device.fleet.head()), "it was verified");
+    assert!(convergence.reverted.is_some());
 }
 
 #[test]
