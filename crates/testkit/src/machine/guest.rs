@@ -16,8 +16,9 @@ use volary_host::{CmdError, FileError, Output};
 
 use crate::LabError;
 
-/// How long one line of the agent may take. It answers at once, unless the machine is very busy.
-const ANSWER: Duration = Duration::from_secs(30);
+/// How long one line of the agent may take. It answers at once, unless the machine is very busy; and a line with a
+/// package in it has some megabytes, which an emulated machine reads for a minute.
+const ANSWER: Duration = Duration::from_secs(300);
 
 /// How often a program that runs is asked after.
 const LOOK: Duration = Duration::from_millis(150);
