@@ -2,10 +2,10 @@
 //!
 //! | route | request → answer |
 //! |---|---|
-//! | `PUT  /api/v1/images?digest=D` | an artifact's bytes → [`Image`]; 201 if it is new, 200 if it was there; with D only if they have this digest; `POST` is the same |
+//! | `PUT` or `POST /api/v1/images?digest=D` | an artifact's bytes → [`Image`]; 201 if it is new, 200 if it was there; with D only if they have this digest |
 //! | `GET  /api/v1/images` | → `Vec<`[`Image`]`>`, newest first |
-//! | `GET  /api/v1/images/{sha256}` | → [`Image`] |
-//! | `DELETE /api/v1/images/{sha256}` | → [`Image`]; 409 while a stage pins it |
+//! | `GET  /api/v1/images/{artifact}` | → [`Image`] |
+//! | `DELETE /api/v1/images/{artifact}` | → [`Image`]; 409 while a stage pins it |
 //! | `GET  /images/{sha256}` | → the artifact, with ranges, for ever the same; no token needed |
 //! | `GET  /images/{sha256}.blocks` | → its block file, once it was made |
 //! | `GET  /images/{sha256}.from-{sha256 of a root file system}` | → the pair that leads to it from there, if it was made |

@@ -3,9 +3,9 @@
 //! | route | request → answer |
 //! |---|---|
 //! | `POST /device/v1/metrics` | [`Samples`], one JSON a line, may be `content-encoding: gzip` → [`super::device::ReceivedBatch`] |
-//! | `GET /api/v1/devices/NAME/metrics` | → [`DeviceMetrics`] |
-//! | `GET /api/v1/devices/NAME/metrics/SERIES?from&to&step` | → list of [`SeriesPoints`]: of this series, or of all whose name without labels it is |
-//! | `GET /api/v1/devices/NAME/errors?limit` | → list of [`JournalLine`], newest first |
+//! | `GET /api/v1/devices/{name}/metrics` | → [`DeviceMetrics`] |
+//! | `GET /api/v1/devices/{name}/metrics/{series}?from&to&step` | → list of [`SeriesPoints`]: of this series, or of all whose name without labels it is |
+//! | `GET /api/v1/devices/{name}/errors?limit` | → list of [`JournalLine`], newest first |
 //!
 //! A batch is received once it is on the server's disk. 503 means that the disk does not keep up: the device
 //! sends it again later. `from` and `to` are times as in RFC 3339, by default the last day; `step` is in seconds.

@@ -1,7 +1,8 @@
 //! Version 1 of the wire.
 //!
 //! Devices use `/device/v1/…` with their client certificate, people use `/api/v1/…` with a
-//! bearer token. Every refusal of the server is a [`Problem`] with a matching HTTP status.
+//! bearer token. All routes are described, with these types, by `GET /api/v1/openapi.json`. Every
+//! refusal of the server is a [`Problem`] with a matching HTTP status.
 
 pub mod alert;
 pub mod archive;

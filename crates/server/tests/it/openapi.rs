@@ -22,7 +22,7 @@ stages:
   development: { branch: master, packages: rolling }
   canary:      { branch: canary, from: development }
 rollout:
-  development: { waves: [50%, 100%], pause: 0s }
+  development: { waves: [100%], pause: 0s }
 gates:
   canary: { external: { bench: 7d } }
 ";
@@ -77,6 +77,13 @@ impl Furnished {
         fleet.push("HEAD:master").unwrap();
         let said = json!({"gate": "bench", "commit": commit, "say": "go", "reason": "it ran a night"});
         done(admin.post("/api/v1/gate-statuses", &said));
+        let token: DeviceToken = admin
+            .post("/api/v1/device-tokens", &json!({"stage": "development", "uses": 1, "valid_for": 60}))
+            .json();
+        let mut gate = Imitation::new(&server, "{\"hostname\":\"gate-7\"}");
+        done(gate.ask_in(&token.token));
+        // Before a device fails, which stops the rollout.
+        wait_for("the gate's image", || (gate.next("2025.1", "00").status == 200).then_some(()));
         let mut reporter = Reporter::join(&server, "dev-1");
         reporter.fails("dns");
         reporter.good();
@@ -87,12 +94,6 @@ impl Furnished {
         let silence = json!({"matchers": ["stage=development"], "seconds": 60, "reason": "known"});
         done(admin.post("/api/v1/silences", &silence));
         let import = upstream(&server, &admin);
-        let token: DeviceToken = admin
-            .post("/api/v1/device-tokens", &json!({"stage": "development", "uses": 1, "valid_for": 60}))
-            .json();
-        let mut gate = Imitation::new(&server, "{\"hostname\":\"gate-7\"}");
-        done(gate.ask_in(&token.token));
-        wait_for("the gate's image", || (gate.next("2025.1", "00").status == 200).then_some(()));
         let user = json!({"name": "ada", "role": "viewer", "password": "a long enough password"});
         done(admin.post("/api/v1/users", &user));
         let login = json!({"user": "ada", "password": "a long enough password"});
@@ -259,7 +260,39 @@ fn every_route_has_a_name_of_its_own_and_a_sentence() {
             assert!(text.ends_with('.'), "{name}: {parameter}");
         }
     }
+    for (id, needed) in [("silence", true), ("collectGarbage", false), ("upload", true)] {
+        let (name, operation) = operations().find(|(_, operation)| operation["operationId"] == id).unwrap();
+        assert_eq!(operation["requestBody"]["required"], needed, "{name}");
+    }
     assert!(ids.len() > 110, "{}", ids.len());
+}
+
+/// The tables above the wire types are for those who write clients in Rust.
+#[test]
+fn the_tables_of_the_wire_types_have_every_route() {
+    let mut tables = BTreeSet::new();
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../api/src/v1")).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for row in text.lines().filter(|line| line.starts_with("//! | `")) {
+            let cell = row.split('|').nth(1).unwrap();
+            let words: Vec<&str> = cell.split([' ', '`', '?', '[']).filter(|word| !word.is_empty()).collect();
+            let path = words.iter().find(|word| word.starts_with('/')).unwrap();
+            // The archive and the images have rows for what no route of the API is.
+            if !path.starts_with("/api/v1/") && !path.starts_with("/device/v1/") {
+                continue;
+            }
+            let methods = words.iter().filter(|word| ["GET", "POST", "PUT", "DELETE"].contains(word));
+            tables.extend(methods.map(|method| format!("{} {path}", method.to_lowercase())));
+        }
+    }
+    let described: BTreeSet<String> = operations()
+        .map(|(name, _)| name)
+        .filter(|name| name.contains(" /api/v1/") || name.contains(" /device/v1/"))
+        .filter(|name| name != "get /api/v1/openapi.json")
+        .collect();
+    let (missing, unknown): (Vec<_>, Vec<_>) =
+        (described.difference(&tables).collect(), tables.difference(&described).collect());
+    assert!(missing.is_empty() && unknown.is_empty(), "not in a table: {missing:?}; no route: {unknown:?}");
 }
 
 #[test]

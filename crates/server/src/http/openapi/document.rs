@@ -132,7 +132,9 @@ fn operation(route: &Route, requests: &mut SchemaGenerator, answers: &mut Schema
     };
     let mut given: Map<String, Value> =
         sketch.given.into_iter().map(|(status, answer)| (status.to_string(), answer)).collect();
-    given.insert("default".to_owned(), json!({ "$ref": "#/components/responses/Refused" }));
+    for refused in ["4XX", "5XX"] {
+        given.insert(refused.to_owned(), json!({ "$ref": "#/components/responses/Refused" }));
+    }
     let description = format!("{} {who}", route.note);
     let description = description.trim();
     let mut operation = json!({
@@ -145,7 +147,7 @@ fn operation(route: &Route, requests: &mut SchemaGenerator, answers: &mut Schema
         "responses": given,
     });
     if let Some((content, text)) = sketch.body {
-        let mut body = json!({ "content": content, "required": sketch.reads_itself });
+        let mut body = json!({ "content": content, "required": sketch.needs_body });
         if !text.is_empty() {
             body["description"] = text.into();
         }

@@ -64,6 +64,8 @@ pub(crate) struct Sketch<'a> {
     pub(super) body: Option<(Map<String, Value>, &'static str)>,
     /// The answers by status.
     pub(super) given: BTreeMap<u16, Value>,
+    /// True if there must be a body.
+    pub(super) needs_body: bool,
     /// True if the handler reads the body itself, or writes the answer itself.
     pub(super) reads_itself: bool,
     pub(super) writes_itself: bool,
@@ -78,6 +80,7 @@ impl<'a> Sketch<'a> {
             parameters: Vec::new(),
             body: None,
             given: BTreeMap::new(),
+            needs_body: false,
             reads_itself: false,
             writes_itself: false,
         }
@@ -90,6 +93,13 @@ impl<'a> Sketch<'a> {
     pub(super) fn takes_json<T: JsonSchema>(&mut self, media: &str, text: &'static str) {
         let schema = self.requests.subschema_for::<T>();
         self.add_body(media, json!({ "schema": schema }), text);
+    }
+
+    /// True if a type has fields that may not be left out.
+    fn requires<T: JsonSchema>(&mut self) -> bool {
+        let schema = T::json_schema(self.requests);
+        schema.get("required").and_then(Value::as_array).is_some_and(|fields| !fields.is_empty())
+            || schema.get("oneOf").is_some()
     }
 
     fn add_body(&mut self, media: &str, content: Value, text: &'static str) {
@@ -223,12 +233,15 @@ fn never_null(mut schema: Value) -> Value {
 impl<T: JsonSchema> Part for Input<T> {
     fn describe(sketch: &mut Sketch<'_>) {
         sketch.takes_json::<T>("application/json", "");
+        // An empty body stands for {}, which leaves everything at its default.
+        sketch.needs_body = sketch.requires::<T>();
     }
 }
 
 impl Part for Body {
     fn describe(sketch: &mut Sketch<'_>) {
         sketch.reads_itself = true;
+        sketch.needs_body = true;
     }
 }
 
