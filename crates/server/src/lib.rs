@@ -20,6 +20,7 @@ mod export;
 mod facts;
 mod feeds;
 mod fleet_view;
+mod forge_promotion;
 mod gate_command;
 mod gates;
 mod hook;

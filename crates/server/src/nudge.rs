@@ -33,12 +33,22 @@ pub(crate) struct Nudges {
     pub(crate) gate_commands: Notify,
     /// A gate may have opened.
     pub(crate) promotions: Notify,
+    /// Forges may have something to be told of a promotion.
+    pub(crate) forges: Notify,
     /// A rollout may go on.
     pub(crate) rollouts: Notify,
     /// Something may fire, or a silence changed.
     pub(crate) alerts: Notify,
     /// Feeds may have something to tell.
     pub(crate) feeds: Notify,
+}
+
+impl Nudges {
+    /// What gates say may be another thing now.
+    pub(crate) fn gates(&self) {
+        self.promotions.notify_one();
+        self.forges.notify_one();
+    }
 }
 
 /// What the last run of each reconciler came to.

@@ -1,4 +1,4 @@
-//! Who is told of builds: `[[status_hook]]` in `server.toml`, and what each forge wants to hear.
+//! Who is told of builds and promotions: `[[status_hook]]` in `server.toml`, and what each forge wants to hear.
 //! Pure; who asks whom and when is the reconciler's business.
 
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ const DESCRIPTION: usize = 140;
 
 /// The first wait after a failure, which doubles each time, and the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// Somebody to tell what became of commits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct StatusHook {
     /// A program and its arguments; it reads the status as JSON.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
+    /// True if it is told of the fleet's promotions, and not of builds; `repository` is then that of the fleet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub promotions: bool,
 }
 
 /// What a hook speaks.
@@ -58,8 +61,8 @@ pub enum HookKind {
     Command,
 }
 
-/// Where a build stands, for those outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// Where a build or a promotion stands, for those outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Stand {
     /// It waits for its turn.
@@ -121,6 +124,7 @@ impl StatusHook {
             HookKind::Command if forge => {
                 wrong("url, repository and token_file are for a forge, not for a command")
             }
+            HookKind::Command if self.promotions => wrong("promotions are told to forges, not to a command"),
             HookKind::Command => Ok(()),
             HookKind::Github | HookKind::Gitlab | HookKind::Gitea => {
                 if !self.command.is_empty() {
@@ -141,6 +145,13 @@ impl StatusHook {
                 if self.token_file.is_none() {
                     return wrong("token_file is missing: a file with the forge's token");
                 }
+                let of_builds = self.repository.as_ref().is_some_and(|text| text.contains("{source}"));
+                if self.promotions && (of_builds || !self.sources.is_empty()) {
+                    return wrong(
+                        "promotions are those of the fleet's repository: {source} and sources are for builds, in \
+                         another status_hook",
+                    );
+                }
                 Ok(())
             }
         }
@@ -148,34 +159,51 @@ impl StatusHook {
 
     /// The request that tells a forge; none for a command.
     pub(crate) fn request(&self, token: &str, status: &Status) -> Option<Request> {
+        if self.kind == HookKind::Command {
+            return None;
+        }
         let url = self.url.as_deref()?.trim_end_matches('/');
         let repository = self.repository.as_deref()?.replace("{source}", status.source.as_str());
-        let commit = &status.commit;
-        let (path, headers, mut body) = match self.kind {
-            HookKind::Command => return None,
-            HookKind::Github => (
-                format!("/repos/{repository}/statuses/{commit}"),
-                vec![
-                    ("authorization", format!("Bearer {token}")),
-                    ("accept", "application/vnd.github+json".to_owned()),
-                    ("x-github-api-version", "2022-11-28".to_owned()),
-                ],
-                json!({ "state": github(status.state), "context": status.context }),
-            ),
-            HookKind::Gitlab => (
-                format!("/projects/{}/statuses/{commit}", repository.replace('%', "%25").replace('/', "%2F")),
-                vec![("private-token", token.to_owned())],
-                json!({ "state": gitlab(status.state), "name": status.context }),
-            ),
-            HookKind::Gitea => (
-                format!("/repos/{repository}/statuses/{commit}"),
-                vec![("authorization", format!("token {token}"))],
-                json!({ "state": github(status.state), "context": status.context }),
-            ),
+        Some(Request {
+            url: format!("{url}{}", self.status_path(&repository, &status.commit)),
+            headers: self.headers(token),
+            body: self.status_body(status.state, &status.context, &status.description, &status.url),
+        })
+    }
+
+    /// What a forge wants in the head of each request.
+    pub(crate) fn headers(&self, token: &str) -> Vec<(&'static str, String)> {
+        match self.kind {
+            HookKind::Github => vec![
+                ("authorization", format!("Bearer {token}")),
+                ("accept", "application/vnd.github+json".to_owned()),
+                ("x-github-api-version", "2022-11-28".to_owned()),
+            ],
+            HookKind::Gitlab => vec![("private-token", token.to_owned())],
+            HookKind::Gitea => vec![("authorization", format!("token {token}"))],
+            HookKind::Command => Vec::new(),
+        }
+    }
+
+    /// Where a forge takes statuses of a commit, below the address of its API.
+    pub(crate) fn status_path(&self, repository: &str, commit: &CommitId) -> String {
+        match self.kind {
+            HookKind::Gitlab => {
+                format!("/projects/{}/statuses/{commit}", repository.replace('%', "%25").replace('/', "%2F"))
+            }
+            HookKind::Github | HookKind::Gitea | HookKind::Command => {
+                format!("/repos/{repository}/statuses/{commit}")
+            }
+        }
+    }
+
+    /// A status in the words of the forge.
+    pub(crate) fn status_body(&self, state: Stand, context: &str, description: &str, url: &str) -> Value {
+        let (state, name) = match self.kind {
+            HookKind::Gitlab => (gitlab(state), "name"),
+            HookKind::Github | HookKind::Gitea | HookKind::Command => (github(state), "context"),
         };
-        body["target_url"] = json!(status.url);
-        body["description"] = json!(status.description);
-        Some(Request { url: format!("{url}{path}"), headers, body })
+        json!({ "state": state, name: context, "target_url": url, "description": description })
     }
 
     /// True if an answer means that the forge knows the state, although it is no success.
@@ -238,6 +266,7 @@ mod tests {
             token_file: Some("token".into()),
             ca_file: None,
             command: Vec::new(),
+            promotions: false,
         }
     }
 
@@ -306,5 +335,6 @@ mod tests {
         check(&|hook| hook.token_file = None, "token_file is missing");
         check(&|hook| hook.kind = HookKind::Command, "command is missing");
         check(&|hook| hook.name = "a b".into(), "name must be");
+        check(&|hook| hook.promotions = true, "in another status_hook");
     }
 }

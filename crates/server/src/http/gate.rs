@@ -76,7 +76,7 @@ pub(crate) async fn say(
     app.store.set_gate_word(&word).await?;
     let text = format!("{} says {} of {}: {}", person.name, word.say, word.commit.short(), word.reason);
     app.event_by(&person, "gate-said", word.gate.as_str(), &text).await;
-    app.nudges.promotions.notify_one();
+    app.nudges.gates();
     Ok(Json(api(word)))
 }
 

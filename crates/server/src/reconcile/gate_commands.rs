@@ -90,7 +90,7 @@ async fn one(app: Arc<App>, run: Run) {
         tracing::error!(gate = %run.gate, commit = %run.commit, %problem, "a gate's command could not be asked");
     }
     app.gate_runs.lock().unwrap_or_else(PoisonError::into_inner).remove(&run);
-    app.nudges.promotions.notify_one();
+    app.nudges.gates();
 }
 
 async fn ask(app: &Arc<App>, run: &Run) -> Result<(), String> {

@@ -5,6 +5,7 @@ mod alerts;
 mod builds;
 mod deltas;
 mod devices;
+mod forge_promotions;
 mod gate_commands;
 mod gc;
 mod images;
@@ -68,6 +69,9 @@ const SUITES: Duration = Duration::from_secs(60);
 
 /// How often hooks that could not be told are tried, at most: each has its own waits.
 const STATUSES: Duration = Duration::from_secs(5);
+
+/// How often forges are told of promotions without a bell: gates change by time alone.
+const FORGES: Duration = Duration::from_secs(15);
 
 /// How often builds without plan are looked for, besides when one ends.
 const REBUILDS: Duration = Duration::from_secs(60);
@@ -147,6 +151,11 @@ pub(crate) fn start(app: &Arc<App>, stop: &watch::Receiver<bool>) -> JoinSet<()>
     if !app.config.status_hook.is_empty() {
         let bell: Option<Bell> = Some(|nudges| &nudges.statuses);
         tasks.spawn(every(app.clone(), stop.clone(), "status hooks", STATUSES, bell, statuses::statuses));
+    }
+    if app.config.status_hook.iter().any(|hook| hook.promotions) {
+        let run = forge_promotions::forge_promotions;
+        let bell: Option<Bell> = Some(|nudges| &nudges.forges);
+        tasks.spawn(every(app.clone(), stop.clone(), "promotions at forges", FORGES, bell, run));
     }
     let bell: Option<Bell> = Some(|nudges| &nudges.rebuilds);
     tasks.spawn(every(app.clone(), stop.clone(), "rebuilds", REBUILDS, bell, rebuilds::plan_all));

@@ -46,7 +46,7 @@ pub(crate) async fn stages(app: Arc<App>) -> Result<(), String> {
         app.nudges.devices.notify_one();
         app.nudges.rollouts.notify_one();
         app.nudges.gate_commands.notify_one();
-        app.nudges.promotions.notify_one();
+        app.nudges.gates();
         app.nudges.deltas.notify_one();
     }
     for evidence in settled.map_err(|problem| format!("evidence cannot be kept in git: {problem}"))? {

@@ -23,8 +23,10 @@ const ANSWER_LIMIT: u64 = 64 << 10;
 
 /// Tells all hooks what they do not know yet.
 pub(super) async fn statuses(app: Arc<App>) -> Result<(), String> {
-    let tasks: Vec<_> =
-        (0..app.config.status_hook.len()).map(|index| tokio::spawn(one_hook(app.clone(), index))).collect();
+    // Those for promotions hear nothing of builds.
+    let wanting =
+        (0..app.config.status_hook.len()).filter(|index| !app.config.status_hook[*index].promotions);
+    let tasks: Vec<_> = wanting.map(|index| tokio::spawn(one_hook(app.clone(), index))).collect();
     let mut problems = Vec::new();
     for task in tasks {
         match task.await {

@@ -9,6 +9,7 @@ mod contract;
 mod cves;
 mod devices;
 mod feeds;
+mod forges;
 mod gates;
 mod git;
 mod images;
