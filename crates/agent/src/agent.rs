@@ -424,11 +424,19 @@ impl Agent {
         // The server has to tell everything when it is back.
         self.etag = None;
         let branch = String::new();
-        Ok(self.offered(Desired { stage, branch, commit, rolling, poll, long_poll: 0 }))
+        Ok(self.offered(Desired {
+            stage,
+            branch,
+            commit,
+            rolling,
+            rollout: String::new(),
+            poll,
+            long_poll: 0,
+        }))
     }
 
     fn offered(&mut self, desired: Desired) -> Event {
-        let Desired { stage, commit, rolling, poll, long_poll, branch: _ } = desired;
+        let Desired { stage, commit, rolling, poll, long_poll, branch: _, rollout: _ } = desired;
         self.long_poll = Duration::from_secs(u64::from(long_poll.min(300)));
         let target = Target { stage, commit, rolling };
         let known = [self.state.good.as_ref(), self.state.memory.offered.as_ref()];

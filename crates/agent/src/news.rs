@@ -89,7 +89,7 @@ mod tests {
         check(
             |report| {
                 let commit = "a".repeat(40).parse().unwrap();
-                report.waiting = Some(Waiting { commit, obstacles: vec![], held: false });
+                report.waiting = Some(Waiting { commit, obstacles: vec![], held: false, turn: false });
             },
             Kind::Change,
         );

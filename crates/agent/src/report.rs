@@ -141,6 +141,7 @@ fn waiting(state: &State) -> Option<wire::Waiting> {
             .obstacles
             .iter()
             .any(|obstacle| matches!(obstacle, Obstacle::Held(_) | Obstacle::HeldUntil(..))),
+        turn: matches!(waiting.obstacles[..], [Obstacle::Budget(_)]),
     })
 }
 

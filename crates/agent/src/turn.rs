@@ -36,7 +36,7 @@ pub fn ask(agent: &Agent, work: &Work) -> Event {
             log::say(format!("it is this device's turn to change, for {seconds} s"));
             Event::TurnGranted
         }
-        Ok(Turn::Wait { reason, again_after }) => Event::TurnRefused { reason, again_after },
+        Ok(Turn::Wait { reason, again_after, told }) => Event::TurnRefused { reason, again_after, told },
         Ok(Turn::Unknown) => refused(&bound, "the server answered in a way that is not known"),
         Err(HttpError::Refused { problem, .. }) => {
             refused(&bound, &format!("the server gives this device no turn: {problem}"))
@@ -64,7 +64,7 @@ fn by_clock(agent: &Agent, work: &Work, now: Timestamp) -> Event {
         format!("without the server wave {wave} of {waves}, its own, opens {}", opens.strftime("%F %T UTC"));
     let left = u32::try_from(opens.duration_since(now).as_secs()).unwrap_or(u32::MAX);
     // The server may be back before, and stop what begins then.
-    Event::TurnRefused { reason, again_after: left.clamp(1, 10 * AWAY) }
+    Event::TurnRefused { reason, again_after: left.clamp(1, 10 * AWAY), told: false }
 }
 
 fn bound(policy: &Policy) -> String {
@@ -75,7 +75,7 @@ fn bound(policy: &Policy) -> String {
 }
 
 fn refused(bound: &str, why: &str) -> Event {
-    Event::TurnRefused { reason: format!("{bound}, and {why}"), again_after: AWAY }
+    Event::TurnRefused { reason: format!("{bound}, and {why}"), again_after: AWAY, told: false }
 }
 
 /// Gives a turn back that was not used. If that fails it ends by itself.

@@ -116,8 +116,12 @@ fn ours() -> Report {
             journal: "x[1]: no\n".into(),
         }),
     });
-    report.waiting =
-        Some(Waiting { commit: commit('c'), obstacles: vec!["no window is open".into()], held: false });
+    report.waiting = Some(Waiting {
+        commit: commit('c'),
+        obstacles: vec!["no window is open".into()],
+        held: false,
+        turn: false,
+    });
     report.quarantined = vec![Quarantined {
         commit: commit('b'),
         rolling: String::new(),

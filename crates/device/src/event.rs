@@ -61,6 +61,8 @@ pub enum Event {
         reason: String,
         /// Seconds until it should be asked again.
         again_after: u32,
+        /// The server makes another offer as soon as it has another answer.
+        told: bool,
     },
     /// The image is in the other slot, and verified there.
     Installed,

@@ -83,7 +83,12 @@ fn decide(mut state: State, event: Event, now: Timestamp) -> (State, Vec<Effect>
         Event::Verified(passed) => begin::verified(state, *passed, now),
         Event::TooOld { before } => begin::too_old(state, before, now),
         Event::TurnGranted => begin::turn_granted(state, now),
-        Event::TurnRefused { reason, again_after } => begin::turn_refused(state, reason, again_after, now),
+        Event::TurnRefused { reason, again_after, told } => {
+            let again = Duration::from_secs(u64::from(again_after.clamp(1, 3600)));
+            let again = later(now, jittered(again, state.seed));
+            state.memory.told_until = told.then_some(again);
+            begin::turn_refused(state, reason, again, now)
+        }
         Event::Installed => begin::installed(state, now),
         Event::Checkpointed { id } => change::checkpointed(state, id, now),
         Event::Done(gains) => change::done(state, gains, now),

@@ -474,6 +474,8 @@ pub struct Memory {
     pub stepping_stone: Option<(CommitId, CommitId)>,
     /// The server gave a turn that is not used yet.
     pub turn: bool,
+    /// Until when no turn is asked for without an offer, since the server makes one when its answer changes.
+    pub told_until: Option<Timestamp>,
     /// Units that had failed when the commit was verified for which a turn is asked.
     pub failed_units: BTreeSet<String>,
     /// How long to wait between two questions, in seconds, as the server said.

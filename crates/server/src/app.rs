@@ -183,7 +183,9 @@ impl App {
         let mut known = self.known.lock().await;
         known.refresh(&self.store).await?;
         let view = self.view.get();
-        let mut judge = Judge::new(&view, &self.archive, self.config.mender_poll(), volary_host::now());
+        let rollouts = self.rollouts.get();
+        let judge = Judge::new(&view, &self.archive, self.config.mender_poll(), volary_host::now());
+        let mut judge = judge.with(&rollouts);
         let mut judged = Vec::with_capacity(known.all.len());
         for (number, (name, device)) in known.all.iter_mut().enumerate() {
             judged.push(judge.judge(device, self.registry.last_seen(name)));
@@ -210,7 +212,9 @@ impl App {
     pub(crate) async fn device(&self, name: &DeviceName) -> Result<Option<Judged>, StoreError> {
         let view = self.view.get();
         let record = self.store.device(name).await?;
-        let mut judge = Judge::new(&view, &self.archive, self.config.mender_poll(), volary_host::now());
+        let rollouts = self.rollouts.get();
+        let judge = Judge::new(&view, &self.archive, self.config.mender_poll(), volary_host::now());
+        let mut judge = judge.with(&rollouts);
         Ok(record.map(|record| judge.judge(&mut Known::of(record), self.registry.last_seen(name))))
     }
 
@@ -239,11 +243,16 @@ impl App {
         }
     }
 
-    /// Replaces what is known of one rollout.
+    /// Replaces what is known of one rollout. Devices that wait for it hear of it if they may begin now, or may not.
     pub(crate) fn set_rollout(&self, stage: &StageName, now: Now) {
         let mut rollouts = (*self.rollouts.get()).clone();
+        let is_news = rollouts.get(stage).is_none_or(|before| !before.answers_as(&now));
         rollouts.insert(stage.clone(), now);
         self.rollouts.set(rollouts);
+        if is_news {
+            self.news.notify_waiters();
+            self.nudges.devices.notify_one();
+        }
     }
 
     /// Forgets the rollouts of all other stages.

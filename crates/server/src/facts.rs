@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use volary_api::v1::device::{Convergence, Drift, Failure, Outcome, Report};
 use volary_api::v1::status;
-use volary_model::{Architecture, DeviceName, StageName};
+use volary_model::{Architecture, CommitId, DeviceName, StageName};
 use volary_plan::alert::{Firing, Subject, of_condition};
 use volary_plan::condition::{Condition, Ending, Observed, Standing, Tally, Wanted, condition};
 use volary_plan::text;
@@ -16,6 +16,7 @@ use volary_store::{Client, Device, DeviceState};
 use crate::depot::Depot;
 use crate::fleet_view::{FleetView, StageView};
 use crate::known::Known;
+use crate::rollouts::{self, Rollouts};
 
 /// A device with its judgement.
 #[derive(Debug, Clone)]
@@ -40,6 +41,8 @@ pub(crate) struct Judged {
 pub(crate) struct Judge<'a> {
     view: &'a FleetView,
     depot: &'a Depot,
+    /// The rollouts that go on, if they are known.
+    rollouts: Option<&'a Rollouts>,
     /// How often Mender clients ask: that is set on each of them, not in `volary.yml`.
     mender_poll: Duration,
     now: Timestamp,
@@ -50,7 +53,12 @@ pub(crate) struct Judge<'a> {
 impl<'a> Judge<'a> {
     /// A judge for this moment.
     pub(crate) fn new(view: &'a FleetView, depot: &'a Depot, mender_poll: Duration, now: Timestamp) -> Self {
-        Self { view, depot, mender_poll, now, wanted: HashMap::new() }
+        Self { view, depot, rollouts: None, mender_poll, now, wanted: HashMap::new() }
+    }
+
+    /// The same one, who knows what devices wait for before they report it.
+    pub(crate) fn with(self, rollouts: &'a Rollouts) -> Self {
+        Self { rollouts: Some(rollouts), ..self }
     }
 
     /// Judges one device; `last_seen` is a newer sign of life than the records have.
@@ -58,6 +66,11 @@ impl<'a> Judge<'a> {
         let Known { record, report, convergence, observed } = known;
         let seen_at = record.seen_at.max(last_seen);
         observed.seen_at = seen_at;
+        let waiting = report.as_ref().and_then(|report| report.waiting.as_ref());
+        if let Some(waiting) = waiting.filter(|waiting| waiting.turn) {
+            let said = self.said_of_rollout(record, &waiting.commit);
+            observed.waiting = said.map_or_else(|| waiting.obstacles.clone(), |said| vec![said]);
+        }
         let (view, now) = (self.view, self.now);
         let stage = record.stage.as_ref().and_then(|stage| view.stage(stage));
         let (condition, reason) = match stage {
@@ -87,6 +100,14 @@ impl<'a> Judge<'a> {
         });
         let (record, report, convergence) = (record.clone(), report.clone(), convergence.clone());
         Judged { record, report, convergence, seen_at, condition, reason, firing }
+    }
+
+    /// Why the rollout of a commit does not let a device begin now, which may be otherwise since it reported.
+    fn said_of_rollout(&self, record: &Device, commit: &CommitId) -> Option<String> {
+        let stage = record.stage.as_ref()?;
+        let rollouts = self.rollouts?;
+        rollouts.get(stage).filter(|now| now.state.commit == *commit)?;
+        rollouts::may_begin(rollouts, stage, commit, &record.name).err().map(|(reason, _)| reason)
     }
 
     /// What is wanted of a device of a stage.

@@ -28,6 +28,17 @@ pub(crate) struct Now {
     pub(crate) outlook: Outlook,
 }
 
+impl Now {
+    /// True if every device gets the same answer to whether it may begin.
+    pub(crate) fn answers_as(&self, other: &Self) -> bool {
+        let asked = |now: &Self| {
+            let State { commit, wave, open, halt, finished_at, .. } = &now.state;
+            (commit.clone(), *wave, *open, halt.clone(), finished_at.is_some())
+        };
+        asked(self) == asked(other) && self.policy == other.policy
+    }
+}
+
 /// The rollouts of all stages that have waves.
 pub(crate) type Rollouts = BTreeMap<StageName, Now>;
 

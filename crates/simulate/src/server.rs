@@ -70,7 +70,7 @@ impl Device<'_> {
             (true, true) => "another device of the site changes now",
             (false, _) => "the server did not answer",
         };
-        Event::TurnRefused { reason: reason.to_owned(), again_after: self.plan.poll }
+        Event::TurnRefused { reason: reason.to_owned(), again_after: self.plan.poll, told: crowded }
     }
 
     pub(crate) fn fetch(&mut self) -> Event {

@@ -130,7 +130,7 @@ fn a_device_of_a_limited_site_waits_for_its_turn() {
     let commit = device.fleet.commit("alice", "One at a time");
     device.stub.want("development", &commit);
     let reason = "at most 1 device of a site may change at once; changing now: dev-2 since 12:00 UTC";
-    device.stub.world().turn = Turn::Wait { reason: reason.into(), again_after: 30 };
+    device.stub.world().turn = Turn::Wait { reason: reason.into(), again_after: 30, told: false };
     device.agent.turn(Event::Due, Duration::ZERO).unwrap();
     let Phase::Idle(Rest::Waiting(waiting)) = &device.agent.state().phase else { panic!() };
     assert_eq!(waiting.obstacles.iter().map(ToString::to_string).collect::<Vec<_>>(), [reason]);

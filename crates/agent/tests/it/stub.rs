@@ -161,6 +161,7 @@ impl Stub {
             branch: branch.to_owned(),
             commit: commit.clone(),
             rolling: String::new(),
+            rollout: String::new(),
             poll: 60,
         });
     }

@@ -73,6 +73,10 @@ pub struct Desired {
     /// new package is noticed without a commit. Empty for pinned stages.
     #[serde(default)]
     pub rolling: String,
+    /// For a stage with waves: how the device stands to the rollout of the commit, in words that are others as soon
+    /// as it gets another answer to [`AskTurn`]. Empty for other stages.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rollout: String,
     /// How long to wait between two questions, in seconds.
     pub poll: u32,
     /// For how many seconds a question may stay open until there is news: `Prefer: wait=N`. 0 is not
@@ -202,6 +206,9 @@ pub struct Waiting {
     /// True if a person holds the device.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
+    /// True if it waits for a turn from the server and for nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub turn: bool,
 }
 
 /// A commit that hurt the device, and that it does not try again by itself.
@@ -425,6 +432,9 @@ pub enum Turn {
         reason: String,
         /// How long to wait before asking again, in seconds.
         again_after: u32,
+        /// True if [`Desired`] changes as soon as there is another answer, so that nobody needs to ask before.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        told: bool,
     },
     /// A newer server has another answer. It is no grant.
     #[serde(other)]

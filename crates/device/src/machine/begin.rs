@@ -18,10 +18,15 @@ use crate::state::{Failure, Outcome, Phase, Rest, Scope, State, Step, Target, Ur
 /// report to learn that the device moved; a third such offer is not a delay any more.
 const STRAYS: u32 = 3;
 
+/// The longest that a device trusts the server to make an offer when it has another answer: as long as the
+/// server may tell it to wait, and the jitter.
+const TOLD: Duration = Duration::from_secs(2 * 3600);
+
 /// Takes note of an offer.
 pub(super) fn offered(mut state: State, target: Target, poll: u32, now: Timestamp) -> (State, Vec<Effect>) {
     state.memory.poll = Some(poll.clamp(1, 24 * 3600));
     state.memory.unanswered = 0;
+    state.memory.told_until = None;
     if target.stage == state.stage {
         state.memory.strays = 0;
         state.memory.offered = Some(target.clone());
@@ -294,12 +299,11 @@ pub(super) fn turn_granted(mut state: State, now: Timestamp) -> (State, Vec<Effe
 pub(super) fn turn_refused(
     mut state: State,
     reason: String,
-    again_after: u32,
+    again: Timestamp,
     now: Timestamp,
 ) -> (State, Vec<Effect>) {
     let Some(work) = asks_for_turn(&state.phase).cloned() else { return rest(state, now) };
     state.memory.turn = false;
-    let again = later(now, jittered(Duration::from_secs(u64::from(again_after.clamp(1, 3600))), state.seed));
     let permit = Permit { obstacles: vec![Obstacle::Budget(reason)], look_again: Some(again) };
     wait(state, work, permit, now)
 }
@@ -309,6 +313,7 @@ pub(super) fn turn_refused(
 pub(super) fn begin_or_wait(mut state: State, work: Work, now: Timestamp) -> (State, Vec<Effect>) {
     let permit = permit_of(&state, &work, now);
     if !permit.obstacles.is_empty() {
+        state.memory.told_until = None;
         return wait(state, work, permit, now);
     }
     if !work.policy.needs_turn() {
@@ -320,6 +325,11 @@ pub(super) fn begin_or_wait(mut state: State, work: Work, now: Timestamp) -> (St
         _ => None,
     };
     let obstacles = before.unwrap_or_default();
+    // A clock that went back is not a reason to wait for years.
+    let told_until = state.memory.told_until.filter(|until| now < *until && *until <= later(now, TOLD));
+    if told_until.is_some() && !work.urged {
+        return wait(state, work, Permit { obstacles, look_again: told_until }, now);
+    }
     state.phase = Phase::Idle(Rest::Waiting(Box::new(Waiting { work: work.clone(), obstacles })));
     (state, vec![Effect::AskTurn(work)])
 }

@@ -195,7 +195,9 @@ fn answer(effect: &Effect, dice: &mut Dice, tip: u64, reports: &mut u64) -> Opti
             Event::Verified(Box::new(Passed { policy, ..passed() }))
         }
         Effect::Verify(_) => verified(),
-        Effect::AskTurn(_) if unlucky => Event::TurnRefused { reason: "others".into(), again_after: 30 },
+        Effect::AskTurn(_) if unlucky => {
+            Event::TurnRefused { reason: "others".into(), again_after: 30, told: false }
+        }
         Effect::AskTurn(_) => Event::TurnGranted,
         Effect::Install(_) if unlucky => away(),
         Effect::Install(_) => Event::Installed,

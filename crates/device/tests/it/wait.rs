@@ -88,7 +88,7 @@ fn limited() -> Event {
 }
 
 fn refused(reason: &str) -> Event {
-    Event::TurnRefused { reason: reason.into(), again_after: 30 }
+    Event::TurnRefused { reason: reason.into(), again_after: 30, told: false }
 }
 
 #[test]
@@ -134,6 +134,42 @@ fn a_turn_is_asked_for_where_the_fleet_limits_a_site() {
     let frozen = with(Policy { per_site_at_most: Some(1), stop: Some("fire".into()), ..Policy::default() });
     let (_, effects) = step(state, frozen, at(63));
     assert!(effects.contains(&Effect::GiveTurnBack), "{effects:?}");
+}
+
+#[test]
+fn a_device_that_is_told_asks_for_its_turn_when_the_offer_changes() {
+    let in_waves = || with(Policy { waves: vec![3000, 10_000], ..Policy::default() });
+    let wave = |after| Event::TurnRefused { reason: "wave 1 is open".into(), again_after: after, told: true };
+    let begin_at = |now| feed(fresh(), [offer(1, ""), Event::Fetched, in_waves(), wave(600)], now).0;
+    let begin = || begin_at(at(0));
+    let (state, effects) = feed(begin(), [Event::Due, Event::Unchanged], at(60));
+    assert!(
+        matches!(effects[..], [Effect::Wait(until)] if until < at(130)),
+        "it goes on asking for news: {effects:?}"
+    );
+    assert_eq!(obstacles(&state), [Obstacle::Budget("wave 1 is open".into())]);
+    let (state, effects) = feed(state, [Event::Due, offer(1, "")], at(120));
+    assert!(matches!(effects.last(), Some(Effect::AskTurn(_))), "the server has another answer: {effects:?}");
+    let (_, effects) = feed(state, [Event::TurnGranted], at(120));
+    assert!(matches!(effects.last(), Some(Effect::Verify(_))), "{effects:?}");
+
+    let (_, effects) = feed(begin(), [Event::Due, Event::Unchanged], at(760));
+    assert!(
+        matches!(effects.last(), Some(Effect::AskTurn(_))),
+        "the server may have forgotten it: {effects:?}"
+    );
+    let (_, effects) = feed(begin_at(at(86_400)), [Event::Due, Event::Unchanged], at(0));
+    assert!(matches!(effects.last(), Some(Effect::AskTurn(_))), "a clock that went back: {effects:?}");
+    let (_, effects) = feed(begin(), [NUDGE, Event::Unchanged], at(60));
+    assert!(matches!(effects.last(), Some(Effect::AskTurn(_))), "a person asks: {effects:?}");
+
+    // A hold is told at once, and what was told before it counts no more after it.
+    let hold = Event::Held(Hold { since: at(60), until: None, reason: "mine".into() });
+    let (state, effects) = feed(begin(), [hold, Event::Unchanged], at(60));
+    assert_eq!(obstacles(&state), [Obstacle::Held("mine".into())]);
+    assert!(effects.contains(&Effect::Tell), "{effects:?}");
+    let (_, effects) = feed(state, [Event::Released, Event::Unchanged], at(61));
+    assert!(matches!(effects.last(), Some(Effect::AskTurn(_))), "{effects:?}");
 }
 
 #[test]

@@ -19,6 +19,8 @@ use crate::fleet_view::{self, FleetView};
 use crate::http::auth::{DeviceIdentity, hash};
 use crate::http::input::{Input, blocking};
 use crate::http::refusal::Refusal;
+use crate::registry::Member;
+use crate::rollouts;
 use crate::tls::authority;
 use crate::tls::listener::asked_to_stop;
 
@@ -148,7 +150,7 @@ pub(crate) async fn desired(
         let news = app.news.notified();
         tokio::pin!(news);
         news.as_mut().enable();
-        let desired = desired_of(&app.view.get(), &app.rolling.get(), &member.stage)?;
+        let desired = desired_of(&app, &member)?;
         let body = serde_json::to_vec(&desired).expect("a wire type is JSON");
         let etag = format!("\"{}\"", volary_model::Digest::from_bytes(Sha256::digest(&body).into()).short());
         let etag = HeaderValue::from_str(&etag).expect("it is hexadecimal");
@@ -191,7 +193,8 @@ fn spread(device: &DeviceName, devices: usize) -> Duration {
     whole * u32::from(place) / 256
 }
 
-fn desired_of(view: &FleetView, rolling: &str, stage: &StageName) -> Result<Desired, Refusal> {
+fn desired_of(app: &App, member: &Member) -> Result<Desired, Refusal> {
+    let (view, stage) = (app.view.get(), &member.stage);
     let unavailable = |why: String| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why);
     let found = view.stage(stage).ok_or_else(|| {
         unavailable(format!("the stage {stage} is not in the fleet's volary.yml"))
@@ -205,8 +208,14 @@ fn desired_of(view: &FleetView, rolling: &str, stage: &StageName) -> Result<Desi
         branch: found.branch.clone(),
         commit: tip.commit.clone(),
         rolling: match found.suite {
-            Some(Suite::Rolling) => rolling.to_owned(),
+            Some(Suite::Rolling) => (*app.rolling.get()).clone(),
             Some(Suite::Release(_)) | None => String::new(),
+        },
+        rollout: match &found.pace.waves {
+            // Who may begin hears nothing more of it.
+            Some(_) => rollouts::may_begin(&app.rollouts.get(), stage, &tip.commit, &member.name)
+                .map_or_else(|(reason, _)| reason, |()| "open".to_owned()),
+            None => String::new(),
         },
         poll: u32::try_from(found.rhythm.poll.as_secs()).unwrap_or(u32::MAX).max(1),
         long_poll: u32::try_from(found.rhythm.long_poll.as_secs()).unwrap_or(0),

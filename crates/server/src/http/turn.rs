@@ -46,7 +46,8 @@ pub(crate) async fn ask(
             rollouts::may_begin(&app.rollouts.get(), &asked.stage, &asked.commit, &member.name)
     {
         app.store.give_turn_back(&member.name).await?;
-        return Ok(Json(Turn::Wait { reason, again_after: seconds(again_after) }));
+        // The answer to what is desired changes with this one.
+        return Ok(Json(Turn::Wait { reason, again_after: seconds(again_after), told: true }));
     }
     let Some(at_most) = pace.per_site_at_most else {
         app.store.give_turn_back(&member.name).await?;
@@ -69,7 +70,9 @@ pub(crate) async fn ask(
             }
             granted(length)
         }
-        Decision::Wait { reason, again_after } => Turn::Wait { reason, again_after: seconds(again_after) },
+        Decision::Wait { reason, again_after } => {
+            Turn::Wait { reason, again_after: seconds(again_after), told: false }
+        }
     }))
 }
 

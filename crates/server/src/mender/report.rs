@@ -82,10 +82,20 @@ fn image(known: &Known<'_>) -> Option<RunningImage> {
 fn waiting(known: &Known<'_>) -> Option<Waiting> {
     let commit = known.tip?;
     if let Some(open) = known.history.first().filter(|newest| !newest.state.is_over()) {
-        return Some(Waiting { commit: open.commit.clone(), obstacles: vec![progress(open)], held: false });
+        return Some(Waiting {
+            commit: open.commit.clone(),
+            obstacles: vec![progress(open)],
+            held: false,
+            turn: false,
+        });
     }
     let why = &known.client.obstacle;
-    (!why.is_empty()).then(|| Waiting { commit: commit.clone(), obstacles: vec![why.clone()], held: false })
+    (!why.is_empty()).then(|| Waiting {
+        commit: commit.clone(),
+        obstacles: vec![why.clone()],
+        held: false,
+        turn: false,
+    })
 }
 
 /// Where an open deployment stands, in a sentence.

@@ -1,8 +1,11 @@
 //! Rollouts: a commit reaches the devices in waves, stops when it hurts them, and a person goes on.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
-use volary_api::v1::device::{Failure, Outcome, Turn};
+use volary_api::v1::device::{Desired, Failure, Outcome, Turn, Waiting};
 use volary_api::v1::rollout::{Rollout, State};
+use volary_api::v1::status;
 
 use crate::page::Browser;
 use crate::support::{Client, DeviceKey, TestServer, good_report, wait_for};
@@ -60,8 +63,8 @@ impl Fleet {
         let asked = json!({"stage": "development", "commit": self.commit, "after": "1"});
         match self.devices[device].post("/device/v1/turn", &asked).json() {
             Turn::Granted { .. } => String::new(),
-            Turn::Wait { reason, again_after } => {
-                assert!((20..=600).contains(&again_after), "{again_after}");
+            Turn::Wait { reason, again_after, told } => {
+                assert!((20..=600).contains(&again_after) && told, "{again_after}");
                 reason
             }
             Turn::Unknown => panic!("the server has an answer of its own"),
@@ -149,6 +152,56 @@ fn a_commit_that_hurts_stops_with_its_first_device_until_a_person_goes_on() {
         .admin()
         .post("/api/v1/rollouts/canary/stop", &json!({"reason": "x"}))
         .refused(404, "no rollout");
+}
+
+#[test]
+fn a_device_that_waits_hears_of_a_stop_and_of_its_turn_at_once() {
+    let fleet = Fleet::new();
+    let first = fleet.granted()[0];
+    let waits = (first + 1) % NAMES.len();
+    let client = &fleet.devices[waits];
+    let mut report = good_report("2", "development", &fleet.commit, None);
+    (report.good_commit, report.convergence) = (None, None);
+    let (commit, obstacles) = (fleet.commit.parse().unwrap(), vec!["as it was told before".to_owned()]);
+    report.waiting = Some(Waiting { commit, obstacles, held: false, turn: true });
+    assert!(client.post("/device/v1/reports", &report).status.is_success());
+    let asks = json!({"stage": "development", "commit": fleet.commit, "after": "1"});
+    assert!(matches!(client.post("/device/v1/turn", &asks).json(), Turn::Wait { told: true, .. }));
+    let answer = client.get("/device/v1/desired");
+    let etag = answer.header("etag").to_owned();
+    let said = answer.json::<Desired>().rollout;
+    assert!(said.starts_with("wave 1 of 3 (20 %) is open, and this device stands at "), "{said}");
+
+    let long =
+        |etag: &str| client.get_with("/device/v1/desired", &[("if-none-match", etag), ("prefer", "wait=60")]);
+    let (stopped, took) = std::thread::scope(|scope| {
+        let begun = Instant::now();
+        let asks = scope.spawn(|| long(&etag));
+        fleet.report(first, Outcome::Failed);
+        (asks.join().unwrap(), begun.elapsed())
+    });
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    let etag = stopped.header("etag").to_owned();
+    let said = stopped.json::<Desired>().rollout;
+    assert!(said.starts_with("its rollout is stopped by itself: 1 of 1 device failed"), "{said}");
+    let shown = wait_for("the device's sentence", || {
+        let devices: Vec<status::Device> = fleet.server.admin().get("/api/v1/devices").json();
+        let device = devices.into_iter().find(|device| device.name.as_str() == NAMES[waits])?;
+        Some(device.reason).filter(|reason| reason.contains("its rollout is stopped by itself"))
+    });
+    assert!(!shown.contains("as it was told before"), "{shown}");
+
+    let opened = std::thread::scope(|scope| {
+        let asks = scope.spawn(|| long(&etag));
+        fleet.say("resume");
+        fleet.say("next");
+        asks.join().unwrap()
+    });
+    let (etag, desired) = (opened.header("etag").to_owned(), opened.json::<Desired>());
+    // Its wave may be the second or the third.
+    let desired = if desired.rollout == "open" { desired } else { long(&etag).json() };
+    assert_eq!(desired.rollout, "open");
+    assert!(matches!(client.post("/device/v1/turn", &asks).json(), Turn::Granted { .. }));
 }
 
 #[test]

@@ -28,8 +28,8 @@ fn ask(device: &Client, commit: &str, site: Option<&str>) -> String {
             assert!(seconds > 3600, "as long as a convergence may take: {seconds}");
             String::new()
         }
-        Turn::Wait { reason, again_after } => {
-            assert!((20..=300).contains(&again_after), "{again_after}");
+        Turn::Wait { reason, again_after, told } => {
+            assert!((20..=300).contains(&again_after) && !told, "{again_after}");
             reason
         }
         Turn::Unknown => panic!("the server has an answer of its own"),
