@@ -24,13 +24,13 @@ poll: 2s
 confirm: { development: 3s }
 ";
 
-/// Notes when it began, works for a while, writes `content`.
+/// Notes when it began, works for a while, writes `content` where an undo looks.
 fn playbook(content: &str, seconds: u32) -> String {
     format!(
         "- hosts: all\n  gather_facts: false\n  tasks:\n    - name: Note the time\n      \
          ansible.builtin.shell: date +%s.%N > /var/tmp/began-{content}\n    - name: Work\n      \
          ansible.builtin.command: sleep {seconds}\n    - name: Write\n      ansible.builtin.copy: {{ content: \
-         {content}, dest: /var/tmp/content }}\n"
+         {content}, dest: /etc/content }}\n"
     )
 }
 
@@ -68,7 +68,7 @@ fn wait_for_reason(chain: &Chain, device: &str, part: &str) -> String {
 }
 
 fn content(device: &Device) -> String {
-    String::from_utf8(device.read("/var/tmp/content").unwrap()).unwrap()
+    String::from_utf8(device.read("/etc/content").unwrap()).unwrap()
 }
 
 /// The result that the server has of a commit on a device, newest first.
@@ -202,6 +202,63 @@ fn a_hold_a_window_and_a_stop_keep_a_device_as_it_is() {
         let log = device.check(&["volary-agent", "log", "-n", "2"])?;
         assert!(log.lines().next().unwrap().contains(commit.short()), "the newest first: {log}");
         Ok(())
+    };
+    let done = body();
+    chain.collect(&devices);
+    done.unwrap();
+}
+
+/// What `volary rollout list` says once it has all of these parts.
+fn wait_for_rollout(chain: &Chain, parts: &[&str]) -> Result<String, LabError> {
+    wait_until(&format!("the rollout to say {parts:?}"), CONVERGENCE, || {
+        let said = chain.volary(&["rollout", "list"]).map_err(|error| error.to_string())?;
+        // The newest is the first.
+        let newest: String = said.lines().take(3).collect::<Vec<_>>().join("\n");
+        if parts.iter().all(|part| newest.contains(part)) { Ok(newest) } else { Err(newest) }
+    })
+}
+
+#[test]
+fn a_bad_commit_comes_no_further_than_its_first_wave() {
+    const NAMES: [&str; 3] = ["dev-1", "dev-2", "dev-3"];
+    let (chain, _logs) = common::chain();
+    let (fleet, devices) = fleet(&chain, &NAMES);
+    let body = || -> Result<(), LabError> {
+        // Wave one of three devices is one device. Nobody waits an hour: a person opens the second wave.
+        let waves = "rollout: { development: { waves: [30%, 100%], pause: 1h } }\n";
+        fleet.write("volary.yml", &format!("{CONFIG}{waves}"))?;
+        let fails = "    - name: Fail\n      ansible.builtin.command: \"false\"\n";
+        fleet.write("site.yml", &format!("{}{fails}", playbook("bad", 0)))?;
+        let bad = push(&fleet, "Break it");
+        let said = wait_for_rollout(&chain, &[bad.short(), "stopped: 1 of 1 device failed"])?;
+        let hurt: Vec<&Device> = devices.iter().filter(|device| said.contains(device.name())).collect();
+        assert!(hurt.len() == 1 && said.contains("Fail"), "it names who failed and why: {said}");
+        let run = result(&chain, hurt[0].name(), &bad).convergence.expect("it is about the bad commit");
+        assert!(run.reverted.is_some(), "it was undone there: {run:?}");
+        let others: Vec<&Device> = devices.iter().filter(|device| device.name() != hurt[0].name()).collect();
+        for device in &others {
+            wait_for_reason(&chain, device.name(), "its rollout is stopped by itself");
+            assert!(!device.exec(&["test", "-e", "/var/tmp/began-bad"])?.status.success(), "it began");
+        }
+        assert!(devices.iter().all(|device| content(device) == "zero"));
+
+        // A commit that mends it is a rollout of its own, which does not wait for a device that is held.
+        others[0].check(&["volary-agent", "hold", "in", "use"])?;
+        fleet.write("site.yml", &playbook("mended", 0))?;
+        let mended = push(&fleet, "Mend it");
+        wait_for_rollout(&chain, &[mended.short(), "wave 1 of 2", "1 held by a person"])?;
+        chain.volary(&["rollout", "stop", "development", "--reason", "lunch"])?;
+        wait_for_rollout(&chain, &[mended.short(), "stopped by ", "lunch"])?;
+        chain.volary(&["rollout", "resume", "development", "--reason", "back again"])?;
+        wait_for_rollout(&chain, &["wave 1 of 2", "1 of 2 devices good"])?;
+        chain.volary(&["rollout", "next", "development", "--reason", "nobody waits an hour"])?;
+        for device in [hurt[0], others[1]] {
+            chain.wait_for_good(device.name(), &mended, CONVERGENCE)?;
+        }
+        wait_for_rollout(&chain, &["2 of 2 devices good, 1 held by a person"])?;
+        assert_eq!(content(others[0]), "zero");
+        others[0].check(&["volary-agent", "release"])?;
+        chain.wait_for_good(others[0].name(), &mended, CONVERGENCE)
     };
     let done = body();
     chain.collect(&devices);
