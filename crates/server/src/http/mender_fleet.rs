@@ -70,7 +70,11 @@ pub(crate) async fn abort(
 ) -> Result<NoContent, Refusal> {
     let device = device(&app, &text).await?;
     match call_back(&app, &device, &person.name).await? {
-        true => Ok(NoContent),
+        true => {
+            let said = format!("{} calls back the update of {text}", person.name);
+            app.event_by(&person, "device-abort", &text, &said).await;
+            Ok(NoContent)
+        }
         false => Err(Refusal::conflict(format!("{text} has no update on its way"))),
     }
 }

@@ -500,6 +500,9 @@ fn an_image_that_failed_waits_for_a_person_and_for_its_hours() {
         stand.device("gate-1").reason
     );
     admin.post("/api/v1/devices/gate-1/abort", &json!({})).refused(409, "no update on its way");
+    assert_eq!(stand.server.events("device-abort"), ["admin calls back the update of gate-1"]);
+    let called = stand.server.events("device-update-aborted");
+    assert!(called[0].ends_with("was called back from gate-1: by admin"), "{called:?}");
     assert!(admin.post("/api/v1/devices/gate-1/retry", &json!({})).status.is_success());
 
     // What the device provides changed under an update, so it lost what it knew; then it starts over.
