@@ -2,8 +2,9 @@
 
 use std::io::Write;
 
-use serde_json::json;
-use volary_api::v1::device::Desired;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use volary_api::v1::device::{Desired, ReceivedBatch};
 use volary_api::v1::fleet::{GateStatus, Say, TokenSecret, Verdict};
 
 use crate::alerts::alerts;
@@ -82,6 +83,104 @@ fn what_was_measured_and_the_clock_decide_a_merge() {
     let merge = fleet.merge(&commit, "canary", "Promote");
     let said = fleet.push(&format!("{merge}:canary")).unwrap_err();
     assert!(said.contains("memory on dev-1"), "{said}");
+}
+
+const COMPARED: &str = "version: 1
+stages:
+  development: { branch: master, packages: rolling }
+  canary:      { branch: canary, from: development }
+  production:  { branch: production, from: canary }
+gates:
+  canary: { no_worse_than: production }
+";
+
+/// Points of 60 hours, one for five minutes.
+const POINTS: u32 = 720;
+
+/// The devices had the commit for so many hours.
+const HAVE_IT: i64 = 30;
+
+/// What a device sends after days: its memory goes up and down over the day, and after the change it is `factor` times what
+/// it was.
+fn days(device: u32, factor: f64) -> Value {
+    let changed = POINTS - HAVE_IT as u32 * 12;
+    let memory = |point: u32| {
+        let day = f64::from(point % 288) / 288.0 * std::f64::consts::TAU;
+        let wobble = f64::from((point * 7919 + device * 104_729) % 1000) / 1000.0;
+        let factor = if point > changed { factor } else { 1.0 };
+        factor * (1e8 + f64::from(device) * 1e6 + 4e6 * day.sin() + 2e6 * wobble)
+    };
+    json!({
+        "id": format!("{device:06}"), "boot_id": "b", "at": Timestamp::now(), "age": 0, "step": 300, "points": POINTS,
+        "series": {
+            "unit_memory_bytes{unit=\"app.service\"}": (0..POINTS).map(memory).collect::<Vec<f64>>(),
+            "cpu_seconds_total": (0..POINTS).map(|point| f64::from(point) * 3.0).collect::<Vec<f64>>(),
+            "unit_restarts_total{unit=\"app.service\"}": vec![2; POINTS as usize],
+        },
+    })
+}
+
+/// What the gate says of a commit that makes devices need `factor` times the memory, from what they send.
+fn compared_by_measurements(factor: f64) -> (Say, String) {
+    let mut server = TestServer::start();
+    let fleet = server.fleet_clone();
+    let gated = fleet.commit("volary.yml", COMPARED, "Set gates");
+    fleet.push("HEAD:master").unwrap();
+    fleet.push(&format!("{}:canary", fleet.merge(&gated, "canary", "Bring the gates"))).unwrap();
+    let commit = fleet.commit("note", "1", "Change");
+    fleet.push("HEAD:master").unwrap();
+    wait_for("the commit", || server.admin().get("/api/v1/status").text().contains(&commit).then_some(()));
+    server.stop();
+    // All of it was merged days ago.
+    let now = Timestamp::now();
+    let moved = (now - SignedDuration::from_hours(HAVE_IT + 1)).as_millisecond();
+    let database = format!("sqlite:{}", server.layout().database().display());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let db = sqlx::SqlitePool::connect(&database).await.unwrap();
+        let set = "UPDATE branches SET moved_at = CASE name WHEN 'master' THEN $1 ELSE $1 - 864000000 END";
+        assert!(sqlx::query(set).bind(moved).execute(&db).await.unwrap().rows_affected() > 1);
+        db.close().await;
+    });
+    server.resume();
+    for number in 0..17 {
+        let is_changed = number < 5;
+        let (stage, at) = if is_changed { ("development", &commit) } else { ("production", &gated) };
+        let device = DeviceKey::new().join(&server, &format!("dev-{number}"), stage);
+        let mut report = good_report("1", stage, at, Some("rolling"));
+        let run = report.convergence.as_mut().unwrap();
+        (run.started_at, run.ended_at) = (now, now - SignedDuration::from_hours(HAVE_IT));
+        assert!(device.post("/device/v1/reports", &report).status.is_success());
+        let answer: ReceivedBatch =
+            device.post("/device/v1/metrics", &days(number, if is_changed { factor } else { 1.0 })).json();
+        assert_eq!(answer.received.len(), 1, "{:?}", answer.refused);
+    }
+    // A start measures at once.
+    server.stop();
+    server.resume();
+    wait_for("the comparison", || {
+        let verdicts: Vec<Verdict> =
+            server.admin().get(&format!("/api/v1/gates?to=canary&commit={commit}")).json();
+        let (say, reason) = of(&verdicts, "no_worse_than");
+        // What was found while the devices reported may be of a part of them.
+        (say != Say::Ask).then_some((say, reason))
+    })
+}
+
+#[test]
+fn devices_that_need_more_memory_than_those_before_the_change_stop_a_merge() {
+    let (say, reason) = compared_by_measurements(1.2);
+    assert_eq!(say, Say::Stop, "{reason}");
+    assert!(
+        reason.starts_with("worse at look ") && reason.contains("unit_memory_bytes{unit=\"app.service\"}"),
+        "{reason}"
+    );
+    let (say, reason) = compared_by_measurements(1.0);
+    assert_eq!(say, Say::Go, "{reason}");
+    assert!(
+        reason.starts_with("no worse in 3 comparisons, 5 changed devices against 12 unchanged"),
+        "{reason}"
+    );
 }
 
 const TOLD: &str = "version: 1
