@@ -54,6 +54,7 @@ mod standing;
 mod status_hook;
 mod throttle;
 mod tls;
+mod trial;
 mod uploads;
 
 pub use accounts::{UserChange, change_user, users};

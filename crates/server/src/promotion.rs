@@ -18,6 +18,7 @@ use crate::depot::Depot;
 use crate::facts::{Judged, members};
 use crate::fleet_view;
 use crate::gates::{GateError, Question};
+use crate::trial::trial;
 
 /// How many files and commits are listed at most.
 const LISTED: usize = 500;
@@ -128,6 +129,7 @@ pub(crate) fn preview(facts: &Facts, from: &StageName, to: &StageName) -> Result
         files: changed(&repository, base.as_ref(), &commit)?,
         commits: commits(&repository, base.as_ref(), &commit)?,
         devices: members(&facts.devices, to),
+        trial: trial(&facts.devices, from, &commit),
         from: from.clone(),
         to: to.clone(),
         images,

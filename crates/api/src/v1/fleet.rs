@@ -263,8 +263,61 @@ pub struct Promotion {
     /// Security faults that the change of packages mends and brings; `None` where nobody gave the data for it.
     #[serde(default)]
     pub cves: Option<CveChanges>,
+    /// What the devices of `from` did with the commit: they are the dry run.
+    #[serde(default)]
+    pub trial: Trial,
     /// What the gates say.
     pub verdicts: Vec<Verdict>,
+}
+
+/// What the devices of a stage did with a commit, by what they reported last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Trial {
+    /// All devices of the stage.
+    pub devices: usize,
+    /// Those that came to the commit and are well.
+    pub good: usize,
+    /// Those that failed with it, were put back, or are not well since.
+    pub failed: usize,
+    /// How many tasks changed something on a device; `None` if no device told.
+    pub changed_tasks: Option<Spread>,
+    /// How many packages changed on a device.
+    pub changed_packages: Option<Spread>,
+    /// How many seconds a device took from the beginning until the commit held.
+    pub seconds: Option<Spread>,
+    /// What failed, on the most devices first.
+    pub failures: Vec<TrialNote>,
+    /// Devices that have the commit and looked since for what differs from it.
+    pub looked: usize,
+    /// Those of them that found something.
+    pub drifted: usize,
+    /// What they found, tasks that would change something and packages, on the most devices first.
+    pub drift: Vec<TrialNote>,
+}
+
+/// Values of several devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Spread {
+    /// The least.
+    pub least: u64,
+    /// The one in the middle.
+    pub median: u64,
+    /// The most.
+    pub most: u64,
+}
+
+/// Something that was seen on devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct TrialNote {
+    /// What, as a sentence.
+    pub what: String,
+    /// On how many devices.
+    pub count: usize,
+    /// The first of them.
+    pub devices: Vec<DeviceName>,
 }
 
 /// Which data of Debian's security tracker the server has.

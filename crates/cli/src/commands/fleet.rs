@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use volary_api::client::Client;
 use volary_api::v1::archive::Pin;
-use volary_api::v1::fleet::{Cve, Promote, Promoted, Promotion, Say, Verdict};
+use volary_api::v1::fleet::{Cve, Promote, Promoted, Promotion, Say, Spread, Trial, TrialNote, Verdict};
 use volary_api::v1::image::{Image, ImageChange, PinnedImage};
 use volary_fleet::{
     APPROVAL_REFS, EVIDENCE_REF, FleetConfig, FleetLock, LockedImage, LockedRelease, STAGE_TRAILER,
@@ -453,6 +453,8 @@ fn show(promotion: &Promotion, out: &Out) {
         let rows: Vec<_> = opened.chain(closed).take(SHOWN).map(row).collect();
         out.table(&["", "FAULT", "SOURCE", "URGENCY", "MENDED IN"], rows, "none");
     }
+    heading(&format!("what {} did with it", promotion.from));
+    trial_lines(&promotion.trial).iter().for_each(|line| out.line(line));
     heading("gates");
     let rows = promotion
         .verdicts
@@ -461,6 +463,37 @@ fn show(promotion: &Promotion, out: &Out) {
         .collect();
     out.table(&["GATE", "SAYS", "WHY"], rows, "none are set for this stage");
     out.line("");
+}
+
+/// What the devices did that have the commit already, each line by itself.
+fn trial_lines(trial: &Trial) -> Vec<String> {
+    let devices = text::count(trial.devices, "device");
+    let rest = trial.devices.saturating_sub(trial.good + trial.failed);
+    let mut lines =
+        vec![format!("{} of {devices} good, {} failed, {rest} not there", trial.good, trial.failed)];
+    let spread = |what: &str, spread: &Option<Spread>, word: &dyn Fn(u64) -> String| {
+        spread.map(|Spread { least, median, most }| {
+            format!("{what}: {}, from {} to {}", word(median), word(least), word(most))
+        })
+    };
+    let number = |number: u64| number.to_string();
+    let seconds = |seconds: u64| text::duration(Duration::from_secs(seconds));
+    lines.extend(spread("changed tasks", &trial.changed_tasks, &number));
+    lines.extend(spread("changed packages", &trial.changed_packages, &number));
+    lines.extend(spread("took", &trial.seconds, &seconds));
+    let note = |note: &TrialNote| {
+        let names: Vec<String> = note.devices.iter().map(ToString::to_string).collect();
+        let more = note.count.saturating_sub(names.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("  {} ({}{more})", note.what, names.join(", "))
+    };
+    lines.extend(trial.failures.iter().map(note));
+    if trial.looked > 0 {
+        let looked = text::count(trial.looked, "device");
+        lines.push(format!("{} of {looked} that looked since found a difference", trial.drifted));
+    }
+    lines.extend(trial.drift.iter().map(note));
+    lines
 }
 
 fn image_row(change: &ImageChange, out: &Out) -> Vec<String> {
@@ -506,6 +539,39 @@ mod tests {
 
     fn verdict(say: Say) -> Verdict {
         Verdict { gate: "soak".into(), say, reason: "1 h of 24 h".into() }
+    }
+
+    #[test]
+    fn a_trial_is_told_in_lines() {
+        assert_eq!(trial_lines(&Trial::default()), ["0 of 0 devices good, 0 failed, 0 not there"]);
+        let note = |what: &str, count| TrialNote {
+            what: what.into(),
+            count,
+            devices: vec!["dev-1".parse().unwrap(), "dev-2".parse().unwrap()],
+        };
+        let trial = Trial {
+            devices: 9,
+            good: 5,
+            failed: 3,
+            changed_tasks: Some(Spread { least: 0, median: 2, most: 4 }),
+            seconds: Some(Spread { least: 9, median: 65, most: 3600 }),
+            failures: vec![note("check \"dns\"", 3)],
+            looked: 2,
+            drifted: 2,
+            drift: vec![note("task \"Write\" would change something", 2)],
+            ..Trial::default()
+        };
+        assert_eq!(
+            trial_lines(&trial),
+            [
+                "5 of 9 devices good, 3 failed, 1 not there",
+                "changed tasks: 2, from 0 to 4",
+                "took: 1 min 5 s, from 9 s to 1 h",
+                "  check \"dns\" (dev-1, dev-2 and 1 more)",
+                "2 of 2 devices that looked since found a difference",
+                "  task \"Write\" would change something (dev-1, dev-2)",
+            ]
+        );
     }
 
     #[test]

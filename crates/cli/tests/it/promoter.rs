@@ -17,18 +17,67 @@ fn edit(desk: &Desk, file: &str, change: impl FnOnce(String) -> String, message:
     desk.git(&["push", "--quiet", "origin", "HEAD:master"]);
 }
 
-#[test]
-fn the_server_merges_once_the_gates_say_go_and_signs_nothing_else() {
-    let desk = Desk::new();
+/// A clone of a fleet whose rules of canary let the server merge like that.
+fn let_the_server_merge(desk: &Desk, rules: &str) {
     desk.ok(&["clone", "fleet"]);
     let keys = desk.ok(&["server-keys"]);
     let line = keys.lines().find(|line| line.starts_with("volary-promoter ")).unwrap().to_owned();
-    edit(&desk, ".volary/allowed_signers", |text| format!("{text}{line}\n"), "Let the server merge");
-    let automatic = |text: String| text.replacen("gates:\n", PROMOTE, 1);
-    edit(&desk, "volary.yml", automatic, "Merge into canary automatically");
+    edit(desk, ".volary/allowed_signers", |text| format!("{text}{line}\n"), "Let the server merge");
+    let with_rules = |text: String| text.replacen("gates:\n", rules, 1);
+    edit(desk, "volary.yml", with_rules, "Let it merge into canary");
     // The rules for this are not in canary yet: a person brings them there.
     let to_canary = ["promote", "--from", "development", "--to", "canary", "--yes"];
     desk.ok_in(&desk.fleet(), &to_canary);
+}
+
+#[test]
+fn a_person_lets_the_server_merge_without_a_clone() {
+    let desk = Desk::new();
+    let_the_server_merge(&desk, "promote: { canary: asked }\ngates:\n");
+    let by_server = ["promote", "--by-server", "--from", "development", "--to", "canary"];
+    let with = |more: &[&'static str]| [&by_server[..], more].concat();
+    let said = desk.ok(&with(&["--yes"]));
+    assert!(said.contains("canary has everything of development already"), "{said}");
+
+    edit(&desk, "site.yml", |text| format!("{text}# changed\n"), "Change something");
+    let wanted = desk.git(&["rev-parse", "HEAD"]);
+    let shown = desk.ok(&with(&["--dry-run"]));
+    assert!(shown.contains("M site.yml") && shown.contains("Change something"), "{shown}");
+    assert!(shown.contains("what development did with it\n0 of 0 devices good"), "{shown}");
+    let shown = desk.json(&with(&["--dry-run"]));
+    assert_eq!((&shown["commit"], &shown["trial"]["devices"]), (&wanted.as_str().into(), &0.into()));
+    let (status, said) = desk.fails(&with(&[]));
+    assert!(status == 1 && said.contains("add --yes to merge without asking"), "{status}: {said}");
+    let at = |branch: &str| {
+        desk.git(&["fetch", "--quiet", "origin"]);
+        desk.git(&["rev-parse", branch])
+    };
+    assert_ne!(at("origin/canary^2"), wanted, "nothing was merged so far");
+
+    let promoted = desk.json(&with(&["--yes"]));
+    assert_eq!(
+        (at("origin/canary^2"), at("origin/canary")),
+        (wanted, promoted["merge"].as_str().unwrap().to_owned())
+    );
+    assert_eq!(at("origin/canary^{tree}"), desk.git(&["rev-parse", "HEAD^{tree}"]));
+    let message = desk.git(&["log", "-1", "--format=%B", "origin/canary"]);
+    assert!(message.contains("every gate said go, and ") && message.contains(" asked for it"), "{message}");
+    let proven = desk.ok_in(&desk.fleet(), &["verify", "--stage", "canary"]);
+    assert!(proven.contains("signed by volary-promoter"), "{proven}");
+    let events = desk.ok(&["events", "--people"]);
+    assert!(events.contains(" merged "), "{events}");
+
+    let (status, said) =
+        desk.fails(&["promote", "--by-server", "--from", "canary", "--to", "production", "--yes"]);
+    assert!(status != 0 && said.contains("the gates do not say go"), "{said}");
+    let (_, said) = desk.fails(&with(&["--yes", "--override", "soak=why"]));
+    assert!(said.contains("--override"), "who overrides a gate signs for it: {said}");
+}
+
+#[test]
+fn the_server_merges_once_the_gates_say_go_and_signs_nothing_else() {
+    let desk = Desk::new();
+    let_the_server_merge(&desk, PROMOTE);
 
     edit(&desk, "site.yml", |text| format!("{text}# changed\n"), "Change something");
     let wanted = desk.git(&["rev-parse", "HEAD"]);

@@ -1,9 +1,13 @@
 //! A promotion by a click: what the page shows before, who may, and what is in git afterwards.
 
-use serde_json::{Value, json};
-use volary_api::v1::fleet::Promotion;
+use std::collections::BTreeMap;
 
-use crate::support::{Answer, Git, TestServer};
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use volary_api::v1::device::{Drift, DriftedTask, Failure, Outcome, Report};
+use volary_api::v1::fleet::{Promotion, Spread, Trial, TrialNote};
+
+use crate::support::{Answer, Client, DeviceKey, Git, TestServer, good_report, wait_for};
 
 const ASKED: &str = "version: 1
 stages:
@@ -102,6 +106,90 @@ fn a_release_manager_merges_with_a_click() {
     assert!(after.up_to_date);
     assert!(manager.page().contains("canary has everything of development."));
     assert!(manager.click(&csrf, &commit).text().contains("has everything of"));
+}
+
+#[test]
+fn the_devices_of_the_stage_before_are_the_dry_run() {
+    let (server, fleet) = asked();
+    let commit = fleet.run(&["rev-parse", "master"]);
+    let names = ["dev-1", "dev-2", "dev-3", "dev-4"];
+    let devices = names.map(|name| DeviceKey::new().join(&server, name, "development"));
+    DeviceKey::new().join(&server, "gate-1", "canary");
+    let report = |device: &Client, change: &dyn Fn(&mut Report)| {
+        let mut report = good_report("1", "development", &commit, Some("rolling"));
+        change(&mut report);
+        assert!(device.post("/device/v1/reports", &report).status.is_success());
+    };
+    let drift = |tasks: &[&str]| Drift {
+        at: "2026-11-22T12:30:00Z".parse().unwrap(),
+        commit: commit.parse().unwrap(),
+        tasks: tasks
+            .iter()
+            .map(|task| DriftedTask { task: (*task).to_owned(), diff: String::new() })
+            .collect(),
+        tasks_total: tasks.len() as u32,
+        packages: BTreeMap::new(),
+        failure: None,
+    };
+    let run = |report: &mut Report, tasks: u32, seconds: i64| {
+        let run = report.convergence.as_mut().unwrap();
+        run.changed_tasks = tasks;
+        run.ended_at = run.started_at + SignedDuration::from_secs(seconds);
+    };
+    report(&devices[0], &|report| {
+        run(report, 3, 60);
+        report.drift = Some(drift(&[]));
+    });
+    report(&devices[1], &|report| {
+        run(report, 5, 90);
+        report.drift = Some(drift(&["Write <b>"]));
+    });
+    report(&devices[2], &|report| {
+        report.good_commit = None;
+        let run = report.convergence.as_mut().unwrap();
+        run.outcome = Outcome::Failed;
+        let failure = Failure { step: "check".into(), what: "dns".into(), message: "no answer".into() };
+        run.failure = Some(failure);
+    });
+    let expected = Trial {
+        devices: 4,
+        good: 2,
+        failed: 1,
+        changed_tasks: Some(Spread { least: 3, median: 5, most: 5 }),
+        changed_packages: Some(Spread { least: 0, median: 0, most: 0 }),
+        seconds: Some(Spread { least: 60, median: 90, most: 90 }),
+        failures: vec![note("check \"dns\"", "dev-3")],
+        looked: 2,
+        drifted: 1,
+        drift: vec![note("task \"Write <b>\" would change something", "dev-2")],
+    };
+    let asks = "/api/v1/promotion?from=development&to=canary";
+    assert_eq!(server.admin().get(asks).json::<Promotion>().trial, expected);
+    let page = Browser::of(&server, "viewer").page();
+    for part in [
+        "What development did with it",
+        "2 of 4 devices good, 1 failed, 1 not there",
+        "5, from 3 to 5",
+        "1 min 30 s, from 1 min to 1 min 30 s",
+        "on 1 of 2 devices that looked",
+        "check &#34;dns&#34;",
+        "task &#34;Write &#60;b&#62;&#34; would change something",
+        "<a href=\"/devices/dev-3\">dev-3</a>",
+    ] {
+        assert!(page.contains(part), "no {part} in {page}");
+    }
+    // A later report of the failed one about a commit that came after is no part of it.
+    let next = fleet.commit("notes", "next\n", "Go on");
+    fleet.push("HEAD:master").unwrap();
+    let found = wait_for("the next commit", || {
+        let found: Promotion = server.admin().get(asks).json();
+        (found.commit.as_str() == next).then_some(found)
+    });
+    assert_eq!(found.trial, Trial { devices: 4, ..Trial::default() });
+}
+
+fn note(what: &str, device: &str) -> TrialNote {
+    TrialNote { what: what.to_owned(), count: 1, devices: vec![device.parse().unwrap()] }
 }
 
 #[test]

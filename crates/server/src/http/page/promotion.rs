@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use askama::Template;
 use axum::extract::{Form, Query, State};
@@ -9,9 +10,9 @@ use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use serde::Deserialize;
 use volary_api::v1::archive::{Difference, PackageChange};
-use volary_api::v1::fleet::{Cve, CveChanges, Promote, Promotion, Role, Say};
+use volary_api::v1::fleet::{Cve, CveChanges, Promote, Promotion, Role, Say, Spread, Trial, TrialNote};
 use volary_fleet::Rules;
-use volary_model::{CommitId, StageName, Suite};
+use volary_model::{CommitId, DeviceName, StageName, Suite};
 use volary_plan::text;
 
 use super::view::bytes;
@@ -58,6 +59,7 @@ struct PromotionPage {
     verdicts: Vec<Row>,
     groups: Vec<(String, usize)>,
     devices: usize,
+    trial: TrialView,
     packages: Vec<PackageRow>,
     more_packages: usize,
     ships: String,
@@ -80,6 +82,24 @@ struct Row {
     word: &'static str,
     name: String,
     text: String,
+}
+
+/// What the devices of the stage before did with the commit.
+struct TrialView {
+    /// Of which devices, in words.
+    summary: String,
+    tone: &'static str,
+    facts: Vec<(&'static str, String)>,
+    notes: Vec<NoteRow>,
+}
+
+struct NoteRow {
+    tone: &'static str,
+    word: &'static str,
+    what: String,
+    count: usize,
+    devices: Vec<DeviceName>,
+    more: usize,
 }
 
 pub(super) struct PackageRow {
@@ -207,6 +227,7 @@ fn view(person: &Person, gathered: Gathered, head: Head) -> PromotionPage {
         suites: suites(&found),
         verdicts: found.verdicts.iter().map(row).collect(),
         devices: found.devices.len(),
+        trial: trial(&found.trial),
         groups,
         more_packages: found.packages.len().saturating_sub(SHOWN),
         packages: found.packages.iter().take(SHOWN).map(package).collect(),
@@ -243,6 +264,52 @@ fn row(verdict: &volary_api::v1::fleet::Verdict) -> Row {
         Say::Stop => ("bad", "stop"),
     };
     Row { tone, word, name: verdict.gate.clone(), text: verdict.reason.clone() }
+}
+
+fn trial(found: &Trial) -> TrialView {
+    let devices = text::count(found.devices, "device");
+    let rest = found.devices.saturating_sub(found.good + found.failed);
+    let spread = |what, spread: Option<Spread>, word: &dyn Fn(u64) -> String| {
+        spread.map(|Spread { least, median, most }| {
+            (what, format!("{}, from {} to {}", word(median), word(least), word(most)))
+        })
+    };
+    let number = |number: u64| number.to_string();
+    let seconds = |seconds: u64| text::duration(Duration::from_secs(seconds));
+    let looked = (found.looked > 0).then(|| {
+        (
+            "differs since",
+            format!("on {} of {} that looked", found.drifted, text::count(found.looked, "device")),
+        )
+    });
+    let facts = [
+        spread("changed tasks", found.changed_tasks, &number),
+        spread("changed packages", found.changed_packages, &number),
+        spread("took", found.seconds, &seconds),
+        looked,
+    ];
+    let note = |tone, word| {
+        move |note: &TrialNote| NoteRow {
+            tone,
+            word,
+            what: note.what.clone(),
+            count: note.count,
+            devices: note.devices.clone(),
+            more: note.count.saturating_sub(note.devices.len()),
+        }
+    };
+    let failed = found.failures.iter().map(note("bad", "failed"));
+    let drifted = found.drift.iter().map(note("warn", "differs"));
+    TrialView {
+        summary: format!("{} of {devices} good, {} failed, {rest} not there", found.good, found.failed),
+        tone: match (found.failed, found.good) {
+            (0, 0) => "warn",
+            (0, _) => "good",
+            _ => "bad",
+        },
+        facts: facts.into_iter().flatten().collect(),
+        notes: failed.chain(drifted).collect(),
+    }
 }
 
 fn suites(found: &Promotion) -> String {
