@@ -4,7 +4,8 @@
 //! What it does stands in `/probe`: `install` puts the image of the data partition into the other slot and
 //! boots it, once; `commit` keeps the slot it runs in; `wait` never does, and boots after a while as the dead
 //! man's timer would; `panic` ends; `hang` does nothing for ever; `follow` keeps the slot if that is on trial,
-//! and goes on to the next image, for as long as it has power.
+//! and goes on to the next image, for as long as it has power; `count` says what it counted to before, and
+//! counts on, each number safe on the disk before it is said.
 
 use std::fs;
 use std::io::Read;
@@ -20,6 +21,9 @@ use volary_agent::slots::source::Fetch;
 use volary_agent::slots::{Slots, switch};
 use volary_device::{Image, Policy, Scope, Target, Work};
 use volary_host::{Cmd, create_dir, write_atomic};
+
+/// How far `count` counts after each start.
+const COUNTS: u64 = 5;
 
 /// An artifact on the data partition.
 struct OnData(String);
@@ -114,6 +118,17 @@ fn run() -> Result<&'static str, Box<dyn std::error::Error>> {
             // Not even an undo: the boot alone leads back.
             switch::boot(&paths)?;
             Ok("boots")
+        }
+        "count" => {
+            let counter = Path::new("/data/counter");
+            let found: u64 =
+                if counter.exists() { volary_host::read_to_string(counter)?.trim().parse()? } else { 0 };
+            log::say(format!("PROBE found {found}"));
+            for number in found + 1..=found + COUNTS {
+                write_atomic(counter, number.to_string().as_bytes(), 0o600)?;
+                log::say(format!("PROBE counted {number}"));
+            }
+            Ok("rests")
         }
         "panic" => std::process::exit(1),
         other => {

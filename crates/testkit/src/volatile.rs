@@ -201,6 +201,17 @@ impl Store {
         Ok(())
     }
 
+    /// What was just written is safe, and nothing else: a write through the cache is no flush.
+    fn write_through(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.powered {
+            self.file.write_all_at(bytes, at)?;
+            for sector in at / SECTOR..(at + bytes.len() as u64) / SECTOR {
+                self.unflushed.remove(&sector);
+            }
+        }
+        Ok(())
+    }
+
     fn cut(&mut self, percent: u64) -> io::Result<Cut> {
         let before = self.unflushed.len();
         let kept = self.settle(percent)?;
@@ -267,7 +278,7 @@ fn talk(mut stream: UnixStream, store: &Mutex<Store>) -> io::Result<()> {
                 store.is_alive(life)?;
                 // Through the cache, if the first flag says so.
                 let written = store.write(at, &bytes);
-                written.and_then(|()| if flags & 1 == 1 { store.flush() } else { Ok(()) })
+                written.and_then(|()| if flags & 1 == 1 { store.write_through(at, &bytes) } else { Ok(()) })
             }
             2 => return Ok(()),
             3 => {
@@ -373,6 +384,16 @@ mod tests {
         for sector in bytes[4096..].chunks(512) {
             assert!(sector == [0; 512] || sector == [2; 512], "a sector is whole");
         }
+    }
+
+    #[test]
+    fn a_write_through_the_cache_takes_nothing_else_along() {
+        let mut store = store();
+        store.write(0, &[1; 1024]).unwrap();
+        store.write(512, &[2; 512]).unwrap();
+        store.write_through(512, &[2; 512]).unwrap();
+        assert_eq!(store.cut(0).unwrap(), Cut { kept: 0, lost: 1 });
+        assert_eq!(store.read(0..1024).unwrap(), [[0; 512], [2; 512]].concat());
     }
 
     #[test]

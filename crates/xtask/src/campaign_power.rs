@@ -32,7 +32,7 @@ pub fn run(args: &CampaignPowerArgs) -> anyhow::Result<()> {
     let mut cuts: BTreeMap<String, u32> = BTreeMap::new();
     let command = Cmd::new("cargo")
         .args(["test", "--quiet", "--package", "volary-testkit", "--features", "system"])
-        .args(["--test", "slow_power", "--", "--nocapture"])
+        .args(["--test", "slow_power", "--", "--nocapture", "--test-threads=1"])
         .env("VOLARY_MINUTES", args.minutes.to_string())
         .env("VOLARY_SEED", args.seed.to_string())
         .cwd(&workspace.root)

@@ -26,6 +26,32 @@ const BOOT: u64 = 64;
 const ROOT: u64 = 64;
 const DATA: u64 = 96;
 
+/// What drives a virtio disk, in the order in which it can be loaded.
+const MODULES: [&str; 6] = [
+    "virtio/virtio_ring",
+    "virtio/virtio",
+    "virtio/virtio_pci_modern_dev",
+    "virtio/virtio_pci_legacy_dev",
+    "virtio/virtio_pci",
+    "block/virtio_blk",
+];
+
+/// The first process of the initial RAM disk.
+const FIRST: &str = "#!/bin/busybox sh
+set -e
+cd /bin
+./busybox mount -t devtmpfs devtmpfs /dev
+./busybox mount -t proc proc /proc
+for module in $(./busybox cat /modules); do ./busybox insmod /$module; done
+for word in $(./busybox cat /proc/cmdline); do
+  case $word in root=*) root=${word#root=} ;; esac
+done
+./busybox mount -t ext4 $root /root
+./busybox umount /proc
+./busybox umount /dev
+exec ./busybox switch_root /root /sbin/init
+";
+
 /// How long the probe may take to be built.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
@@ -87,9 +113,27 @@ impl Board {
         DiskLayout::two_slots(table, sizes, "qemu")
     }
 
+    /// The disk's driver is a module: an initial RAM disk loads it.
+    ///
+    /// NVMe is in the kernel, but QEMU's tells of a write cache and ignores the order to write through it
+    /// (FUA), so that what ext4 takes for safe is lost with the power. A virtio disk knows flushes alone.
+    fn needs_modules(self) -> bool {
+        self == Self::UefiAmd64
+    }
+
     /// A partition as the kernel calls it.
     fn device(self, name: &str) -> String {
-        format!("/dev/nvme0n1p{}", self.disk().partition(name).unwrap().number)
+        let disk = if self.needs_modules() { "vda" } else { "nvme0n1p" };
+        format!("/dev/{disk}{}", self.disk().partition(name).unwrap().number)
+    }
+
+    /// The disk `d0` as QEMU attaches it.
+    fn disk_device(self) -> &'static str {
+        if self.needs_modules() {
+            "virtio-blk-pci,drive=d0,serial=slots,bootindex=1"
+        } else {
+            "nvme,drive=d0,serial=slots,bootindex=1"
+        }
     }
 
     /// Where the boot state, or a slot, is on the disk, in bytes.
@@ -157,6 +201,35 @@ impl Bench {
         kernels.next().expect("the package with the kernel brings one")
     }
 
+    /// The initial RAM disk: busybox and the modules.
+    fn initrd(&self) -> PathBuf {
+        let archive = self.at("initrd.img");
+        let root = self.at("initrd");
+        for dir in ["bin", "dev", "proc", "root"] {
+            fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        let busybox = self.busybox();
+        fs::copy(&busybox, root.join("bin/busybox")).unwrap();
+        let modules = fs::read_dir(self.root.join("lib/modules")).unwrap().flatten().next().unwrap().path();
+        let mut files = vec![".", "bin", "bin/busybox", "dev", "proc", "root", "init", "modules"];
+        let names = MODULES.map(|module| format!("{}.ko", module.rsplit('/').next().unwrap()));
+        for (module, name) in MODULES.iter().zip(&names) {
+            fs::copy(modules.join(format!("kernel/drivers/{module}.ko")), root.join(name)).unwrap();
+            files.push(name);
+        }
+        fs::write(root.join("modules"), names.join("\n")).unwrap();
+        fs::write(root.join("init"), FIRST).unwrap();
+        fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).unwrap();
+        let packer = Cmd::new(&busybox).args(["cpio", "-o", "-H", "newc", "-F"]).arg(&archive);
+        packer.cwd(&root).stdin(format!("{}\n", files.join("\n"))).check().unwrap();
+        archive
+    }
+
+    fn busybox(&self) -> PathBuf {
+        let paths = ["bin/busybox", "usr/bin/busybox"].map(|path| self.root.join(path));
+        paths.into_iter().find(|path| path.is_file()).expect("the root has busybox")
+    }
+
     /// A root file system: the kernel, the probe, busybox, what it says of itself, and `ballast` MiB that no
     /// other image has.
     pub fn rootfs(&self, image: &str, todo: &str, ballast: u64) -> PathBuf {
@@ -167,8 +240,10 @@ impl Bench {
         }
         fs::copy(self.kernel(), root.join("vmlinuz")).unwrap();
         fs::copy(self.at("probe"), root.join("sbin/init")).unwrap();
-        let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| self.root.join(path));
-        fs::copy(busybox.iter().find(|path| path.is_file()).unwrap(), root.join("bin/busybox")).unwrap();
+        if self.board.needs_modules() {
+            fs::copy(self.initrd(), root.join("initrd.img")).unwrap();
+        }
+        fs::copy(self.busybox(), root.join("bin/busybox")).unwrap();
         for program in ["sh", "mount", "umount", "reboot", "sync", "sha256sum"] {
             symlink("busybox", root.join("bin").join(program)).unwrap();
         }
@@ -255,7 +330,7 @@ impl Bench {
             device_b: self.board.device("root-b"),
             kernel: "/vmlinuz".to_owned(),
             initrd: "/initrd.img".to_owned(),
-            arguments: ["rw", console, "panic=1", "mitigations=off"].map(str::to_owned).into(),
+            arguments: ["rw", console, "loglevel=5", "panic=1", "mitigations=off"].map(str::to_owned).into(),
             preamble: preamble.iter().map(|line| (*line).to_owned()).collect(),
         }
     }
@@ -344,7 +419,7 @@ impl Bench {
         let child = qemu
             .args(["-nodefaults", "-display", "none", "-accel", "tcg", "-smp", "1"])
             .args(["-drive", drive])
-            .args(["-device", "nvme,drive=d0,serial=slots,bootindex=1"])
+            .args(["-device", self.board.disk_device()])
             .args(["-serial", &format!("file:{}", console.display())])
             .into_std()
             .spawn()
