@@ -21,3 +21,15 @@ static MEMORY: memory::Counting = memory::Counting;
 pub fn artifact(data: &[u8]) {
     memory::bounded(128 << 20, || volary_artifact::fuzz_one(data));
 }
+
+#[cfg(feature = "artifact")]
+/// Assembles an image from any bytes as a block file. The slot has 768 KiB, and zstd decoders their windows.
+pub fn blocks(data: &[u8]) {
+    memory::bounded(16 << 20, || volary_artifact::blocks::fuzz_blocks(data));
+}
+
+#[cfg(feature = "artifact")]
+/// Makes an image from any bytes as a pair. A segment has 6 MiB of references and 1 MiB of new blocks.
+pub fn pair(data: &[u8]) {
+    memory::bounded(24 << 20, || volary_artifact::blocks::fuzz_pair(data));
+}

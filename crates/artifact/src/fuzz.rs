@@ -31,8 +31,6 @@ pub fn fuzz_one(data: &[u8]) {
         });
         let _ = Header::<AugmentHeaderInfo>::parse("header-augment.tar", data, &limits);
     }
-    #[cfg(feature = "zstd")]
-    crate::blocks::fuzz(data);
     let _ = Manifest::parse("manifest", data);
     let _ = Manifest::parse("manifest-augment", data);
     let _ = crate::key::decode_signature(data);

@@ -41,7 +41,7 @@ struct Target {
 const TEXT: (u32, u32) = (512, 64);
 const PACKED: (u32, u32) = (1024, 300);
 
-const TARGETS: [Target; 13] = [
+const TARGETS: [Target; 15] = [
     Target { name: "deb", what: "whole .deb files", dictionary: "package", longest: 65_536, memory: PACKED },
     Target {
         name: "ar",
@@ -121,6 +121,14 @@ const TARGETS: [Target; 13] = [
         longest: 32_768,
         memory: PACKED,
     },
+    Target {
+        name: "blocks",
+        what: "block files of images",
+        dictionary: "blocks",
+        longest: 32_768,
+        memory: PACKED,
+    },
+    Target { name: "pair", what: "pairs of images", dictionary: "blocks", longest: 32_768, memory: PACKED },
 ];
 
 /// An input that takes longer counts as a hang. The slowest honest ones take a tenth of a second.

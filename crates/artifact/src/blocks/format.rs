@@ -223,20 +223,6 @@ pub(super) fn parse_list(row: &Row, blocks: usize, bytes: &[u8]) -> Result<Vec<E
     Ok(entries)
 }
 
-/// Reads any bytes as a head, a table and lists.
-pub(crate) fn fuzz(bytes: &[u8]) {
-    let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() else { return };
-    let Ok(head) = Head::parse(head) else { return };
-    let Some(table) = rest.get(..head.table()) else { return };
-    let Ok(table) = Table::parse(&head, table) else { return };
-    for (group, row) in table.rows.iter().enumerate() {
-        let start = (table.list_at(group) as usize).min(bytes.len());
-        if let Some(list) = bytes[start..].get(..row.list() as usize) {
-            let _ = parse_list(row, head.blocks_of(group), list);
-        }
-    }
-}
-
 #[cfg(all(test, feature = "write"))]
 mod tests {
     use super::*;

@@ -28,6 +28,7 @@
 mod assemble;
 mod fetch;
 mod format;
+mod fuzz;
 #[cfg(feature = "write")]
 mod pack;
 mod pair;
@@ -40,7 +41,9 @@ use std::io;
 use volary_model::Digest;
 
 pub use assemble::{Assembled, Progress, Ranges, ReadAt, WriteAt, assemble};
-pub(crate) use format::fuzz;
+#[cfg(feature = "write")]
+pub use fuzz::fuzz_seeds;
+pub use fuzz::{fuzz_blocks, fuzz_pair};
 #[cfg(feature = "write")]
 pub use pack::{Packed, write_blocks};
 pub use pair::{Applied, apply_pair};

@@ -279,6 +279,7 @@ impl Maker<'_> {
         let mut right = new.is_some();
         let zeros = vec![0; NEW * BLOCK];
         let new = new.unwrap_or(zeros);
+        let old_blocks = self.old.length() / BLOCK as u64;
         let mut taken = 0;
         let mut so_far = 0;
         for operation in operations {
@@ -295,9 +296,7 @@ impl Maker<'_> {
                         piece.copy_from_slice(&new[taken..taken + piece.len()]);
                         taken += piece.len();
                     }
-                    Operation::Old { .. }
-                        if (place + (piece.len() / BLOCK) as u64) * BLOCK as u64 > self.old.length() =>
-                    {
+                    Operation::Old { .. } if place + (piece.len() / BLOCK) as u64 > old_blocks => {
                         // The slot that runs is another one.
                         right = false;
                     }
@@ -345,7 +344,7 @@ impl Maker<'_> {
                 2 => {
                     let at = body.number()?;
                     // What is made by this very operation is not there yet.
-                    if at.saturating_add(blocks) > self.at + makes - blocks {
+                    if at.saturating_add(blocks) > self.at.saturating_add(makes - blocks) {
                         return Err(malformed("a segment repeats what is not there"));
                     }
                     Operation::Again { at, blocks }
