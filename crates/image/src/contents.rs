@@ -171,13 +171,17 @@ const NETWORKD: [(&str, &str); 3] = [
 const SYSCTL: &str =
     "kernel.panic=10\nkernel.panic_on_oops=1\nkernel.softlockup_panic=1\nkernel.hung_task_panic=1\n";
 
+/// Seconds that a mount waits for its partition. Only what needs the mount waits with it, and a slow processor takes
+/// minutes to find all devices at its first start, more so under emulation.
+const DEVICE: u64 = 180;
+
 fn fstab(layout: &Layout, boot: &str) -> String {
     // Without data the device still starts, so that somebody can look at it.
     let bind = "none bind,nofail,x-systemd.requires-mounts-for=/data 0 0";
     format!(
         "# The root comes from the boot loader, which knows the slot.\n\
-         {} {boot} vfat ro,nofail,umask=0077,x-systemd.device-timeout=30 0 0\n\
-         {} /data ext4 defaults,nofail,x-systemd.device-timeout=30 0 2\n\
+         {} {boot} vfat ro,nofail,umask=0077,x-systemd.device-timeout={DEVICE} 0 0\n\
+         {} /data ext4 defaults,nofail,x-systemd.device-timeout={DEVICE} 0 2\n\
          /data/volary /var/lib/volary {bind}\n\
          /data/volary-backups /var/backups/volary-agent {bind}\n",
         layout.tag("boot"),
