@@ -65,6 +65,8 @@ test-slow: build agent-deb ## What takes too long for make test: real clients, e
 	@scripts/setup monitor
 	@scripts/setup foreign
 	@cargo xtask agent-deb --dev --architecture arm64
+	@mkdir -p $(TARGET)/mender && cd $(TARGET)/mender && rm -f ./*.deb && apt-get download -qq -o APT::Sandbox::User=root mender-client && dpkg-deb --extract mender-client_*.deb .
+	VOLARY_MENDER_MODULES=$(abspath $(TARGET))/mender/usr/share/mender/modules/v3 cargo test --quiet --package volary-agent --lib modules_that_exist -- --ignored
 	CRASH_EVERY=1 cargo test --quiet --package volary-archive --test crash
 	VOLARY_INVENTORY_CAMPAIGN=600 cargo test --quiet --package volary-fleet --test inventory_oracle --test inventory_split
 	$(RUN_AS_ROOT) $(RUN_TESTS) --package volary-testkit --features system --test 'slow_*'
