@@ -100,10 +100,11 @@ bench-archive: setup ## Measure the archive beside aptly and reprepro (root; som
 	@$(SUDO) $(TARGET)/debug/volary-xtask bench-archive
 	@cargo xtask figures
 
-bench-image: setup ## Measure artifacts and deltas of images beside mender-artifact, RAUC, casync, xdelta3 and zstd (root; some 20 minutes)
+# Of bench-image: artifacts, install, deltas; with commas between.
+bench-image: setup ## Measure artifacts, installing and deltas of images beside mender-artifact, mender-client, RAUC, casync, xdelta3 and zstd (root; some 25 minutes)
 	@scripts/setup images
 	@cargo build --quiet --package volary-xtask
-	@$(SUDO) $(TARGET)/debug/volary-xtask bench-image
+	@$(SUDO) $(TARGET)/debug/volary-xtask bench-image $(addprefix --only ,$(PARTS))
 	@cargo xtask figures
 
 bench-inventory: build agent-deb ## Measure what a change costs a device among 100 and 100,000 hosts (root)

@@ -29,6 +29,11 @@ fn main() -> Result<()> {
         ["--write", image, output, encoding, threads] => {
             write_one(Path::new(image), Path::new(output), encoding, threads.parse()?)
         }
+        // For who installs one.
+        ["--image", folder] => {
+            println!("{}", make_image(Path::new(folder))?.display());
+            Ok(())
+        }
         ["--verify", file, threads] => verify_one(Path::new(file), threads.parse()?),
         [] => measure(None),
         [image] => measure(Some(Path::new(image))),

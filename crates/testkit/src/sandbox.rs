@@ -59,6 +59,12 @@ impl Sandbox {
         lab.start_process(what, Path::new("/usr/bin/unshare"), &all, &[], log)
     }
 
+    /// The folder that holds what differs from the root: what is put there while nothing runs, is inside.
+    #[must_use]
+    pub fn writable(&self) -> PathBuf {
+        self.folder.join("upper")
+    }
+
     fn entrance(&self) -> Vec<String> {
         let way = ["--mount", "--propagation", "private", "--", "sh", "-c", ENTER].map(str::to_owned);
         let folders = [self.root.path(), &self.folder].map(|path| path.display().to_string());

@@ -69,6 +69,19 @@ pub fn build(workspace: &Workspace, args: &AgentDebArgs) -> anyhow::Result<PathB
 
 fn compile(workspace: &Workspace, args: &AgentDebArgs, target: &Target) -> anyhow::Result<PathBuf> {
     let (profile, folder) = if args.dev { ("dev", "debug") } else { ("agent", "agent") };
+    let what = ["--bin", "volary-agent"];
+    cargo_build(workspace, what, profile, target)?;
+    Ok(workspace.target.join(&target.triple).join(folder).join("volary-agent"))
+}
+
+/// An example of the agent for this machine, built as the agent is that devices get: for what is measured.
+pub fn compile_example(workspace: &Workspace, name: &str) -> anyhow::Result<PathBuf> {
+    let target = Target::of(None)?;
+    cargo_build(workspace, ["--example", name], "agent", &target)?;
+    Ok(workspace.target.join(&target.triple).join("agent/examples").join(name))
+}
+
+fn cargo_build(workspace: &Workspace, what: [&str; 2], profile: &str, target: &Target) -> anyhow::Result<()> {
     // Paths of this machine have no place in the binary: the same commit gives the same bytes.
     let cargo_home = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
@@ -81,11 +94,12 @@ fn compile(workspace: &Workspace, args: &AgentDebArgs, target: &Target) -> anyho
         flags = format!("{flags}\u{1f}{flag}");
     }
     let cargo = Cmd::new("cargo")
-        .args(["build", "--quiet", "--package", "volary-agent", "--bin", "volary-agent"])
+        .args(["build", "--quiet", "--package", "volary-agent"])
+        .args(what)
         .args(["--profile", profile, "--target", &target.triple])
         .env("CARGO_ENCODED_RUSTFLAGS", flags);
     target.tools(cargo).cwd(&workspace.root).timeout(Duration::from_secs(30 * 60)).check()?;
-    Ok(workspace.target.join(&target.triple).join(folder).join("volary-agent"))
+    Ok(())
 }
 
 /// Puts a manual page into its section's folder, compressed as Debian policy 12.1 wants it.

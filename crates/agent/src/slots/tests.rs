@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Cursor, Read, Seek};
+use std::io::{self, Cursor, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use volary_device::{Event, Image, Policy, Scope, Target, Work};
 use volary_host::Cmd;
 use volary_model::{Digest, Slot};
 
-use super::install::{InstallError, Installed, install};
+use super::install::{InstallError, install};
 use super::journal::{Journal, Progress};
 use super::source::Fetch;
 use super::switch::{self, Way};
@@ -628,49 +628,6 @@ fn files_of_the_image_that_make_no_sense_are_told() {
     assert!(matches!(Slots::open(&device.paths), Err(SlotsError::NoImage(..))));
     fs::remove_file(device.paths.slots()).unwrap();
     assert!(Slots::open(&device.paths).unwrap().is_none());
-}
-
-/// An artifact in a file, read as it is asked for.
-struct InFile(PathBuf);
-
-impl Fetch for InFile {
-    fn open(&self, beside: &str, range: Range<u64>) -> Result<Option<Box<dyn Read>>, HttpError> {
-        if !beside.is_empty() {
-            return Ok(None);
-        }
-        let mut file = fs::File::open(&self.0).unwrap();
-        file.seek(io::SeekFrom::Start(range.start)).unwrap();
-        Ok(Some(Box::new(file.take(range.end - range.start))))
-    }
-
-    fn name(&self, _beside: &str) -> String {
-        self.0.display().to_string()
-    }
-}
-
-/// The figure of an installation without anything around it, for a person who measures: prints the most
-/// memory that the process held, in kB.
-#[test]
-#[ignore = "measures; VOLARY_ARTIFACT and VOLARY_SLOT name what, VOLARY_ROOTFS and VOLARY_DIGEST its hashes"]
-fn install_what_is_named() {
-    let name = |name: &str| std::env::var(name).unwrap();
-    let file = PathBuf::from(name("VOLARY_ARTIFACT"));
-    let device = Device::new(Loader::Grub, 16);
-    fs::remove_file(device.at("dev/slot3")).unwrap();
-    std::os::unix::fs::symlink(Path::new(&name("VOLARY_SLOT")), device.at("dev/slot3")).unwrap();
-    let image = Image {
-        name: "new".parse().unwrap(),
-        artifact: name("VOLARY_DIGEST").parse().unwrap(),
-        size: fs::metadata(&file).unwrap().len(),
-        rootfs: name("VOLARY_ROOTFS").parse().unwrap(),
-        manifest: None,
-        from: None,
-        into: Slot::B,
-    };
-    let Installed { length, .. } = install(&device.slots(), &image, &InFile(file)).unwrap();
-    assert!(length > 0);
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    println!("{}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap());
 }
 
 /// A root file system and its successor: a few blocks differ, a few moved.

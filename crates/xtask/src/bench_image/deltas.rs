@@ -232,7 +232,7 @@ fn size(path: &Path) -> anyhow::Result<u64> {
     Ok(std::fs::metadata(path)?.len())
 }
 
-fn number_after(text: &str, word: &str) -> anyhow::Result<u64> {
+pub(super) fn number_after(text: &str, word: &str) -> anyhow::Result<u64> {
     let rest = text.split_once(word).with_context(|| format!("no {word:?} in {text:?}"))?.1;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
     digits.parse().with_context(|| format!("no number after {word:?} in {text:?}"))

@@ -1,10 +1,11 @@
-//! `make bench-image`: artifacts beside Mender's tool, and what a device fetches from one image to the next beside
+//! `make bench-image`: artifacts beside Mender's tool, installing them beside Mender's client, and what a device fetches from one image to the next beside
 //! RAUC's adaptive method, casync, xdelta3 and zstd's patches. Real Debian images, real peers, in one run.
 //!
 //! What the peers need on the device is measured by their own programs that apply; only RAUC's, which needs a
 //! device to run on, is computed from its format (`deltas::rauc`).
 
 mod deltas;
+mod device;
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::workspace::Workspace;
 enum Part {
     /// Writing and verifying artifacts.
     Artifacts,
+    /// Installing an artifact on a device.
+    Install,
     /// What travels, and what it costs the device.
     Deltas,
 }
@@ -50,6 +53,9 @@ pub fn run(args: &BenchImageArgs) -> anyhow::Result<()> {
     let examples = workspace.target.join("release/examples");
     if wants(Part::Artifacts) {
         artifacts(&workspace, &examples.join("figures"))?;
+    }
+    if wants(Part::Install) {
+        device::run(&workspace, &examples.join("figures"))?;
     }
     if wants(Part::Deltas) {
         deltas::run(&workspace, &examples.join("deltas"), &args.steps)?;
