@@ -111,7 +111,7 @@ impl VolatileDisk {
         self.store().fuse = Some(Fuse { place, left: write.max(1) });
     }
 
-    /// True once the power went by itself: what the machine writes now is lost.
+    /// True once the power went by itself: what the machine asks for now is not answered.
     pub fn is_off(&self) -> bool {
         !self.store().powered
     }
@@ -288,6 +288,11 @@ fn talk(mut stream: UnixStream, store: &Mutex<Store>) -> io::Result<()> {
             }
             _ => Err(io::ErrorKind::Unsupported.into()),
         };
+        // Without power it says nothing: a machine that read what it has not written would tell of a fault that no
+        // device has. The machine ends soon, and the connection with it.
+        if !store().powered {
+            continue;
+        }
         let error: u32 = if done.is_ok() { 0 } else { 5 };
         let mut answer = REPLY.to_be_bytes().to_vec();
         answer.extend(error.to_be_bytes());
@@ -422,6 +427,41 @@ mod tests {
         store.powered = true;
         assert!(store.is_alive(life).is_err());
         assert!(store.is_alive(store.life).is_ok());
+    }
+
+    /// Sends a request as QEMU does; true if it is answered.
+    fn is_answered(stream: &mut UnixStream, kind: u16, data: &[u8]) -> bool {
+        let mut request = REQUEST.to_be_bytes().to_vec();
+        request.extend([0, 0]);
+        request.extend(kind.to_be_bytes());
+        request.extend([0; 16]);
+        request.extend(512u32.to_be_bytes());
+        request.extend(data);
+        stream.write_all(&request).unwrap();
+        let mut answer = vec![0; if kind == 0 { 16 + 512 } else { 16 }];
+        stream.read_exact(&mut answer).is_ok()
+    }
+
+    #[test]
+    fn a_disk_without_power_answers_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("disk");
+        volary_host::write_atomic(&image, &[0; 1 << 20], 0o644).unwrap();
+        let socket = folder.path().join("socket");
+        let disk = VolatileDisk::serve(&image, &socket, 1).unwrap();
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
+        // The greeting, its answer, and the choice of the disk (option 7, without data).
+        read::<18>(&mut stream).unwrap();
+        stream.write_all(&3u32.to_be_bytes()).unwrap();
+        stream.write_all(&OPTION.to_be_bytes()).unwrap();
+        stream.write_all(&[0, 0, 0, 7, 0, 0, 0, 0]).unwrap();
+        read::<{ 20 + 12 + 20 }>(&mut stream).unwrap();
+        assert!(is_answered(&mut stream, 1, &[1; 512]) && is_answered(&mut stream, 0, &[]));
+        disk.cut_at(0..4096, 1);
+        assert!(!is_answered(&mut stream, 1, &[2; 512]), "the power went in this write");
+        assert!(disk.is_off());
+        assert!(!is_answered(&mut stream, 0, &[]));
     }
 
     #[test]
