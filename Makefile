@@ -80,7 +80,7 @@ test-foreign: setup ## The agent for arm64 and armhf: built, packed, started and
 demo: build agent-deb ## The whole chain on six devices, some 7 minutes; KEEP=0 ends instead of keeping the page up
 	@$(SUDO) $(TARGET)/debug/volary-xtask demo $(if $(filter 0,$(KEEP)),--no-keep)
 
-image-demo: build agent-deb ## An image is built, booted in QEMU, and updated by a merge; KEEP=0 ends at once
+image-demo: build agent-deb ## An image is built, booted in QEMU, upgraded from Debian 12 to 13 by a merge, and brought back by a revert; KEEP=0 ends at once
 	@scripts/setup machine
 	@$(SUDO) $(TARGET)/debug/volary-xtask image-demo $(if $(filter 0,$(KEEP)),--no-keep)
 

@@ -1,5 +1,5 @@
-//! `make image-demo`: the image of a device type is built, booted by real firmware, and updated over
-//! the air by a merge, told step by step.
+//! `make image-demo`: the image of a device type is built, booted by real firmware, taken over the air to the
+//! next release of Debian by a merge, and brought back by a revert, told step by step.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -27,8 +27,12 @@ pub struct ImageDemoArgs {
 const NAME: &str = "dev-1";
 const TYPE: &str = "qemu-amd64";
 
-/// What the second image has and the first has not.
-const NEW_PACKAGE: &str = "tree";
+/// The release of Debian in the first image, and in the second: as the device type names it, and as the device tells it.
+const OLD: (&str, &str) = ("bookworm", "12");
+const NEW: (&str, &str) = ("trixie", "13");
+
+/// What is written on the device, to see that it stays.
+const KEPT: &str = "echo kept >/data/of-the-device; cat /etc/machine-id >>/data/of-the-device";
 
 /// Packages come over the network, and are unpacked on a machine that does other things too.
 const BUILD: Duration = Duration::from_secs(30 * 60);
@@ -75,7 +79,6 @@ fn tell(
     let fleet = story
         .step("the fleet says what a qemu-amd64 is, and how its devices are configured", || fleet(&chain))?;
     story.note(DEVICE_TYPE.trim_end());
-    let first = story.step("volary promote: the canaries follow it", || promote(&fleet))?;
 
     story.chapter("The image");
     let image = story
@@ -84,6 +87,10 @@ fn tell(
     story.step("a join token is put onto its boot partition, as a laptop would", || {
         token(&chain, &image.disk)
     })?;
+    story.step("volary image publish; volary bump --image qemu-amd64=one", || {
+        pin(&chain, &fleet, &image, "one")
+    })?;
+    let first = story.step("volary promote: a signed merge, the canaries follow it", || promote(&fleet))?;
 
     story.chapter("The device");
     let machine = Machine::from_image(chain.lab(), NAME, Firmware::UefiAmd64, &image.disk, CARD)?;
@@ -92,46 +99,42 @@ fn tell(
         Ok(chain.wait_for_good(NAME, &first, PATIENCE)?)
     })?;
     story.note(&runs(&machine)?);
-    machine.check(&[
-        "sh",
-        "-c",
-        "echo kept >/data/of-the-device; cat /etc/machine-id >>/data/of-the-device",
-    ])?;
+    machine.check(&["sh", "-c", KEPT])?;
+    is_on(&machine, "a", OLD.1)?;
 
-    story.chapter("An update, by a merge");
-    let image = story.step(
-        &format!("the device type gets the package {NEW_PACKAGE}: image build --name two"),
-        || {
-            let more = DEVICE_TYPE.replace("packages: [", &format!("packages: [{NEW_PACKAGE}, "));
-            fleet.write(&format!("device-types/{TYPE}.yml"), &more)?;
-            fleet.commit("add a package to the image")?;
+    story.chapter(&format!("From {} to {}, by a merge", OLD.0, NEW.0));
+    let image =
+        story.step(&format!("the device type gets `suite: {}`: image build --name two", NEW.0), || {
+            let newer = DEVICE_TYPE.replace(&format!("suite: {}", OLD.0), &format!("suite: {}", NEW.0));
+            ensure!(newer != DEVICE_TYPE, "the example is of another release");
+            fleet.write(&format!("device-types/{TYPE}.yml"), &newer)?;
+            fleet.commit("upgrade the image to the next release")?;
             fleet.push("master")?;
             build(&chain, &fleet, "two")
-        },
-    )?;
-    story.step("volary image publish", || {
-        let artifact = image.artifact.display().to_string();
-        let publish = chain.desk().volary(&["image", "publish", &artifact]).timeout(PATIENCE);
-        Ok(chain.desk().check(&publish).map(drop)?)
-    })?;
-    story.step("volary bump --image qemu-amd64=two: a signed commit on master", || {
-        Ok(fleet.run_volary(&["bump", "--image", &format!("{TYPE}=two")]).map(drop)?)
+        })?;
+    story.step("volary image publish; volary bump --image qemu-amd64=two", || {
+        pin(&chain, &fleet, &image, "two")
     })?;
     let second = story.step("volary promote: a signed merge into canary", || promote(&fleet))?;
-    story.step("the device installs it into slot b", || {
-        until(&machine, |machine| {
-            let cmdline = machine.check(&["cat", "/proc/cmdline"])?;
-            Ok(cmdline.contains("volary.slot=b"))
-        })
-    })?;
-    story.step("it boots it on trial, configures it, and is well: confirmed", || {
+    story.step("the device installs it into slot b, and boots that", || boots(&machine, "b"))?;
+    story.step("it configures it, and is well: confirmed", || {
         Ok(chain.wait_for_good(NAME, &second, PATIENCE)?)
     })?;
     story.note(&runs(&machine)?);
-    ensure!(machine.exec(&["which", NEW_PACKAGE])?.status.success(), "the new package is not there");
-    let kept = machine.check(&["sh", "-c", "cat /data/of-the-device"])?;
-    let id = machine.check(&["cat", "/etc/machine-id"])?;
-    ensure!(kept == format!("kept\n{id}"), "the device is another one, or lost its data: {kept}");
+    is_on(&machine, "b", NEW.1)?;
+    story.note("the data is there, and the device is the same");
+
+    story.chapter("And back, by a revert");
+    let third = story.step("git revert of both commits, pushed, and volary promote", || {
+        fleet.pull()?;
+        fleet.run_git(&["revert", "--no-edit", "HEAD~2..HEAD"])?;
+        fleet.push("master")?;
+        promote(&fleet)
+    })?;
+    story.step("the device installs image one into slot a, and boots that", || boots(&machine, "a"))?;
+    story.step("it is well: confirmed", || Ok(chain.wait_for_good(NAME, &third, PATIENCE)?))?;
+    story.note(&runs(&machine)?);
+    is_on(&machine, "a", OLD.1)?;
     story.note("the data is there, and the device is the same");
     story.note(chain.volary(&["device", "list"])?.trim_end());
 
@@ -165,6 +168,33 @@ fn fleet(chain: &Chain) -> anyhow::Result<Clone> {
 fn promote(fleet: &Clone) -> anyhow::Result<CommitId> {
     fleet.run_volary(&["promote", "--from", "development", "--to", "canary", "--yes"])?;
     Ok(fleet.run_git(&["rev-parse", "refs/remotes/origin/canary"])?.trim().parse()?)
+}
+
+/// Gives the artifact to the server, and has the stages ask for it once they follow this commit of master.
+fn pin(chain: &Chain, fleet: &Clone, image: &Built, name: &str) -> anyhow::Result<()> {
+    let publish = chain.desk().volary(&["image", "publish"]).arg(&image.artifact).timeout(PATIENCE);
+    chain.desk().check(&publish)?;
+    Ok(fleet.run_volary(&["bump", "--image", &format!("{TYPE}={name}")]).map(drop)?)
+}
+
+/// Waits until the device runs from a slot.
+fn boots(machine: &Machine<'_>, slot: &str) -> anyhow::Result<()> {
+    until(machine, |machine| {
+        Ok(machine.check(&["cat", "/proc/cmdline"])?.contains(&format!("volary.slot={slot}")))
+    })
+}
+
+/// That it runs this release from this slot, and is still the device that it was, with its data.
+fn is_on(machine: &Machine<'_>, slot: &str, release: &str) -> anyhow::Result<()> {
+    let line = machine.check(&["cat", "/proc/cmdline"])?;
+    ensure!(line.contains(&format!("volary.slot={slot}")), "it runs from another slot: {line}");
+    let version = machine.check(&["cat", "/etc/debian_version"])?;
+    let is_release = version.trim().split('.').next() == Some(release);
+    ensure!(is_release, "it runs Debian {}, not {release}", version.trim());
+    let kept = machine.check(&["cat", "/data/of-the-device"])?;
+    let id = machine.check(&["cat", "/etc/machine-id"])?;
+    ensure!(kept == format!("kept\n{id}"), "the device is another one, or lost its data: {kept}");
+    Ok(())
 }
 
 struct Built {
@@ -218,7 +248,8 @@ fn token(chain: &Chain, disk: &std::path::Path) -> anyhow::Result<()> {
 
 /// What the device says it runs.
 fn runs(machine: &Machine<'_>) -> anyhow::Result<String> {
-    let script = "cat /etc/volary/image.json; findmnt --noheadings --output SOURCE,SIZE,USED /; \
+    let script = "cat /etc/volary/image.json; echo Debian $(cat /etc/debian_version), Linux $(uname -r); \
+                  findmnt --noheadings --output SOURCE,SIZE,USED /; \
                   findmnt --noheadings --output SOURCE,SIZE,USED /data";
     Ok(machine.check(&["sh", "-c", script])?.trim_end().to_owned())
 }
