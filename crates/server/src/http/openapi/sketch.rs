@@ -87,7 +87,7 @@ impl<'a> Sketch<'a> {
     }
 
     pub(super) fn takes(&mut self, media: &str, text: &'static str) {
-        self.add_body(media, json!({}), text);
+        self.add_body(media, json!({ "schema": unread(media) }), text);
     }
 
     pub(super) fn takes_json<T: JsonSchema>(&mut self, media: &str, text: &'static str) {
@@ -108,7 +108,8 @@ impl<'a> Sketch<'a> {
     }
 
     pub(super) fn gives(&mut self, status: u16, media: &str, text: &str) {
-        self.given.insert(status, json!({ "description": text, "content": { media: {} } }));
+        let content = json!({ media: { "schema": unread(media) } });
+        self.given.insert(status, json!({ "description": text, "content": content }));
     }
 
     pub(super) fn gives_json<T: JsonSchema>(&mut self, status: u16, media: &str, text: &str) {
@@ -125,6 +126,15 @@ impl<'a> Sketch<'a> {
         self.parameters.push(json!({
             "name": name, "in": "header", "description": text, "schema": { "type": "string" },
         }));
+    }
+}
+
+/// The schema of what is no type of ours. Without one, generators of clients leave the route out.
+fn unread(media: &str) -> Value {
+    match media {
+        "application/json" => json!({ "type": "object" }),
+        text if text.starts_with("text/") => json!({ "type": "string" }),
+        _ => json!({ "type": "string", "format": "binary" }),
     }
 }
 
