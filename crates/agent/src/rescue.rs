@@ -126,7 +126,7 @@ fn observe(
         seen.agent_alive = true;
         return Ok((seen, said));
     }
-    seen.agent_alive = agent_is_alive();
+    seen.agent_alive = agent_stays();
     let path = store.manifest(&armed.checkpoint)?.path;
     match path::probe(&path.server, &path.ca) {
         Proof::Works { .. } => seen.path_works = true,
@@ -138,8 +138,40 @@ fn observe(
 /// True if the agent's unit runs and nobody asked it to end. One that is asked to and cannot is as
 /// good as gone: the change that runs in it may be what stopped it.
 pub fn agent_is_alive() -> bool {
-    let asked = Cmd::new("systemctl").args(["is-active", units::AGENT]).run();
-    asked.is_ok_and(|output| output.text().trim() == "active")
+    running().is_some()
+}
+
+/// Which run of the agent's unit this is, if it runs.
+fn running() -> Option<String> {
+    let asked = ["show", "--property=ActiveState,InvocationID", units::AGENT];
+    let said = Cmd::new("systemctl").args(asked).run().ok()?.text();
+    said.lines().any(|line| line == "ActiveState=active").then_some(said)
+}
+
+/// True if the agent runs, and not only until it crashes again: systemd starts it each 10 s.
+fn agent_stays() -> bool {
+    stays(running, || std::thread::sleep(MOMENT))
+}
+
+/// How long a run of the agent has to last to be one.
+const MOMENT: Duration = Duration::from_secs(5);
+
+/// True if what is looked at is there and the same after a moment. It may change once meanwhile: an
+/// update restarts the agent.
+fn stays<T: PartialEq>(mut look: impl FnMut() -> Option<T>, mut wait: impl FnMut()) -> bool {
+    let mut before = look();
+    for _ in 0..2 {
+        if before.is_none() {
+            return false;
+        }
+        wait();
+        let now = look();
+        if now == before {
+            return true;
+        }
+        before = now;
+    }
+    false
 }
 
 /// Why the rescue undoes a change.
@@ -176,4 +208,30 @@ pub fn start_agent(paths: &Paths, at_boot: bool) {
     systemctl(&["reset-failed", units::AGENT]);
     let start = ["restart", "--no-block", units::AGENT];
     if at_boot { systemctl(&["start", "--no-block", units::AGENT]) } else { systemctl(&start) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_crashes_again_and_again_is_not_alive() {
+        let check = |looks: &[Option<u32>], expected: bool| {
+            let mut left = looks.iter().copied();
+            let (mut looked, mut waited) = (0, 0);
+            let look = || {
+                looked += 1;
+                left.next().expect("no further look")
+            };
+            assert_eq!(stays(look, || waited += 1), expected, "{looks:?}");
+            assert_eq!((looked, waited), (looks.len(), looks.len() - 1), "{looks:?}");
+        };
+        check(&[None], false);
+        check(&[Some(1), Some(1)], true);
+        check(&[Some(1), None], false);
+        // An update restarted it.
+        check(&[Some(1), Some(2), Some(2)], true);
+        check(&[Some(1), Some(2), None], false);
+        check(&[Some(1), Some(2), Some(3)], false);
+    }
 }
