@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::feeds::Endpoint;
 use crate::forge_promotion::{Comments, Telling, Told};
 use crate::promotion::{self, Facts};
+use crate::reconcile::statuses::each_hook;
 use crate::status_hook::{LONGEST_WAIT, StatusHook, wait_after};
 
 /// How many pages of comments are looked through for ours; after that another one is made.
@@ -24,18 +25,7 @@ pub(super) async fn forge_promotions(app: Arc<App>) -> Result<(), String> {
     let worker = app.clone();
     let found = tokio::task::spawn_blocking(move || open_promotions(&worker, &facts));
     let found = Arc::new(found.await.map_err(|error| format!("it has a bug: {error}"))?);
-    let wanting = (0..app.config.status_hook.len()).filter(|index| app.config.status_hook[*index].promotions);
-    let tasks: Vec<_> =
-        wanting.map(|index| tokio::spawn(one_hook(app.clone(), index, found.clone()))).collect();
-    let mut problems = Vec::new();
-    for task in tasks {
-        match task.await {
-            Ok(Ok(())) => {}
-            Ok(Err(problem)) => problems.push(problem),
-            Err(error) => problems.push(format!("it has a bug: {error}")),
-        }
-    }
-    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    each_hook(&app, |hook| hook.promotions, |index| one_hook(app.clone(), index, found.clone())).await
 }
 
 /// What is to be told of each stage that could get something new.

@@ -24,9 +24,20 @@ const ANSWER_LIMIT: u64 = 64 << 10;
 /// Tells all hooks what they do not know yet.
 pub(super) async fn statuses(app: Arc<App>) -> Result<(), String> {
     // Those for promotions hear nothing of builds.
-    let wanting =
-        (0..app.config.status_hook.len()).filter(|index| !app.config.status_hook[*index].promotions);
-    let tasks: Vec<_> = wanting.map(|index| tokio::spawn(one_hook(app.clone(), index))).collect();
+    each_hook(&app, |hook| !hook.promotions, |index| one_hook(app.clone(), index)).await
+}
+
+/// Tells all hooks of one kind at the same time: one that fails holds up no other.
+pub(super) async fn each_hook<F>(
+    app: &App,
+    is_of_kind: impl Fn(&StatusHook) -> bool,
+    tell: impl Fn(usize) -> F,
+) -> Result<(), String>
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    let hooks = app.config.status_hook.iter().enumerate().filter(|(_, hook)| is_of_kind(hook));
+    let tasks: Vec<_> = hooks.map(|(index, _)| tokio::spawn(tell(index))).collect();
     let mut problems = Vec::new();
     for task in tasks {
         match task.await {
