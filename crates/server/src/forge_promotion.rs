@@ -183,15 +183,7 @@ pub(crate) struct Comments<'a> {
 
 impl Comments<'_> {
     fn base(&self) -> String {
-        match self.kind {
-            HookKind::Gitlab => {
-                let path = self.repository.replace('%', "%25").replace('/', "%2F");
-                format!("/projects/{path}")
-            }
-            HookKind::Github | HookKind::Gitea | HookKind::Command => {
-                format!("/repos/{}", self.repository)
-            }
-        }
+        self.kind.repository_path(self.repository)
     }
 
     /// Where requests stand that may have the commit as their source.

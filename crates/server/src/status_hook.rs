@@ -61,6 +61,16 @@ pub enum HookKind {
     Command,
 }
 
+impl HookKind {
+    /// Where a forge has a repository, below the address of its API.
+    pub(crate) fn repository_path(self, repository: &str) -> String {
+        match self {
+            Self::Gitlab => format!("/projects/{}", repository.replace('%', "%25").replace('/', "%2F")),
+            Self::Github | Self::Gitea | Self::Command => format!("/repos/{repository}"),
+        }
+    }
+}
+
 /// Where a build or a promotion stands, for those outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -187,14 +197,7 @@ impl StatusHook {
 
     /// Where a forge takes statuses of a commit, below the address of its API.
     pub(crate) fn status_path(&self, repository: &str, commit: &CommitId) -> String {
-        match self.kind {
-            HookKind::Gitlab => {
-                format!("/projects/{}/statuses/{commit}", repository.replace('%', "%25").replace('/', "%2F"))
-            }
-            HookKind::Github | HookKind::Gitea | HookKind::Command => {
-                format!("/repos/{repository}/statuses/{commit}")
-            }
-        }
+        format!("{}/statuses/{commit}", self.kind.repository_path(repository))
     }
 
     /// A status in the words of the forge.
