@@ -88,7 +88,8 @@ enum Place<R: Read> {
 struct Current {
     name: String,
     expected: Digest,
-    sum: Context,
+    /// None if the caller checks it.
+    sum: Option<Context>,
 }
 
 impl<R: Read> Reader<R> {
@@ -223,7 +224,8 @@ impl<R: Read> Reader<R> {
         }
         seen.push(at);
         files[at].size = Some(member.size);
-        self.current = Some(Current { name: full, expected: files[at].digest, sum: Context::new(&SHA256) });
+        let sum = Some(Context::new(&SHA256));
+        self.current = Some(Current { name: full, expected: files[at].digest, sum });
         Ok((index, member.name, member.size))
     }
 
@@ -260,11 +262,14 @@ impl<R: Read> Reader<R> {
             }
             other => other?,
         };
-        current.sum.update(&buffer[..count]);
+        if let Some(sum) = &mut current.sum {
+            sum.update(&buffer[..count]);
+        }
         if tar.left() == 0 {
             let Current { name, expected, sum } = self.current.take().expect("borrowed above");
-            let actual = to_digest(sum);
-            if actual != expected {
+            if let Some(actual) = sum.map(to_digest)
+                && actual != expected
+            {
                 self.place = Place::Failed;
                 return Err(Error::Checksum { name, expected, actual }.into_io());
             }
@@ -302,7 +307,17 @@ impl<R: Read> PayloadFile<'_, R> {
         &self.reader.info
     }
 
-    /// Copies the whole file and checks it.
+    /// Gives its bytes without hashing them, for who holds what became of them against the digest in
+    /// [`PayloadFile::info`] before it is used, as an installer does that reads its disk back.
+    #[must_use]
+    pub fn unchecked(self) -> Self {
+        if let Some(current) = &mut self.reader.current {
+            current.sum = None;
+        }
+        self
+    }
+
+    /// Copies the whole file and checks it, unless it is [unchecked](Self::unchecked).
     ///
     /// # Errors
     /// As [`Reader::open`], and [`Error::Write`] if the bytes cannot be put where they belong. On an error, what
@@ -325,7 +340,8 @@ impl<R: Read> PayloadFile<'_, R> {
 
 impl<R: Read> Read for PayloadFile<'_, R> {
     /// The last bytes come only if the checksum of the whole file is right: otherwise the read that would
-    /// give them fails with an error that [`Error`] can be made from.
+    /// give them fails with an error that [`Error`] can be made from. Not so if it is
+    /// [unchecked](PayloadFile::unchecked).
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.reader.read_current(buffer)
     }

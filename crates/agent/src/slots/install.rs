@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::io::{self, Read};
 
+use ring::digest::{Context, SHA256};
 use volary_artifact::{Info, Limits, PayloadType, Policy, PublicKey, Reader, Script, unpack};
 use volary_device::Image;
 use volary_model::Digest;
@@ -140,9 +141,11 @@ impl Job<'_> {
         let mut reader = Reader::open(tap, &self.policy(&keys))?;
         self.check(reader.info())?;
         let scripts = reader.scripts().to_vec();
-        let Some(mut file) = reader.next_file()? else {
+        let Some(file) = reader.next_file()? else {
             return Err(InstallError::Refused("the artifact has no payload".to_owned()));
         };
+        // What is read back from the slot is what counts, and hashed anyway.
+        let mut file = file.unchecked();
         let length = file.size();
         self.check_length(length)?;
         let mut writer = Writer::new(&self.slot, 0);
@@ -274,7 +277,8 @@ impl Job<'_> {
         if there != self.image.rootfs {
             Journal::begin(self.image).save(&self.slots.paths)?;
             return Err(InstallError::Refused(format!(
-                "slot {} was written and reads back as {there}, not {}; the disk may be failing",
+                "slot {} was written and reads back as {there}, not {}; the artifact holds something else than its \
+                 manifest says, or the disk is failing",
                 self.image.into, self.image.rootfs
             )));
         }
@@ -300,9 +304,9 @@ fn skip(input: &mut impl Read, count: u64) -> Result<(), InstallError> {
     if copied == count { Ok(()) } else { Err(InstallError::Refused("the payload ends too soon".to_owned())) }
 }
 
-/// The hash of what is in the slot.
+/// The hash of what is in the slot, with the processor's instructions for it wherever there are some.
 fn read_back(slot: &Medium, length: u64) -> Result<Digest, InstallError> {
-    let mut running = hash::Running::default();
+    let mut sum = Context::new(&SHA256);
     let mut buffer = vec![0; BUFFER];
     let mut at = 0;
     while at < length {
@@ -311,8 +315,10 @@ fn read_back(slot: &Medium, length: u64) -> Result<Digest, InstallError> {
         if count == 0 {
             break;
         }
-        running.update(&buffer[..count]);
+        sum.update(&buffer[..count]);
         at += count as u64;
     }
-    Ok(running.finish())
+    let mut digest = [0; 32];
+    digest.copy_from_slice(sum.finish().as_ref());
+    Ok(Digest::from_bytes(digest))
 }

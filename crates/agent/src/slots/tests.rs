@@ -381,6 +381,12 @@ fn an_artifact_that_is_not_what_was_pinned_is_refused() {
     check(&made_.bytes, &made_.image, MIB - 1, "slot b has 1048575");
     let foreign = made(made_.rootfs.clone(), Encoding::None, "toaster", None);
     check(&foreign.bytes, &foreign.image, MIB, "is for toaster");
+    // One that was pinned as it is, and holds another root file system than its manifest says.
+    let plain = usual(MIB, Encoding::None);
+    let mut bytes = plain.bytes.clone();
+    let at = bytes.len() - 20_000;
+    bytes[at] ^= 1;
+    check(&bytes, &Image { artifact: digest(&bytes), ..plain.image.clone() }, MIB, "reads back as");
     // More than was pinned is not read at all.
     let longer = [made_.bytes.as_slice(), &[0; 5000]].concat();
     let device = Device::new(Loader::Grub, MIB);
