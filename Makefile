@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build agent-deb check test check-api check-page test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory bench-server campaign-archive campaign-builds fuzz powercut simulate simulate-judge simulate-rollout clean
+.PHONY: help setup build agent-deb check test check-api check-page test-slow test-foreign demo image-demo bench-agent bench-archive bench-image bench-inventory bench-load bench-server campaign-archive campaign-builds fuzz powercut simulate simulate-judge simulate-rollout clean
 
 # 1 keeps the demo's page up until Ctrl-C, 0 ends when the table is printed.
 KEEP ?= 1
@@ -114,6 +114,15 @@ bench-inventory: build agent-deb ## Measure what a change costs a device among 1
 
 # How many minutes simulated devices post.
 POST_MINUTES ?= 5
+
+# How many minutes of 100,000 devices, and how long a minute is, in seconds.
+LOAD_MINUTES ?= 3
+LOAD_MINUTE ?= 60
+
+bench-load: setup ## Measure the whole server with 100,000 devices over TLS, for LOAD_MINUTES=3 (root; some 10 minutes)
+	@cargo build --quiet --release --package volary-xtask
+	@$(SUDO) $(TARGET)/release/volary-xtask bench-load $(LOAD_MINUTES) --minute $(LOAD_MINUTE)
+	@cargo xtask figures
 
 bench-server: setup ## Measure what measurements of 100,000 devices cost the server, for POST_MINUTES=5
 	@cargo run --quiet --release --package volary-xtask -- bench-server $(POST_MINUTES)

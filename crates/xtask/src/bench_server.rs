@@ -119,7 +119,7 @@ fn publish(
 }
 
 /// What a device measures in a minute: names with a value, as real ones move.
-fn measured(device: usize, minute: i64) -> Vec<(String, f64)> {
+pub(crate) fn measured(device: usize, minute: i64) -> Vec<(String, f64)> {
     let mut seed =
         (device as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (minute as u64).wrapping_mul(0xd129_0b15);
     let mut random = |below: u64| {

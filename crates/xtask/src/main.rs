@@ -11,6 +11,7 @@ mod bench_agent;
 mod bench_archive;
 mod bench_image;
 mod bench_inventory;
+mod bench_load;
 mod bench_server;
 mod campaign_archive;
 mod campaign_power;
@@ -60,6 +61,11 @@ enum Command {
     BenchImage(bench_image::BenchImageArgs),
     /// Measure what a change costs a device in a small and in a large fleet; prints figures
     BenchInventory(bench_inventory::BenchInventoryArgs),
+    /// Measure the whole server with a large fleet, as devices and people see it; prints figures
+    BenchLoad(bench_load::BenchLoadArgs),
+    /// The devices of bench-load, which starts them
+    #[command(hide = true)]
+    LoadDevices(bench_load::devices::LoadDevicesArgs),
     /// Measure what measurements of a large fleet cost the server; prints figures
     BenchServer(bench_server::BenchServerArgs),
     /// Kill, race and crowd the archive, within a time budget; prints figures
@@ -115,6 +121,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::BenchArchive(args) => bench_archive::run(&args),
         Command::BenchImage(args) => bench_image::run(&args),
         Command::BenchInventory(args) => bench_inventory::run(&args),
+        Command::BenchLoad(args) => bench_load::run(&args),
+        Command::LoadDevices(args) => bench_load::devices::run(&args),
         Command::BenchServer(args) => bench_server::run(&args),
         Command::CampaignArchive(args) => campaign_archive::run(&args),
         Command::CampaignPower(args) => campaign_power::run(&args),
