@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use volary_host::Stop;
 use volary_model::{DeviceName, StageName};
+use volary_plan::series::elapsed;
 use volary_store::{By, Series, Store, StoreError};
 
+use crate::compared::Compared;
 use crate::config::Config;
 use crate::depot::Depot;
 use crate::export::Keeper;
@@ -86,8 +89,12 @@ pub(crate) struct App {
     pub(crate) promotions: Current<BTreeMap<StageName, String>>,
     /// One step of them at a time: an older one must not replace a newer one.
     pub(crate) rolling_out: tokio::sync::Mutex<()>,
-    /// All devices as they were judged last, for alerts and feeds.
+    /// All devices as they were judged last, for alerts, feeds, and who only looks.
     pub(crate) judged: Current<Judgement>,
+    /// One judgement at a time for those who only look: the others take what it found.
+    pub(crate) looking_at_devices: tokio::sync::Mutex<()>,
+    /// How commits differ that somebody looked at.
+    pub(crate) compared: Arc<Compared>,
     /// The names of the watch rules that look for leaks.
     pub(crate) leak_rules: Current<BTreeSet<String>>,
     /// What watch rules say of devices.
@@ -125,8 +132,8 @@ pub(crate) struct App {
 /// So many devices are a large fleet: judging them takes more than some milliseconds.
 const LARGE: usize = 2000;
 
-/// What was judged so long ago is good enough to look at.
-const LATELY: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
+/// What was judged so long ago is good enough to look at: devices are judged each 30 s without a bell too.
+const LATELY: Duration = Duration::from_secs(40);
 
 /// Devices that are judged without a break.
 const AT_ONCE: usize = 512;
@@ -180,6 +187,11 @@ impl<T> Current<T> {
 impl App {
     /// All devices by name, judged now.
     pub(crate) async fn devices(&self) -> Result<Vec<Judged>, StoreError> {
+        Ok(self.judge().await?.0)
+    }
+
+    /// All devices by name, judged now by what the stages want in this view.
+    pub(crate) async fn judge(&self) -> Result<(Vec<Judged>, Arc<FleetView>), StoreError> {
         let mut known = self.known.lock().await;
         known.refresh(&self.store).await?;
         let view = self.view.get();
@@ -194,18 +206,34 @@ impl App {
                 tokio::task::yield_now().await;
             }
         }
-        Ok(judged)
+        Ok((judged, view))
     }
 
-    /// All devices by name, for who only looks: of a large fleet as they were judged last, some seconds ago.
+    /// All devices by name, for who only looks: of a large fleet as they were judged last, some seconds ago, but never
+    /// by what a stage wanted before.
     pub(crate) async fn devices_lately(&self) -> Result<Arc<Vec<Judged>>, StoreError> {
-        let judged = self.judged.get();
-        let age = judged.at.map(|at| volary_host::now().duration_since(at));
-        let is_new = age.is_some_and(|age| age < LATELY && !age.is_negative());
-        if is_new && judged.devices.len() > LARGE {
-            return Ok(judged.devices.clone());
+        if let Some(devices) = self.judged_lately() {
+            return Ok(devices);
         }
-        self.devices().await.map(Arc::new)
+        let _turn = self.looking_at_devices.lock().await;
+        if let Some(devices) = self.judged_lately() {
+            return Ok(devices);
+        }
+        let (devices, view) = self.judge().await?;
+        let devices = Arc::new(devices);
+        if devices.len() > LARGE {
+            let (at, took) = (Some(volary_host::now()), self.judged.get().took);
+            self.judged.set(Judgement { at, took, view, devices: devices.clone() });
+        }
+        Ok(devices)
+    }
+
+    fn judged_lately(&self) -> Option<Arc<Vec<Judged>>> {
+        let judged = self.judged.get();
+        // Judging takes at most a tenth of the time, so a fleet that takes long is judged less often.
+        let is_new = elapsed(judged.at?, volary_host::now()) < LATELY + judged.took * 10;
+        let is_large = judged.devices.len() > LARGE;
+        (is_new && is_large && judged.view.wants_as(&self.view.get())).then(|| judged.devices.clone())
     }
 
     /// One device, judged now.

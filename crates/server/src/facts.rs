@@ -259,6 +259,8 @@ pub(crate) struct Judgement {
     pub(crate) at: Option<Timestamp>,
     /// How long that took.
     pub(crate) took: Duration,
+    /// By what the stages wanted.
+    pub(crate) view: Arc<FleetView>,
     /// The devices by name.
     pub(crate) devices: Arc<Vec<Judged>>,
 }

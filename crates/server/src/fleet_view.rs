@@ -169,6 +169,18 @@ pub(crate) struct FleetView {
 }
 
 impl FleetView {
+    /// True if the devices of each stage are to be what they are to be in the other.
+    pub(crate) fn wants_as(&self, other: &Self) -> bool {
+        let wanted = |view: &Self| {
+            let of = |stage: &StageView| {
+                let commit = stage.tip.as_ref().map(|tip| tip.commit.clone());
+                (stage.name.clone(), commit, stage.suite.clone(), stage.images.clone())
+            };
+            view.stages.iter().map(of).collect::<Vec<_>>()
+        };
+        self.read == other.read && wanted(self) == wanted(other)
+    }
+
     /// The stage with this name.
     pub(crate) fn stage(&self, name: &StageName) -> Option<&StageView> {
         self.stages.iter().find(|stage| stage.name == *name)
@@ -234,24 +246,6 @@ impl FleetView {
 /// The fleet repository of a server.
 pub(crate) fn open(layout: &Layout) -> Result<GitRepository, String> {
     GitRepository::open(&layout.fleet()).map_err(|error| error.to_string())
-}
-
-/// How the files of two commits differ, as git shows it, and whether the end was left out.
-pub(crate) fn diff(
-    layout: &Layout,
-    base: &CommitId,
-    commit: &CommitId,
-    limit: usize,
-) -> Result<(String, bool), String> {
-    let shown = open(layout)?
-        .git()
-        .args(["diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames"])
-        .args([base.as_str(), commit.as_str(), "--"])
-        .check()
-        .map_err(|error| error.to_string())?;
-    let text = shown.text();
-    let end = (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    Ok((text[..end].to_owned(), end < text.len()))
 }
 
 /// The tip of the default branch; `None` if it has no commit yet.

@@ -10,6 +10,7 @@
 mod accounts;
 mod app;
 mod archive_users;
+mod compared;
 mod config;
 mod cves;
 mod depot;

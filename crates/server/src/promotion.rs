@@ -5,29 +5,26 @@ use std::sync::Arc;
 
 use volary_api::v1::fleet::{Promotion, Verdict};
 use volary_api::v1::image::ImageChange;
-use volary_fleet::{
-    ChangeKind, FleetConfig, GitRepository, ImageStep, ReadObjects, changed_files, image_steps, is_ancestor,
-};
+use volary_fleet::{FleetConfig, GitRepository, ImageStep, image_steps, is_ancestor};
 use volary_model::{CommitId, GateName, StageName};
 use volary_plan::rollout::State;
 use volary_store::{Branch, GateWord, Rollout, StoreError};
 
 use crate::Layout;
 use crate::app::App;
+use crate::compared::{Compared, Differences};
 use crate::depot::Depot;
 use crate::facts::{Judged, members};
 use crate::fleet_view;
 use crate::gates::{GateError, Question};
 use crate::trial::trial;
 
-/// How many files and commits are listed at most.
-const LISTED: usize = 500;
-
 /// What the answer rests on.
 pub(crate) struct Facts {
     layout: Layout,
     depot: Arc<Depot>,
-    devices: Vec<Judged>,
+    devices: Arc<Vec<Judged>>,
+    compared: Arc<Compared>,
     branches: Vec<Branch>,
     rollouts: Vec<Rollout<State>>,
     words: Vec<GateWord>,
@@ -37,15 +34,26 @@ pub(crate) struct Facts {
 impl Facts {
     /// Collects what is known now.
     pub(crate) async fn gather(app: &App) -> Result<Self, StoreError> {
-        Self::gather_for(app, None).await
+        Self::with(app, Arc::new(app.devices().await?), None).await
     }
 
-    /// As [`Facts::gather`], with what was said for gates of one commit more than the tips of branches.
-    pub(crate) async fn gather_for(app: &App, also: Option<&CommitId>) -> Result<Self, StoreError> {
+    /// The same for who only looks, or is judged by the hook when it comes to a merge: the devices of a large fleet are
+    /// as they were some seconds ago.
+    pub(crate) async fn gather_lately(app: &App) -> Result<Self, StoreError> {
+        Self::with(app, app.devices_lately().await?, None).await
+    }
+
+    /// As [`Facts::gather_lately`], with what was said for gates of one commit more than the tips of branches.
+    pub(crate) async fn gather_for(app: &App, also: &CommitId) -> Result<Self, StoreError> {
+        Self::with(app, app.devices_lately().await?, Some(also)).await
+    }
+
+    async fn with(app: &App, devices: Arc<Vec<Judged>>, also: Option<&CommitId>) -> Result<Self, StoreError> {
         Ok(Self {
             layout: app.layout.clone(),
             depot: app.archive.clone(),
-            devices: app.devices().await?,
+            devices,
+            compared: app.compared.clone(),
             branches: app.store.branches().await?,
             rollouts: app.store.rollouts().await?,
             words: app.store.gate_words(also).await?,
@@ -56,6 +64,12 @@ impl Facts {
     /// The devices of a stage.
     pub(crate) fn of_stage<'a>(&'a self, stage: &'a StageName) -> impl Iterator<Item = &'a Judged> {
         self.devices.iter().filter(move |device| device.record.stage.as_ref() == Some(stage))
+    }
+
+    /// How the commit of a promotion differs from what is there.
+    pub(crate) fn differences(&self, of: &Promotion) -> Result<Arc<Differences>, GateError> {
+        let repository = fleet_view::open(&self.layout).map_err(GateError::Fleet)?;
+        self.compared.of(&repository, of.base.as_ref(), &of.commit)
     }
 
     pub(crate) fn repository(&self) -> Result<(GitRepository, FleetConfig), GateError> {
@@ -125,9 +139,10 @@ pub(crate) fn preview(facts: &Facts, from: &StageName, to: &StageName) -> Result
         None => Vec::new(),
     };
     let verdicts = if up_to_date { Vec::new() } else { ask(facts, &repository, &config, to, &commit)? };
+    let compared = facts.compared.of(&repository, base.as_ref(), &commit)?;
     Ok(Promotion {
-        files: changed(&repository, base.as_ref(), &commit)?,
-        commits: commits(&repository, base.as_ref(), &commit)?,
+        files: compared.files.clone(),
+        commits: compared.commits.clone(),
         devices: members(&facts.devices, to),
         trial: trial(&facts.devices, from, &commit),
         from: from.clone(),
@@ -151,39 +166,4 @@ fn image_change(step: ImageStep) -> ImageChange {
         size: step.to.as_ref().map_or(0, |image| image.size),
         to: step.to.map(|image| image.name),
     }
-}
-
-fn changed(
-    repository: &GitRepository,
-    base: Option<&CommitId>,
-    commit: &CommitId,
-) -> Result<Vec<String>, GateError> {
-    let Some(base) = base else { return Ok(Vec::new()) };
-    let (old, new) = (repository.commit(base)?.tree, repository.commit(commit)?.tree);
-    let changes = changed_files(repository, &old, &new, LISTED)?;
-    let line = |kind, path| match kind {
-        ChangeKind::Added => format!("A {path}"),
-        ChangeKind::Changed => format!("M {path}"),
-        ChangeKind::Removed => format!("D {path}"),
-    };
-    Ok(changes.into_iter().map(|change| line(change.kind, change.path)).collect())
-}
-
-/// The commits that people made; merges between stages say nothing new.
-fn commits(
-    repository: &GitRepository,
-    base: Option<&CommitId>,
-    commit: &CommitId,
-) -> Result<Vec<String>, GateError> {
-    let range = base.map_or_else(|| commit.to_string(), |base| format!("{base}..{commit}"));
-    let limit = format!("--max-count={LISTED}");
-    let listed = repository
-        .git()
-        .args(["log", "--no-merges", "--no-show-signature", &limit, "--format=%H %s", &range, "--"])
-        .check()
-        .map_err(|error| GateError::Fleet(error.to_string()))?;
-    let short = |line: &str| {
-        line.split_once(' ').map(|(id, subject)| format!("{} {subject}", &id[..7.min(id.len())]))
-    };
-    Ok(listed.text().lines().filter_map(short).collect())
 }

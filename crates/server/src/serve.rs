@@ -143,6 +143,8 @@ async fn start(
         promotions: Current::default(),
         rolling_out: tokio::sync::Mutex::new(()),
         judged: Current::default(),
+        looking_at_devices: tokio::sync::Mutex::default(),
+        compared: Arc::default(),
         watched: Current::default(),
         leak_rules: Current::default(),
         news: Notify::new(),

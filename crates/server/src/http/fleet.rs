@@ -420,7 +420,7 @@ pub(crate) async fn promotion(
     let (from, to): (StageName, StageName) = (name(&query.from)?, name(&query.to)?);
     // What is shown must be what is there now, not what was read some seconds ago.
     crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
-    let facts = promotion::Facts::gather(&app).await?;
+    let facts = promotion::Facts::gather_lately(&app).await?;
     Ok(Json(blocking(move || promotion::preview(&facts, &from, &to)).await??))
 }
 
@@ -499,7 +499,7 @@ pub(crate) async fn gates(
 ) -> Result<Json<Vec<Verdict>>, Refusal> {
     let (to, commit): (StageName, CommitId) = (name(&query.to)?, name(&query.commit)?);
     crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
-    let facts = promotion::Facts::gather_for(&app, Some(&commit)).await?;
+    let facts = promotion::Facts::gather_for(&app, &commit).await?;
     Ok(Json(blocking(move || promotion::gates(&facts, &to, &commit)).await??))
 }
 

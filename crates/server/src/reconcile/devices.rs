@@ -24,7 +24,7 @@ pub(super) async fn devices(app: Arc<App>) -> Result<(), String> {
     let text = |error: volary_store::StoreError| error.to_string();
     let before: BTreeMap<String, Condition> =
         app.store.setting(SETTING).await.map_err(text)?.unwrap_or_default();
-    let judged = app.devices().await.map_err(text)?;
+    let (judged, view) = app.judge().await.map_err(text)?;
     let standings = judged.iter().map(|judged| (judged.record.name.clone(), Standing::of(judged)));
     app.standings.set(standings.collect());
     let mut after = BTreeMap::new();
@@ -51,7 +51,7 @@ pub(super) async fn devices(app: Arc<App>) -> Result<(), String> {
         app.event(kind, &name, &text).await;
     }
     let (at, devices) = (Some(volary_host::now()), Arc::new(judged));
-    app.judged.set(Judgement { at, took: begun.elapsed(), devices });
+    app.judged.set(Judgement { at, took: begun.elapsed(), view, devices });
     app.nudges.alerts.notify_one();
     app.nudges.feeds.notify_waiters();
     Ok(())

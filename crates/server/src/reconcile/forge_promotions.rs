@@ -21,7 +21,7 @@ const PAGES: u32 = 5;
 
 /// Tells each hook that wants promotions what it does not know yet.
 pub(super) async fn forge_promotions(app: Arc<App>) -> Result<(), String> {
-    let facts = Facts::gather(&app).await.map_err(|error| error.to_string())?;
+    let facts = Facts::gather_lately(&app).await.map_err(|error| error.to_string())?;
     let worker = app.clone();
     let found = tokio::task::spawn_blocking(move || open_promotions(&worker, &facts));
     let found = Arc::new(found.await.map_err(|error| format!("it has a bug: {error}"))?);

@@ -20,12 +20,13 @@ pub(super) async fn promotions(app: Arc<App>) -> Result<(), String> {
     let layout = app.layout.clone();
     let stages = tokio::task::spawn_blocking(move || automatic(&layout)).await;
     let stages = stages.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    // Most fleets have none; then no device needs to be judged for it.
+    // Most fleets have none; then no device needs to be judged for it. A merge is judged again, by devices as they
+    // are then.
     if stages.is_empty() {
         app.promotions.set(BTreeMap::new());
         return Ok(());
     }
-    let facts = Facts::gather(&app).await.map_err(|error| error.to_string())?;
+    let facts = Facts::gather_lately(&app).await.map_err(|error| error.to_string())?;
     let asked = tokio::task::spawn_blocking(move || due(&facts, stages)).await;
     let asked = asked.map_err(|error| error.to_string())?;
     let mut waiting = BTreeMap::new();

@@ -19,6 +19,10 @@ pub(crate) async fn stages(app: Arc<App>) -> Result<(), String> {
     for stage in &view.stages {
         let Some(tip) = &stage.tip else { continue };
         let was = known.iter().find(|branch| branch.name == stage.branch);
+        // Each look at a promotion comes here; nothing is to be written then.
+        if was.is_some_and(|was| was.tip == tip.commit) {
+            continue;
+        }
         let moved = app
             .store
             .branch_seen(&stage.branch, &tip.commit, volary_host::now())

@@ -18,14 +18,12 @@ use volary_plan::text;
 use super::view::bytes;
 use super::{Head, clicked, page};
 use crate::app::App;
+use crate::compared::Differences;
 use crate::http::auth::{self, Person};
 use crate::http::fleet::merge;
 use crate::http::input::{blocking, name};
 use crate::http::refusal::Refusal;
 use crate::promotion::{self, Facts};
-
-/// How much of the differences of files is shown; the command line has all of it.
-const DIFF: usize = 200 << 10;
 
 /// How many of each list are shown.
 pub(super) const SHOWN: usize = 100;
@@ -164,9 +162,8 @@ async fn collect(
     head: Head,
 ) -> Result<PromotionPage, Refusal> {
     crate::reconcile::stages(app.clone()).await.map_err(Refusal::broken)?;
-    let facts = Facts::gather(app).await?;
+    let facts = Facts::gather_lately(app).await?;
     let groups = groups(&facts, &to);
-    let layout = app.layout.clone();
     let (depot, stages) = (app.archive.clone(), (from, to));
     let gathered = blocking(move || -> Result<_, Refusal> {
         let (from, to) = stages;
@@ -176,35 +173,29 @@ async fn collect(
             (Some(before), Some(after)) if before != after => Some(depot.difference(&before, &after)?),
             _ => None,
         };
-        let diff = match &found.base {
-            Some(base) if !found.up_to_date => {
-                crate::fleet_view::diff(&layout, base, &found.commit, DIFF).map_err(Refusal::broken)?
-            }
-            _ => (String::new(), false),
-        };
+        let differences = facts.differences(&found)?;
         let (repository, _) = facts.repository()?;
         let merges = found.base.as_ref().is_some_and(|base| {
             Rules::at(&repository, base)
                 .is_ok_and(|rules| rules.config.promote_of(&to) != volary_fleet::Promote::People)
         });
-        Ok((found, difference, diff, merges))
+        Ok((found, difference, differences, merges))
     });
-    let (found, difference, diff, merges) = gathered.await??;
-    Ok(view(&person, Gathered { found, difference, diff, merges, groups }, head))
+    let (found, difference, differences, merges) = gathered.await??;
+    Ok(view(&person, Gathered { found, difference, differences, merges, groups }, head))
 }
 
 struct Gathered {
     found: Promotion,
     difference: Option<Difference>,
-    /// The differences of the files, and whether their end was left out.
-    diff: (String, bool),
+    differences: Arc<Differences>,
     /// True if the server may merge.
     merges: bool,
     groups: Vec<(String, usize)>,
 }
 
 fn view(person: &Person, gathered: Gathered, head: Head) -> PromotionPage {
-    let Gathered { found, difference, diff, merges, groups } = gathered;
+    let Gathered { found, difference, differences, merges, groups } = gathered;
     let (from, to) = (found.from.clone(), found.to.clone());
     let command = format!("volary promote --from {from} --to {to}");
     let open = found.verdicts.iter().all(|verdict| verdict.say == Say::Go);
@@ -247,8 +238,8 @@ fn view(person: &Person, gathered: Gathered, head: Head) -> PromotionPage {
             .collect(),
         reboots,
         commits: found.commits.into_iter().take(SHOWN).collect(),
-        diff: diff.0.lines().map(diff_line).collect(),
-        diff_cut: diff.1,
+        diff: differences.diff.0.lines().map(diff_line).collect(),
+        diff_cut: differences.diff.1,
         closed,
         command,
         commit: found.commit,
