@@ -9,6 +9,10 @@ use super::bytes::{Damaged, Reader, put, put_signed, signed_len};
 /// The most digits behind the point that count as a decimal.
 const DIGITS: u8 = 12;
 
+/// The powers of ten for so many digits, all of them exact.
+const SCALES: [f64; DIGITS as usize + 1] =
+    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12];
+
 /// Whole numbers up to here are exact in a floating point number.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
@@ -30,9 +34,11 @@ pub(crate) fn encode(values: &[f64], out: &mut Vec<u8>) {
         }
         return;
     };
-    let divisor = numbers.iter().fold(0, |divisor, number| common(divisor, number.unsigned_abs())).max(1);
-    for number in &mut numbers {
-        *number /= i64::try_from(divisor).expect("it divides a number of 54 bits");
+    let divisor = divisor(&numbers);
+    if divisor > 1 {
+        for number in &mut numbers {
+            *number /= i64::try_from(divisor).expect("it divides a number of 54 bits");
+        }
     }
     let first = differences(&numbers);
     let second = differences(&first);
@@ -49,21 +55,31 @@ pub(crate) fn encode(values: &[f64], out: &mut Vec<u8>) {
 
 /// Reads a column of `count` values.
 pub(crate) fn decode(reader: &mut Reader<'_>, count: usize) -> Result<Vec<f64>, Damaged> {
-    let kind = reader.byte()?;
     let mut values = Vec::with_capacity(count);
+    decode_into(reader, count, &mut values)?;
+    Ok(values)
+}
+
+/// The same, behind other values.
+pub(crate) fn decode_into(
+    reader: &mut Reader<'_>,
+    count: usize,
+    values: &mut Vec<f64>,
+) -> Result<(), Damaged> {
+    let kind = reader.byte()?;
     if kind & 3 == BITS {
         let mut bits = 0_u64;
         for _ in 0..count {
             bits ^= reader.number()?;
             values.push(f64::from_bits(bits));
         }
-        return Ok(values);
+        return Ok(());
     }
     let digits = kind >> 2;
     if digits > DIGITS {
         return Err(Damaged("a column has too many digits"));
     }
-    let scale = 10_f64.powi(digits.into());
+    let scale = SCALES[usize::from(digits)];
     let divisor = reader.number()? as i64;
     let (mut number, mut step) = (0_i64, 0_i64);
     for _ in 0..count {
@@ -78,7 +94,7 @@ pub(crate) fn decode(reader: &mut Reader<'_>, count: usize) -> Result<Vec<f64>, 
         }
         values.push(number.wrapping_mul(divisor) as f64 / scale);
     }
-    Ok(values)
+    Ok(())
 }
 
 /// The values as whole numbers, with how many digits the point was moved; `None` if that loses
@@ -94,16 +110,38 @@ fn whole(values: &[f64]) -> Option<(u8, Vec<i64>)> {
         }
     }
     // More digits make some numbers too large that were exact with fewer.
-    let scale = 10_f64.powi(digits.into());
     let all = values.iter().all(|value| is_decimal(*value, digits));
-    all.then(|| (digits, values.iter().map(|value| (value * scale).round() as i64).collect()))
+    all.then(|| (digits, values.iter().map(|value| nearest(*value, digits)).collect()))
 }
 
 fn is_decimal(value: f64, digits: u8) -> bool {
-    let scale = 10_f64.powi(digits.into());
-    let number = (value * scale).round();
+    let scale = SCALES[usize::from(digits)];
     // By way of a whole number, which has no negative zero.
-    number.abs() < EXACT && (number as i64 as f64 / scale).to_bits() == value.to_bits()
+    (value * scale).abs() < EXACT && (nearest(value, digits) as f64 / scale).to_bits() == value.to_bits()
+}
+
+/// The whole number next to a value whose point is moved. One that lies in the middle may go either way: it is no
+/// decimal of so many digits.
+fn nearest(value: f64, digits: u8) -> i64 {
+    let moved = value * SCALES[usize::from(digits)];
+    // From there on all numbers are whole, and adding a half would make another one of it.
+    if moved.abs() >= EXACT / 2.0 {
+        return moved as i64;
+    }
+    // Twice as quick as to call for it to be rounded, and most of the work of a column.
+    (moved + 0.5_f64.copysign(moved)) as i64
+}
+
+/// The largest number that divides all of them; 1 if all are 0.
+fn divisor(numbers: &[i64]) -> u64 {
+    let mut divisor = 0;
+    for number in numbers {
+        divisor = common(divisor, number.unsigned_abs());
+        if divisor == 1 {
+            break;
+        }
+    }
+    divisor.max(1)
 }
 
 fn differences(numbers: &[i64]) -> Vec<i64> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::block::{Rows, decode_rows, encode_rows};
+use super::block::{self, Rows, decode_rows, encode_rows};
 use super::bytes::{Damaged, Reader, put, put_signed};
 
 /// The version of a state.
@@ -90,13 +90,12 @@ impl Head {
             return Ok(());
         }
         // One decoding for many pieces, which is most of the work of a start.
-        let loose = self.earlier.split_off(self.earlier.len() - self.earlier_loose);
-        let parts = loose.iter().map(|piece| decode_rows(piece, |_| true));
-        let merged = Rows::merge(&parts.collect::<Result<Vec<_>, _>>()?);
+        let merged = block::merge(&self.earlier[self.earlier.len() - self.earlier_loose..])?;
+        self.earlier.truncate(self.earlier.len() - self.earlier_loose);
         self.earlier_loose = 0;
-        self.rows += merged.times.len();
-        self.note_newest(&merged);
-        self.earlier.push(encode_rows(&merged).into());
+        self.rows += merged.rows;
+        merged.newest.into_iter().for_each(|(series, at, value)| self.note(series, at, value));
+        self.earlier.push(merged.body.into());
         if self.unread == 0 {
             self.earlier.append(&mut self.pieces);
             self.pieces = std::mem::take(&mut self.earlier);
@@ -115,12 +114,16 @@ impl Head {
         for (series, values) in &rows.columns {
             let last = rows.times.iter().zip(values).rev().find(|(_, value)| !value.is_nan());
             let Some((at, value)) = last else { continue };
-            let newest = Newest { series: *series, at: u32::try_from(*at).unwrap_or(0), value: *value };
-            match self.newest.binary_search_by_key(series, |known| known.series) {
-                Ok(place) if self.newest[place].at <= newest.at => self.newest[place] = newest,
-                Ok(_) => {}
-                Err(place) => self.newest.insert(place, newest),
-            }
+            self.note(*series, *at, *value);
+        }
+    }
+
+    fn note(&mut self, series: u32, at: i64, value: f64) {
+        let newest = Newest { series, at: u32::try_from(at).unwrap_or(0), value };
+        match self.newest.binary_search_by_key(&series, |known| known.series) {
+            Ok(place) if self.newest[place].at <= newest.at => self.newest[place] = newest,
+            Ok(_) => {}
+            Err(place) => self.newest.insert(place, newest),
         }
     }
 
@@ -131,10 +134,12 @@ impl Head {
         self.pieces.push(encode_rows(rows).into());
         self.loose += 1;
         if self.loose == LOOSE {
-            let loose = self.pieces.split_off(self.pieces.len() - LOOSE);
-            let parts: Vec<Rows> =
-                loose.iter().filter_map(|piece| decode_rows(piece, |_| true).ok()).collect();
-            self.pieces.push(encode_rows(&Rows::merge(&parts)).into());
+            let place = self.pieces.len() - LOOSE;
+            // They were written by this process, so they are not damaged.
+            if let Ok(merged) = block::merge(&self.pieces[place..]) {
+                self.pieces.truncate(place);
+                self.pieces.push(merged.body.into());
+            }
             self.loose = 0;
         }
     }
