@@ -4,6 +4,7 @@ use volary_debian::changes::{Changes, ListedFile};
 use volary_debian::control::{Paragraph, Paragraphs};
 use volary_debian::relation::{self, Offers};
 use volary_debian::release::{self, Release};
+use volary_debian::tracker::{self as faults, Fault, Status};
 use volary_debian::{changelog as log, clearsign as frame, packages as index};
 
 use crate::memory::bounded;
@@ -168,6 +169,39 @@ pub fn changelog(data: &[u8]) {
             assert!(found.iter().all(|entry| old < entry.version && entry.version <= new));
         }
     });
+}
+
+/// The security tracker: names are plain, a version that mends a fault does not have it, and what the server keeps
+/// of it reads back as the same.
+pub fn tracker(data: &[u8]) {
+    with(data, |text| {
+        for release in ["bookworm", "sid"] {
+            let _ = faults::read(text.as_bytes(), release, &mut |package, found| {
+                assert!(volary_debian::is_package_name(package));
+                assert!(!found.is_empty());
+                found.iter().for_each(fault);
+                let kept = serde_json::to_string(&found).expect("faults are plain data");
+                assert!(!kept.contains('\n'), "one package is one line");
+                let read: Vec<Fault> = serde_json::from_str(&kept).expect("what is kept reads back");
+                assert_eq!(read, found);
+                Ok(())
+            });
+        }
+    });
+}
+
+fn fault(fault: &Fault) {
+    assert!(!fault.id.is_empty() && fault.id.bytes().all(|byte| byte.is_ascii_graphic()));
+    assert!(!fault.urgency.chars().any(char::is_control));
+    let old = "0~~".parse().expect("a version");
+    match &fault.status {
+        Status::FixedIn(version) | Status::OpenUntil(version) => {
+            assert!(!fault.has(version));
+            assert_eq!(fault.has(&old), old < *version);
+        }
+        Status::Open => assert!(fault.has(&old)),
+        Status::Never | Status::Undetermined => assert!(!fault.has(&old)),
+    }
 }
 
 fn stays_inside(path: &str) -> bool {

@@ -41,7 +41,7 @@ struct Target {
 const TEXT: (u32, u32) = (512, 64);
 const PACKED: (u32, u32) = (1024, 300);
 
-const TARGETS: [Target; 15] = [
+const TARGETS: [Target; 16] = [
     Target { name: "deb", what: "whole .deb files", dictionary: "package", longest: 65_536, memory: PACKED },
     Target {
         name: "ar",
@@ -104,6 +104,13 @@ const TARGETS: [Target; 15] = [
         name: "changelog",
         what: "debian/changelog",
         dictionary: "control",
+        longest: 4096,
+        memory: TEXT,
+    },
+    Target {
+        name: "tracker",
+        what: "the data of Debian's security tracker",
+        dictionary: "tracker",
         longest: 4096,
         memory: TEXT,
     },
