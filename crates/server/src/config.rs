@@ -10,6 +10,7 @@ use volary_build::{Limits, LintianPolicy};
 use volary_model::{Architecture, GateName, SourceName};
 
 use crate::ServerError;
+use crate::address;
 use crate::export::ExportConfig;
 use crate::feeds::FeedsConfig;
 use crate::gate_command::GateCommand;
@@ -531,7 +532,7 @@ impl Config {
                 return Err(format!("two status hooks are called {:?}; give each its own name", hook.name));
             }
         }
-        if self.public_url.as_ref().is_some_and(|url| !url.starts_with("https://")) {
+        if self.public_url.as_deref().is_some_and(|url| !address::is_https(url)) {
             return Err("public_url must begin with https://".into());
         }
         Ok(())

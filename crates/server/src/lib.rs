@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 mod accounts;
+mod address;
 mod app;
 mod archive_users;
 mod compared;

@@ -92,7 +92,7 @@ fn default_hours() -> u32 {
 impl OidcConfig {
     /// What types do not say.
     pub(crate) fn check(&self) -> Result<(), String> {
-        if !is_safe(&self.issuer) {
+        if !crate::address::is_safe(&self.issuer) {
             return Err(format!("oidc.issuer {:?} must begin with https://", self.issuer));
         }
         if self.client_id.trim().is_empty() {
@@ -108,43 +108,5 @@ impl OidcConfig {
             crate::accounts::check_role(*role).map_err(|problem| format!("oidc: {problem}"))?;
         }
         check_hours("oidc.session_hours", self.session_hours)
-    }
-}
-
-/// Whether nobody on the way can read or change what is sent to this address: TLS, or this machine.
-pub(crate) fn is_safe(address: &str) -> bool {
-    let local = |rest: &str| {
-        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        if host.contains('@') {
-            return false;
-        }
-        let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-        matches!(host, "127.0.0.1" | "localhost" | "[::1]")
-    };
-    let plain = address.chars().all(|c| c.is_ascii_graphic());
-    plain && (address.starts_with("https://") || address.strip_prefix("http://").is_some_and(local))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_provider_is_reached_safely() {
-        for good in
-            ["https://login.example", "http://127.0.0.1:8080/x", "http://localhost/", "http://[::1]:1"]
-        {
-            assert!(is_safe(good), "{good}");
-        }
-        for bad in [
-            "http://login.example",
-            "http://localhost@login.example",
-            "ftp://x",
-            "https://a b",
-            "http://127.0.0.1.x",
-            "http://localhost:x@y.z",
-        ] {
-            assert!(!is_safe(bad), "{bad}");
-        }
     }
 }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use volary_model::{Architecture, CommitId, SourceName};
 
+use crate::address;
+
 /// GitHub cuts descriptions at 140 characters; what fits there fits everywhere.
 const DESCRIPTION: usize = 140;
 
@@ -140,8 +142,7 @@ impl StatusHook {
                 if !self.command.is_empty() {
                     return wrong("command is for kind = \"command\" only");
                 }
-                let web = |url: &String| url.starts_with("https://") || url.starts_with("http://");
-                if !self.url.as_ref().is_some_and(web) {
+                if !self.url.as_deref().is_some_and(address::is_web) {
                     return wrong(
                         "url must be the address of the forge's API, such as https://api.github.com",
                     );

@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use volary_archive::export::{ExportOptions, FolderTarget, SuiteChoice, Target};
 
+use crate::address;
 use crate::export::ExportFailure;
 use crate::export::bucket::{Bucket, BucketTarget};
 use crate::export::credentials::Credentials;
@@ -129,8 +130,7 @@ impl ExportConfig {
         if matches!(place, Place::Folder(_)) && (self.endpoint.is_some() || self.credentials.is_some()) {
             return Err("endpoint and credentials are for buckets; to is a folder".to_owned());
         }
-        let http = |url: &String| url.starts_with("http://") || url.starts_with("https://");
-        if self.endpoint.as_ref().is_some_and(|url| !http(url)) {
+        if self.endpoint.as_deref().is_some_and(|url| !address::is_web(url)) {
             return Err("endpoint must begin with https:// or http://".to_owned());
         }
         Ok(place)

@@ -8,6 +8,7 @@ use ureq::http::Method;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 use super::queue::Answer;
+use crate::address;
 
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -26,7 +27,7 @@ const KNOWN_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 pub(crate) fn agent(root: &Path, url: &str, ca_file: Option<&Path>) -> Result<ureq::Agent, String> {
     let file = ca_file.map_or_else(|| KNOWN_AUTHORITIES.into(), |file| root.join(file));
     let mut roots = Vec::new();
-    if !url.starts_with("http://") {
+    if address::is_https(url) {
         let pem = volary_host::read(&file).map_err(|error| error.to_string())?;
         for item in rustls_pemfile::certs(&mut pem.as_slice()) {
             let der = item.map_err(|error| format!("{} cannot be read: {error}", file.display()))?;

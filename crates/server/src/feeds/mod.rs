@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use volary_plan::alert::{Alert, Change, Silence};
 use volary_store::NewMessage;
 
+use crate::address;
 use crate::app::App;
 use crate::facts::Judged;
 use crate::tls::listener::asked_to_stop;
@@ -255,7 +256,7 @@ pub(crate) fn limit(mib: u32) -> u64 {
 
 /// Refuses what is no address of a web service.
 pub(crate) fn check_url(url: &str) -> Result<(), String> {
-    if url.starts_with("https://") || url.starts_with("http://") {
+    if address::is_web(url) {
         return Ok(());
     }
     Err(format!("url {url:?} must begin with https:// or http://"))

@@ -9,6 +9,7 @@ use volary_api::v1::mirror as api;
 use volary_archive::upstream::{Filter, NamePattern, Priority, Spec};
 use volary_model::{Architecture, Component};
 
+use crate::address;
 use crate::config::nearest;
 
 /// The version of the file's form that this program writes and reads.
@@ -92,7 +93,7 @@ impl Place {
         if text.chars().any(|c| c.is_control() || c == ' ') {
             return Err(format!("the address {text:?} has spaces or control characters in it"));
         }
-        if text.starts_with("http://") || text.starts_with("https://") {
+        if address::is_web(text) {
             return Ok(Self::Url(text.trim_end_matches('/').to_owned()));
         }
         if text.starts_with('/') {

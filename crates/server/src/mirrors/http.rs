@@ -32,7 +32,7 @@ impl Http {
             .timeout_recv_response(Some(ANSWER))
             .http_status_as_error(false)
             .user_agent(concat!("volary/", env!("CARGO_PKG_VERSION")));
-        if url.starts_with("https://") {
+        if crate::address::is_https(url) {
             let roots = RootCerts::new_with_certs(authorities()?);
             config = config
                 .tls_config(TlsConfig::builder().provider(TlsProvider::Rustls).root_certs(roots).build());

@@ -94,7 +94,7 @@ impl Provider {
             return Err(format!("{address} is of the issuer {:?}; set oidc.issuer to it", metadata.issuer));
         }
         for endpoint in [&metadata.authorization_endpoint, &metadata.token_endpoint, &metadata.jwks_uri] {
-            if !crate::login_config::is_safe(endpoint) {
+            if !crate::address::is_safe(endpoint) {
                 return Err(format!("{address} names {endpoint:?}, which does not begin with https://"));
             }
         }
@@ -142,7 +142,7 @@ impl Provider {
     /// What it says of the person whom the token is of; `None` if it says nothing there.
     pub(super) fn userinfo(&self, access_token: &str) -> Result<Option<Map<String, Value>>, String> {
         let Some(endpoint) = self.metadata()?.userinfo_endpoint else { return Ok(None) };
-        if !crate::login_config::is_safe(&endpoint) {
+        if !crate::address::is_safe(&endpoint) {
             return Err(format!("{endpoint:?} does not begin with https://"));
         }
         self.get(&endpoint, Some(access_token)).map(Some)

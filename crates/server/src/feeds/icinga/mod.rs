@@ -22,6 +22,7 @@ use volary_plan::text;
 
 use super::http::{Endpoint, Login};
 use super::queue::{fails, works_again};
+use crate::address;
 use crate::app::App;
 use crate::facts::Judged;
 use crate::tls::listener::asked_to_stop;
@@ -76,7 +77,7 @@ fn default_service_template() -> String {
 
 impl IcingaConfig {
     pub(super) fn check(&self) -> Result<(), String> {
-        if !self.url.starts_with("https://") {
+        if !address::is_https(&self.url) {
             return Err(format!("url {:?} must begin with https://", self.url));
         }
         if self.ttl < 15 {
