@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use ureq::http::Method;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
@@ -18,6 +19,9 @@ const ANSWER_LIMIT: u64 = 256 << 20;
 
 /// How much of an answer is shown.
 const SHOWN: usize = 300;
+
+/// A number of seconds from here on is a moment, and no wait: that would be of 30 years.
+const MOMENT: u64 = 1_000_000_000;
 
 /// Where Debian keeps the certificate authorities that everybody knows.
 const KNOWN_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -45,6 +49,25 @@ pub(crate) fn agent(root: &Path, url: &str, ca_file: Option<&Path>) -> Result<ur
         .max_redirects(0)
         .build()
         .new_agent())
+}
+
+/// How long a service asks to be left alone. Both Datadog and GitHub say with each answer when their count of requests
+/// begins anew, which is of interest only once none are left; Datadog says in how many seconds, GitHub says at which
+/// second since 1970.
+fn again_after<'a>(header: impl Fn(&str) -> Option<&'a str>, now: Timestamp) -> Option<Duration> {
+    let number = |name: &str| header(name).and_then(|text| text.trim().parse::<u64>().ok());
+    if let Some(seconds) = number("retry-after") {
+        return Some(Duration::from_secs(seconds));
+    }
+    if number("x-ratelimit-remaining").is_some_and(|left| left > 0) {
+        return None;
+    }
+    let reset = number("x-ratelimit-reset")?;
+    let seconds = match reset {
+        MOMENT.. => reset.saturating_sub(u64::try_from(now.as_second()).unwrap_or(0)),
+        _ => reset,
+    };
+    Some(Duration::from_secs(seconds))
 }
 
 /// A name and a file with its password.
@@ -129,8 +152,7 @@ impl Endpoint {
         };
         let mut answer = answer.map_err(|error| format!("cannot reach {}: {error}", self.url))?;
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-        let wait = header("retry-after").or_else(|| header("x-ratelimit-reset"));
-        let again_after = wait.and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        let again_after = again_after(header, volary_host::now());
         let status = answer.status().as_u16();
         let read = answer.body_mut().with_config().limit(ANSWER_LIMIT).read_to_vec();
         let text = read.map_err(|error| format!("{} broke off: {error}", self.url))?;
@@ -163,5 +185,29 @@ impl Endpoint {
         let line = reply.text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
         let line: String = line.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
         format!("{}{path} answers {}: {line}", self.url, reply.status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_what_the_service_means() {
+        let now = Timestamp::from_second(1_795_000_000).unwrap();
+        let check = |headers: &[(&str, &'static str)], expected: Option<u64>| {
+            let header =
+                |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+            assert_eq!(again_after(header, now), expected.map(Duration::from_secs), "{headers:?}");
+        };
+        check(&[], None);
+        check(&[("retry-after", "7")], Some(7));
+        check(&[("retry-after", "Fri, 27 Nov 2026 12:00:00 GMT")], None);
+        check(&[("x-ratelimit-reset", "43")], Some(43));
+        check(&[("x-ratelimit-reset", "43"), ("x-ratelimit-remaining", "0")], Some(43));
+        check(&[("x-ratelimit-reset", "1795000090"), ("x-ratelimit-remaining", "0")], Some(90));
+        check(&[("x-ratelimit-reset", "1794999999"), ("x-ratelimit-remaining", "0")], Some(0));
+        check(&[("x-ratelimit-reset", "1795000090"), ("x-ratelimit-remaining", "4999")], None);
+        check(&[("x-ratelimit-reset", "1795000090"), ("retry-after", "60")], Some(60));
     }
 }
