@@ -110,7 +110,8 @@ pub(crate) struct Status {
 /// An HTTP request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request {
-    pub(crate) url: String,
+    /// Below the address of the forge's API.
+    pub(crate) path: String,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Value,
 }
@@ -173,10 +174,9 @@ impl StatusHook {
         if self.kind == HookKind::Command {
             return None;
         }
-        let url = self.url.as_deref()?.trim_end_matches('/');
         let repository = self.repository.as_deref()?.replace("{source}", status.source.as_str());
         Some(Request {
-            url: format!("{url}{}", self.status_path(&repository, &status.commit)),
+            path: self.status_path(&repository, &status.commit),
             headers: self.headers(token),
             body: self.status_body(status.state, &status.context, &status.description, &status.url),
         })
@@ -307,13 +307,10 @@ mod tests {
     #[test]
     fn addresses_are_those_of_the_forges() {
         let commit = "a".repeat(40);
-        let url = |kind| hook(kind, "https://x/api/").request("t", &status(Stand::Success)).unwrap().url;
-        assert_eq!(url(HookKind::Github), format!("https://x/api/repos/acme/sub/pulse/statuses/{commit}"));
-        assert_eq!(
-            url(HookKind::Gitlab),
-            format!("https://x/api/projects/acme%2Fsub%2Fpulse/statuses/{commit}")
-        );
-        assert_eq!(url(HookKind::Gitea), format!("https://x/api/repos/acme/sub/pulse/statuses/{commit}"));
+        let path = |kind| hook(kind, "https://x/api/").request("t", &status(Stand::Success)).unwrap().path;
+        assert_eq!(path(HookKind::Github), format!("/repos/acme/sub/pulse/statuses/{commit}"));
+        assert_eq!(path(HookKind::Gitlab), format!("/projects/acme%2Fsub%2Fpulse/statuses/{commit}"));
+        assert_eq!(path(HookKind::Gitea), format!("/repos/acme/sub/pulse/statuses/{commit}"));
     }
 
     #[test]

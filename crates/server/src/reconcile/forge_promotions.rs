@@ -75,11 +75,6 @@ async fn one(app: &Arc<App>, index: usize, stage: &StageName, telling: &Telling)
         Ok(()) => (0, None),
         Err(refused) => {
             let wait = wait_after(told.failures).max(refused.again_after).min(LONGEST_WAIT);
-            let bell = app.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(wait).await;
-                bell.nudges.forges.notify_one();
-            });
             let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
             (told.failures + 1, Some(now.checked_add(wait).unwrap_or(Timestamp::MAX)))
         }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use ureq::http::Method;
 use volary_host::Cmd;
 use volary_store::{Build, BuildState, Untold};
 
 use crate::app::App;
-use crate::feeds::agent;
+use crate::feeds::Endpoint;
 use crate::status_hook::{Stand, Status, StatusHook, description, wait_after};
 
 /// How long one telling may take.
@@ -17,9 +18,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// What ended longer ago is not told any more: nobody waits for it.
 const AGE: SignedDuration = SignedDuration::from_hours(3 * 24);
-
-/// How much of an answer is read.
-const ANSWER_LIMIT: u64 = 64 << 10;
 
 /// Tells all hooks what they do not know yet.
 pub(super) async fn statuses(app: Arc<App>) -> Result<(), String> {
@@ -123,29 +121,15 @@ fn tell(app: &App, hook: &StatusHook, status: &Status) -> Result<(), String> {
 
 fn post(app: &App, hook: &StatusHook, status: &Status) -> Result<(), String> {
     let file = hook.token_file.as_ref().ok_or("it has no token_file")?;
-    let file = app.layout.root().join(file);
-    let token = volary_host::read_to_string(&file).map_err(|error| error.to_string())?;
-    let request = hook.request(token.trim(), status).ok_or("it has no address")?;
-    let address = hook.url.as_deref().unwrap_or_default();
-    let mut post = agent(app.layout.root(), address, hook.ca_file.as_deref())?
-        .post(&request.url)
-        .header("user-agent", "volary");
-    for (name, value) in &request.headers {
-        post = post.header(*name, value);
-    }
+    let address = hook.url.as_deref().ok_or("it has no address")?;
+    let endpoint = Endpoint::new(app.layout.root(), address, hook.ca_file.clone(), None);
+    let request = hook.request(&endpoint.secret(file)?, status).ok_or("it has no address")?;
+    let headers = request.headers.iter().map(|(name, value)| (*name, value.as_str()));
+    let headers: Vec<(&str, &str)> = headers.chain([("content-type", "application/json")]).collect();
     let body = serde_json::to_vec(&request.body).expect("JSON is JSON");
-    let mut answer = post
-        .header("content-type", "application/json")
-        .send(&body)
-        .map_err(|error| format!("cannot reach {address}: {error}"))?;
-    let code = answer.status().as_u16();
-    if answer.status().is_success() {
+    let reply = endpoint.send(Method::POST, &request.path, &headers, &body)?;
+    if (200..300).contains(&reply.status) || hook.knows_already(reply.status, &reply.text) {
         return Ok(());
     }
-    let text = answer.body_mut().with_config().limit(ANSWER_LIMIT).read_to_string().unwrap_or_default();
-    if hook.knows_already(code, &text) {
-        return Ok(());
-    }
-    let line = text.lines().next().unwrap_or_default();
-    Err(format!("{} answers {code}: {}", request.url, line.chars().take(200).collect::<String>()))
+    Err(endpoint.problem(&request.path, &reply))
 }
