@@ -34,8 +34,13 @@ pub fn size(bytes: f64) -> String {
 
 /// At most `most` names, and how many more there are.
 pub fn some(names: &[String], most: usize) -> String {
-    let shown = names.iter().take(most).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(most) {
+    of_all(&names[..most.min(names.len())], names.len())
+}
+
+/// Names, and how many more there are of `all`.
+pub fn of_all(names: &[String], all: usize) -> String {
+    let shown = names.join(", ");
+    match all.saturating_sub(names.len()) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

@@ -64,8 +64,7 @@ impl Telling {
             let context = format!("{stage}/{}", verdict.gate);
             statuses.insert(context, (stand(verdict.say), description(&verdict.reason)));
         }
-        let worst = promotion.verdicts.iter().map(|verdict| verdict.say).max_by_key(|say| rank(*say));
-        let worst = worst.unwrap_or(Say::Go);
+        let worst = promotion.verdicts.iter().map(|verdict| verdict.say).max().unwrap_or(Say::Go);
         statuses.insert(stage, (stand(worst), description(&summary(&promotion.verdicts))));
         let page = format!("{url}/promotion?from={}&to={}", promotion.from, promotion.to);
         let marker = format!("<!-- volary promotion into {} -->", promotion.to);
@@ -91,14 +90,6 @@ impl Telling {
         let since = told.at.map_or(Duration::MAX, |at| elapsed(at, now));
         let differs = told.statuses != self.statuses || told.comment != self.comment;
         (differs && since >= FIGURES) || (told.comment.is_empty() && since >= LOOK)
-    }
-}
-
-fn rank(say: Say) -> u8 {
-    match say {
-        Say::Go => 0,
-        Say::Ask => 1,
-        Say::Stop => 2,
     }
 }
 

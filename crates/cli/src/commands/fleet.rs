@@ -483,9 +483,7 @@ fn trial_lines(trial: &Trial) -> Vec<String> {
     lines.extend(spread("took", &trial.seconds, &seconds));
     let note = |note: &TrialNote| {
         let names: Vec<String> = note.devices.iter().map(ToString::to_string).collect();
-        let more = note.count.saturating_sub(names.len());
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("  {} ({}{more})", note.what, names.join(", "))
+        format!("  {} ({})", note.what, text::of_all(&names, note.count))
     };
     lines.extend(trial.failures.iter().map(note));
     if trial.looked > 0 {

@@ -9,15 +9,9 @@ use volary_api::v1::fleet::{GateStatus, Say, TokenSecret, Verdict};
 
 use crate::alerts::alerts;
 use crate::metrics::samples;
-use crate::support::{Client, DeviceKey, TestServer, good_report, wait_for};
+use crate::support::{Client, DeviceKey, TestServer, good_report, wait_for, with_gates};
 
-const GATED: &str = "version: 1
-stages:
-  development: { branch: master, packages: rolling }
-  canary:      { branch: canary, from: development }
-  production:  { branch: production, from: canary }
-gates:
-  canary:
+const GATED: &str = "  canary:
     watch: warning
     no_worse_than: production
     time: { open: \"00:00-24:00\" }
@@ -32,7 +26,7 @@ watch:
 fn what_was_measured_and_the_clock_decide_a_merge() {
     let mut server = TestServer::start();
     let fleet = server.fleet_clone();
-    let gated = fleet.commit("volary.yml", GATED, "Set gates");
+    let gated = fleet.commit("volary.yml", &with_gates(GATED), "Set gates");
     fleet.push("HEAD:master").unwrap();
     fleet.push(&format!("{}:canary", fleet.merge(&gated, "canary", "Bring the gates"))).unwrap();
     let commit = fleet.commit("note", "1", "Change");
@@ -85,13 +79,7 @@ fn what_was_measured_and_the_clock_decide_a_merge() {
     assert!(said.contains("memory on dev-1"), "{said}");
 }
 
-const COMPARED: &str = "version: 1
-stages:
-  development: { branch: master, packages: rolling }
-  canary:      { branch: canary, from: development }
-  production:  { branch: production, from: canary }
-gates:
-  canary: { no_worse_than: production }
+const COMPARED: &str = "  canary: { no_worse_than: production }
 ";
 
 /// Points of 60 hours, one for five minutes.
@@ -124,7 +112,7 @@ fn days(device: u32, factor: f64) -> Value {
 fn compared_by_measurements(factor: f64) -> (Say, String) {
     let mut server = TestServer::start();
     let fleet = server.fleet_clone();
-    let gated = fleet.commit("volary.yml", COMPARED, "Set gates");
+    let gated = fleet.commit("volary.yml", &with_gates(COMPARED), "Set gates");
     fleet.push("HEAD:master").unwrap();
     fleet.push(&format!("{}:canary", fleet.merge(&gated, "canary", "Bring the gates"))).unwrap();
     let commit = fleet.commit("note", "1", "Change");
@@ -183,13 +171,7 @@ fn devices_that_need_more_memory_than_those_before_the_change_stop_a_merge() {
     );
 }
 
-const TOLD: &str = "version: 1
-stages:
-  development: { branch: master, packages: rolling }
-  canary:      { branch: canary, from: development }
-  production:  { branch: production, from: canary }
-gates:
-  canary:
+const TOLD: &str = "  canary:
     command: { rig: 1h, other: 1h }
     external: { field-test: 7d }
 ";
@@ -221,7 +203,7 @@ fn a_command_of_the_server_speaks_for_a_gate_and_may_do_nothing_else() {
     crate::support::write(server.layout().config(), format!("{config}{section}"));
     server.resume();
     let fleet = server.fleet_clone();
-    let gated = fleet.commit("volary.yml", TOLD, "Set gates");
+    let gated = fleet.commit("volary.yml", &with_gates(TOLD), "Set gates");
     fleet.push("HEAD:master").unwrap();
     fleet.push(&format!("{}:canary", fleet.merge(&gated, "canary", "Bring the gates"))).unwrap();
     let mut commit = String::new();
@@ -257,7 +239,7 @@ fn others_speak_for_the_gates_of_their_token_only() {
     let server = TestServer::start();
     let fleet = server.fleet_clone();
     let text = TOLD.replace("    command: { rig: 1h, other: 1h }\n", "");
-    let gated = fleet.commit("volary.yml", &text, "Set gates");
+    let gated = fleet.commit("volary.yml", &with_gates(&text), "Set gates");
     fleet.push("HEAD:master").unwrap();
     fleet.push(&format!("{}:canary", fleet.merge(&gated, "canary", "Bring the gates"))).unwrap();
     let commit = fleet.commit("note", "1", "Change");

@@ -4,16 +4,9 @@ use serde_json::json;
 use volary_api::v1::device::Desired;
 use volary_api::v1::fleet::{Promotion, Say, Verdict};
 
-use crate::support::{DeviceKey, TestServer, good_report, wait_for};
+use crate::support::{DeviceKey, TestServer, good_report, wait_for, with_gates};
 
-const GATED: &str = "version: 1
-stages:
-  development: { branch: master, packages: rolling }
-  canary:      { branch: canary, from: development }
-  production:  { branch: production, from: canary }
-gates:
-  canary: { healthy: { at_least: 100%, silent_at_most: 0%, devices_at_least: 1 } }
-";
+const GATED: &str = "  canary: { healthy: { at_least: 100%, silent_at_most: 0%, devices_at_least: 1 } }\n";
 
 #[test]
 fn the_first_commit_is_signed_and_on_every_stage() {
@@ -87,7 +80,7 @@ fn a_gate_keeps_a_merge_out_until_it_says_go_or_is_overridden() {
     let server = TestServer::start();
     let fleet = server.fleet_clone();
     // The gate must stand in the branch that it guards before it guards anything.
-    let gated = fleet.commit("volary.yml", GATED, "Set a gate");
+    let gated = fleet.commit("volary.yml", &with_gates(GATED), "Set a gate");
     fleet.push("HEAD:master").unwrap();
     fleet.push(&format!("{}:canary", fleet.merge(&gated, "canary", "Bring the gate"))).unwrap();
 
@@ -133,7 +126,7 @@ fn a_gate_keeps_a_merge_out_until_it_says_go_or_is_overridden() {
 fn a_stage_that_the_default_branch_forgot_keeps_its_gates() {
     let server = TestServer::start();
     let fleet = server.fleet_clone();
-    let gated = fleet.commit("volary.yml", GATED, "Set a gate");
+    let gated = fleet.commit("volary.yml", &with_gates(GATED), "Set a gate");
     fleet.push("HEAD:master").unwrap();
     fleet.push(&format!("{}:canary", fleet.merge(&gated, "canary", "Bring the gate"))).unwrap();
 

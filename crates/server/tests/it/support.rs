@@ -367,6 +367,14 @@ impl DeviceKey {
     }
 }
 
+/// A `volary.yml` with three stages, a suite of conditions for merges, and what else follows.
+pub fn with_gates(gates: &str) -> String {
+    format!(
+        "version: 1\nstages:\n  development: {{ branch: master, packages: rolling }}\n  canary: {{ branch: canary, from: \
+         development }}\n  production: {{ branch: production, from: canary }}\ngates:\n{gates}"
+    )
+}
+
 /// A report of a device that is well at `commit`.
 pub fn good_report(id: &str, stage: &str, commit: &str, suite: Option<&str>) -> Report {
     serde_json::from_value(json!({
