@@ -60,7 +60,7 @@ check-page: setup ## The server's pages in a real browser: accessible, fitting o
 	@cd $(TARGET)/page && npm install --silent --no-fund --no-audit --no-save --prefix . playwright-core@1.65 axe-core@4.14 oidc-provider@9.13
 	VOLARY_PAGE_OUT=$(abspath $(TARGET)/page) cargo test --quiet --package volary-server --test it browser:: -- --ignored --nocapture
 
-test-slow: build agent-deb ## What takes too long for make test: real clients, exports, safety, a virtual machine, foreign builds
+test-slow: build agent-deb ## What takes too long for make test: real clients, exports, safety, a virtual machine, the page in a browser, foreign builds
 	@scripts/setup machine
 	@scripts/setup monitor
 	@scripts/setup foreign
@@ -71,6 +71,7 @@ test-slow: build agent-deb ## What takes too long for make test: real clients, e
 	VOLARY_INVENTORY_CAMPAIGN=600 cargo test --quiet --package volary-fleet --test inventory_oracle --test inventory_split
 	$(RUN_AS_ROOT) $(RUN_TESTS) --package volary-testkit --features system --test 'slow_*'
 	cargo test --quiet --package volary-server --test it prometheus -- --ignored
+	@$(MAKE) --no-print-directory check-api check-page
 	$(RUN_AS_ROOT) cargo test --quiet $(BUILDER) --test builds -- --ignored
 
 test-foreign: setup ## The agent for arm64 and armhf: built, packed, started and tested by qemu-user
