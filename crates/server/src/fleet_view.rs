@@ -420,6 +420,8 @@ mod tests {
         commit(&work, &format!("{CONFIG}  production: {{ branch: production, from: development }}\n"));
         git(&work, &["push", "-q", fleet.to_str().unwrap(), "HEAD:production"]);
         let both = FleetView::read(&layout, &gone);
+        // Devices that were judged by one of them are so by the other only if it wants the same.
+        assert!(good.wants_as(&gone) && !good.wants_as(&FleetView::default()) && !good.wants_as(&both));
         assert!(matches!(told(&both), (tips, 0) if matches!(tips[..], [Some(_), Some(_)])), "{both:?}");
         git(&work, &["checkout", "-q", "-b", "broken"]);
         volary_host::write_atomic(&work.join(CONFIG_FILE), b"version: 99\n", 0o644).unwrap();

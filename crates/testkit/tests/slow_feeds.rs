@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use volary_api::join::JoinToken;
 use volary_api::v1::status::{Condition, Device};
 use volary_host::{Cmd, create_dir, write_atomic};
 use volary_testkit::chain::Chain;
@@ -18,8 +19,12 @@ use volary_testkit::{Process, wait_until};
 /// How many devices there are.
 const DEVICES: usize = 1_000;
 
-/// How long a system may take to show what it was told: a thousand hosts are made one by one.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How long a system may take to show what it was told: a thousand hosts and their services are made one by one, which
+/// takes minutes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// How long the devices measured whose memory is looked at: the week that the rule looks at, and some hours.
+const HOURS: u32 = 175;
 
 /// Writes records of devices into a server's database: `[{name, ...columns}]` on standard input.
 const WRITE: &str = r#"
@@ -102,6 +107,51 @@ impl Fleet {
         let input = serde_json::to_vec(&records).unwrap();
         let database = self.chain.folder().join("db.sqlite");
         Cmd::new("python3").args(["-c", WRITE]).arg(database).stdin(input).check().unwrap();
+    }
+
+    /// Has a device send a week of measurements, in which the memory of a unit rises or stays.
+    fn measure(&self, name: &str, rises: bool) {
+        let dir = self.chain.lab().folder().join(name);
+        create_dir(&dir).unwrap();
+        let (key, request) = (dir.join("key.pem"), dir.join("request.pem"));
+        Cmd::new("openssl")
+            .args(["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+            .args(["-subj", &format!("/CN={name}")])
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&request)
+            .check()
+            .unwrap();
+        let token = self.chain.volary(&["device", "token", "--stage", "development"]).unwrap();
+        let secret = token.split_whitespace().find_map(|word| JoinToken::decode(word).ok()).unwrap().secret;
+        let enroll = json!({
+            "name": name, "csr": volary_host::read_to_string(&request).unwrap(), "secret": secret,
+            "architecture": "amd64", "os": "Debian 12",
+        });
+        let post = |path: &str, more: &[&Path], body: &Value| -> Value {
+            let mut curl =
+                Cmd::new("curl").args(["-s", "--fail-with-body", "-H", "content-type: application/json"]);
+            curl = curl.arg("--cacert").arg(self.chain.folder().join("ca/ca.pem"));
+            for (option, file) in ["--key", "--cert"].iter().zip(more) {
+                curl = curl.arg(option).arg(file);
+            }
+            let body = serde_json::to_vec(body).unwrap();
+            let curl = curl.args(["--data-binary", "@-"]).arg(format!("{}{path}", self.chain.url()));
+            serde_json::from_slice(&curl.stdin(body).check().unwrap().stdout).unwrap()
+        };
+        let enrolled = post("/device/v1/enroll", &[], &enroll);
+        let certificate = dir.join("certificate.pem");
+        write_atomic(&certificate, enrolled["certificate"].as_str().unwrap().as_bytes(), 0o600).unwrap();
+        // 60 MiB, and 0.5 MiB more in each hour.
+        let memory =
+            |hour: u32| f64::from(1 << 20) * (60.0 + if rises { 0.5 * f64::from(hour) } else { 0.0 });
+        let samples = json!({
+            "id": "week", "boot_id": "b", "at": "2026-11-22T12:00:00Z", "age": 0, "step": 900, "points": HOURS * 4,
+            "series": { "unit_memory_bytes{unit=\"app.service\"}": (0..HOURS * 4).map(|n| memory(n / 4)).collect::<Vec<_>>() },
+        });
+        let answer = post("/device/v1/metrics", &[&key, &certificate], &samples);
+        assert_eq!(answer["received"], json!(["week"]), "{answer}");
     }
 
     fn known(&self) -> BTreeMap<String, Condition> {
@@ -238,8 +288,9 @@ impl Icinga {
         Some(results.as_array()?.iter().map(state).collect())
     }
 
-    /// Waits until it shows what the server knows of each device.
-    fn agrees(&self, fleet: &Fleet, foreign: &[&str]) {
+    /// Waits until it shows what the server knows of each device; `leaks` are those that have the service for leaks, each
+    /// with its state.
+    fn agrees(&self, fleet: &Fleet, foreign: &[&str], leaks: &[(&str, u64)]) {
         wait_until("Icinga to agree", PATIENCE, || {
             let known = fleet.known();
             let mut hosts = self.states("hosts").ok_or("no answer")?;
@@ -249,8 +300,14 @@ impl Icinga {
             if names(&mut hosts.keys()) != names(&mut known.keys()) {
                 return Err(format!("{} hosts for {} devices", hosts.len(), known.len()));
             }
-            if services.len() != 4 * known.len() {
+            if services.len() != 4 * known.len() + leaks.len() {
                 return Err(format!("{} services for {} devices", services.len(), known.len()));
+            }
+            for (device, state) in leaks {
+                let seen = services.get(&format!("{device}!leak")).copied();
+                if seen != Some((*state, true)) {
+                    return Err(format!("the service leak of {device} is {seen:?}"));
+                }
             }
             for (name, condition) in &known {
                 let (host, converge) = match condition {
@@ -286,17 +343,25 @@ fn icinga_shows_what_the_server_knows() {
          password_file = \"icinga.password\"\nca_file = \"{}\"\nttl = 150",
         ca.display()
     ));
-    icinga.agrees(&fleet, &["printer"]);
+    icinga.agrees(&fleet, &["printer"], &[]);
+
+    // Two of them measure; the template's rule finds the leak of one.
+    let (leaking, steady) = (name(DEVICES + 10), name(DEVICES + 11));
+    fleet.measure(&leaking, true);
+    fleet.measure(&steady, false);
+    fleet.set(DEVICES + 10..DEVICES + 12, Is::Good);
+    let leaks = [(leaking.as_str(), 1), (steady.as_str(), 0)];
+    icinga.agrees(&fleet, &["printer"], &leaks);
 
     fleet.set(0..50, Is::Failing);
     fleet.set(50..70, Is::Silent);
-    icinga.agrees(&fleet, &["printer"]);
+    icinga.agrees(&fleet, &["printer"], &leaks);
 
     // Somebody deletes one there: it comes again as soon as there is something to say of it.
     let path = format!("/v1/objects/hosts/{}?cascade=1", name(100));
     icinga.ask("DELETE", &path, "").unwrap();
     fleet.set(100..101, Is::Failing);
-    icinga.agrees(&fleet, &["printer"]);
+    icinga.agrees(&fleet, &["printer"], &leaks);
 
     // Icinga dies, and the server too; the fleet changes meanwhile.
     icinga.kill();
@@ -312,7 +377,7 @@ fn icinga_shows_what_the_server_knows() {
     fleet.chain.kill_server().unwrap();
     fleet.chain.start_server().unwrap();
     icinga.start(&fleet.chain);
-    icinga.agrees(&fleet, &["printer"]);
+    icinga.agrees(&fleet, &["printer"], &leaks);
     wait_until("the feed to work", PATIENCE, || {
         let feed = fleet.feed("icinga/main");
         if feed["problem"].is_null() { Ok(()) } else { Err(feed.to_string()) }

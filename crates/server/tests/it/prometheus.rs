@@ -66,6 +66,9 @@ fn the_page_has_the_server_and_its_devices() {
     server.anonymous().get("/prometheus/sd").refused(401, "token");
 }
 
+/// How many devices the real one is told of.
+const DEVICES: u32 = 1000;
+
 /// A real Prometheus on this machine.
 struct Prometheus {
     child: Child,
@@ -122,13 +125,21 @@ fn a_real_prometheus_knows_what_we_know() {
     let feed = format!("[feeds.prometheus.main]\nurl = \"http://127.0.0.1:{port}/api/v1/write\"\n");
     write(&config, format!("{text}\n{feed}"));
     server.resume();
-    let keys = [DeviceKey::new(), DeviceKey::new(), DeviceKey::new()];
-    let names = ["dev-1", "dev-2", "dev-3"];
+    let names: Vec<String> = (0..DEVICES).map(|number| format!("dev-{number}")).collect();
+    let secret = server.join_secret("development", DEVICES);
+    let join = |key: &DeviceKey, name: &str, secret: Option<&str>, server: &TestServer| {
+        let enrolled: Enrolled = key.enroll(server, name, secret).json();
+        let Enrolled::Accepted { certificate, .. } = enrolled else { panic!("{enrolled:?}") };
+        key.client(server, &certificate)
+    };
+    let keys: Vec<DeviceKey> = names.iter().map(|_| DeviceKey::new()).collect();
     let devices: Vec<Client> =
-        keys.iter().zip(names).map(|(key, name)| key.join(&server, name, "development")).collect();
+        keys.iter().zip(&names).map(|(key, name)| join(key, name, Some(&secret), &server)).collect();
     let viewer = server.with_role("viewer");
     wait_for("the devices were judged", || {
-        viewer.get("/metrics").text().contains("device=\"dev-3\"").then_some(())
+        let page = viewer.get("/metrics").text();
+        let judged = page.matches("volary_device_good{").count();
+        (judged == DEVICES as usize).then_some(())
     });
 
     let folder = server.scratch().join("prometheus");
@@ -149,11 +160,7 @@ fn a_real_prometheus_knows_what_we_know() {
     let prometheus = Prometheus::start(&folder, port);
 
     let expected = |base: f64| -> BTreeMap<String, String> {
-        names
-            .iter()
-            .zip(0..)
-            .map(|(name, n)| ((*name).to_owned(), (base + f64::from(n)).to_string()))
-            .collect()
+        names.iter().zip(0..).map(|(name, n)| (name.clone(), (base + f64::from(n)).to_string())).collect()
     };
     for (device, number) in devices.iter().zip(0..) {
         send(device, &samples(1, 1.5 + f64::from(number)));
@@ -182,19 +189,19 @@ fn a_real_prometheus_knows_what_we_know() {
     server.resume();
     let prometheus = Prometheus::start(&folder, port);
     wait_for("everything has arrived", || {
-        let count = prometheus.find("count_over_time(volary_device_load1{job=\"\"}[10m])");
-        (count.len() == 3 && count.values().all(|count| count == "5")).then_some(())
+        let count = prometheus.find("count_over_time(volary_device_load1{job=\"\"}[1h])");
+        (count.len() == names.len() && count.values().all(|count| count == "5")).then_some(())
     });
-    assert_eq!(prometheus.find("last_over_time(volary_device_load1{job=\"\"}[10m])"), expected(30.0));
-    assert_eq!(
-        prometheus.find("sum_over_time(volary_device_load1{job=\"\",device=\"dev-1\"}[10m])")["dev-1"],
-        "61.5"
-    );
+    assert_eq!(prometheus.find("last_over_time(volary_device_load1{job=\"\"}[1h])"), expected(30.0));
+    let sums: BTreeMap<String, String> = names
+        .iter()
+        .zip(0..)
+        .map(|(name, n)| (name.clone(), (61.5 + 5.0 * f64::from(n)).to_string()))
+        .collect();
+    assert_eq!(prometheus.find("sum_over_time(volary_device_load1{job=\"\"}[1h])"), sums);
 
     // A point from before the last does not keep out what comes after. The server has another port now.
-    let enrolled: Enrolled = keys[0].enroll(&server, names[0], None).json();
-    let Enrolled::Accepted { certificate, .. } = enrolled else { panic!("{enrolled:?}") };
-    let device = keys[0].client(&server, &certificate);
+    let device = join(&keys[1], "dev-1", None, &server);
     let mut late = samples(8, 7.0);
     late["age"] = json!(120);
     send(&device, &late);
@@ -202,7 +209,7 @@ fn a_real_prometheus_knows_what_we_know() {
     newest["series"]["fresh"] = json!([1]);
     send(&device, &newest);
     wait_for("the newest value", || {
-        (prometheus.find("last_over_time(volary_device_load1{job=\"\",device=\"dev-1\"}[10m])")["dev-1"]
+        (prometheus.find("last_over_time(volary_device_load1{job=\"\",device=\"dev-1\"}[1h])")["dev-1"]
             == "77")
             .then_some(())
     });

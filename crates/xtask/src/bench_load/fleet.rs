@@ -196,8 +196,14 @@ impl Fleet {
 fn push(repository: &Path) -> anyhow::Result<Commits> {
     let index = repository.join("load.index");
     let git = |args: &[&str]| -> anyhow::Result<String> {
-        let git = Cmd::new("git").arg("-C").arg(repository).args(["-c", "user.name=Ada", "-c", "user.email=ada@volary.test"]);
-        let done = git.args(args).env("GIT_INDEX_FILE", &index).stdin("A fleet that is measured.\n").check()?;
+        let git = Cmd::new("git").arg("-C").arg(repository).args([
+            "-c",
+            "user.name=Ada",
+            "-c",
+            "user.email=ada@volary.test",
+        ]);
+        let done =
+            git.args(args).env("GIT_INDEX_FILE", &index).stdin("A fleet that is measured.\n").check()?;
         Ok(done.text().trim().to_owned())
     };
     let older = git(&["rev-parse", "master"])?;
