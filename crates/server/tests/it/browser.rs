@@ -1,6 +1,7 @@
 //! The page in a real browser: `make check-page`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::json;
 use volary_api::v1::alert::AlertState;
@@ -11,6 +12,9 @@ use crate::promotion::let_the_server_merge;
 use crate::support::{TestServer, write};
 use crate::users::{PASSWORD, add};
 use volary_host::Cmd;
+
+/// How long a browser may take for all pages in four ways: a minute, on a busy machine many.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A browser goes through all pages of a fleet that has something of everything, merges with a click, and
 /// git has the merge.
@@ -41,6 +45,7 @@ fn a_browser_finds_every_page_in_order_and_merges() {
         .env("VOLARY_PAGE_USER", "alice")
         .env("VOLARY_PAGE_PASSWORD", PASSWORD)
         .env("VOLARY_PAGE_OUT", out)
+        .timeout(PATIENCE)
         .check()
         .unwrap();
     println!("{}", said.text().trim());
