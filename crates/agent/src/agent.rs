@@ -31,7 +31,7 @@ use crate::paths::Paths;
 use crate::repo::{Repo, Supply};
 use crate::report::{self, Look};
 use crate::slots::switch;
-use crate::spool::Spool;
+use crate::spool::{Kind, Spool};
 use crate::{drift, history, transaction, turn, undo, work, zone};
 
 /// After so many questions in a row without an answer the fleet is looked for elsewhere, if it is
@@ -381,6 +381,7 @@ impl Agent {
                     log::say(&why);
                     self.silence = why;
                 }
+                self.settle();
                 let news = if self.state.memory.unanswered >= PATIENT { self.look_elsewhere() } else { None };
                 news.unwrap_or_else(|| Event::Unreachable(error.to_string()))
             }
@@ -512,7 +513,10 @@ impl Agent {
         if let Err(error) = history::keep(&self.paths, &report) {
             log::say(error.to_string());
         }
-        self.spool.keep(&report, news::kind(&report, self.told.as_ref()))?;
+        match news::kind(&report, self.told.as_ref()) {
+            Kind::Health if !self.behind && self.answering_server().is_some() => self.spool.gather(&report),
+            kind => self.spool.keep(&report, kind)?,
+        }
         self.told = Some(Signs::of(&report));
         self.watched_units = report.units.into_keys().collect();
         Ok(())
@@ -539,9 +543,28 @@ impl Agent {
         }
     }
 
+    /// Writes the reports that are in memory only.
+    pub(crate) fn settle(&self) {
+        if let Err(error) = self.spool.settle() {
+            log::say(error.to_string());
+        }
+    }
+
+    /// The reports that wait.
+    pub(crate) fn spool(&self) -> Spool {
+        self.spool.clone()
+    }
+
     /// How many reports wait to be sent.
     pub fn waiting_reports(&self) -> usize {
         self.spool.count()
+    }
+}
+
+/// However the agent ends in good order, its reports are on disk.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.settle();
     }
 }
 

@@ -20,6 +20,7 @@ use crate::metrics::{Meter, Plan};
 use crate::modules;
 use crate::paths::Paths;
 use crate::slots::switch;
+use crate::spool::Spool;
 use crate::{listen, log};
 
 /// How often the device tells how it is when nothing happens.
@@ -48,7 +49,7 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
     let (sender, wakes) = mpsc::channel();
     let meter = Meter::start(paths);
     let mut measures = Measures { meter: meter.clone(), followed: None };
-    hear_signals(agent.ending(), sender.clone(), meter);
+    hear_signals(agent.ending(), sender.clone(), meter, agent.spool());
     let mut listening: Option<JoinHandle<()>> = None;
     log::say(format!(
         "volary-agent {} of {} follows {} at {}",
@@ -73,6 +74,7 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
         };
         if agent.hands_over && replaced_program().is_some() {
             measures.end(false);
+            agent.settle();
         }
         agent.hands_over &= become_the_new_version();
         if told.elapsed() >= HEALTH {
@@ -98,6 +100,7 @@ pub fn run(paths: &Paths) -> Result<(), AgentError> {
         }
     }
     measures.end(true);
+    agent.settle();
     log::say("ends between two steps, as asked");
     Ok(())
 }
@@ -157,13 +160,16 @@ impl Measures {
 
 /// Outside of a step that changes the device, an end is an end at once: the main thread may be
 /// waiting for a server that is away, and every state on disk is one to go on from.
-fn hear_signals(ending: Arc<Ending>, sender: Sender<Wake>, meter: Meter) {
+fn hear_signals(ending: Arc<Ending>, sender: Sender<Wake>, meter: Meter, spool: Spool) {
     match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
         Ok(mut signals) => {
             std::thread::spawn(move || {
                 for signal in signals.forever() {
                     if signal != SIGHUP && !ending.changing.load(Ordering::SeqCst) {
                         meter.end(true);
+                        if let Err(error) = spool.settle() {
+                            log::say(error.to_string());
+                        }
                         log::say("ends, as asked");
                         std::process::exit(0);
                     }

@@ -1,9 +1,12 @@
 //! Reports that wait to be sent: one file each, so that they survive reboots and weeks offline
 //! within a limit. How a convergence ended and what changed is worth more than that all is as it was:
-//! it stays longer and goes out at once, while health waits until several can go together.
+//! it stays longer and goes out at once, while health waits until several can go together. While the
+//! server answers it waits in memory: a power cut takes half an hour of "all is as it was", and the card
+//! is not written every few minutes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -55,10 +58,19 @@ impl Kind {
     }
 }
 
-/// The spool folder.
+/// The spool folder. Clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Spool {
     folder: PathBuf,
+    /// Health that is in memory only, oldest first.
+    gathering: Arc<Mutex<Vec<Gathering>>>,
+}
+
+/// One report that waits in memory.
+#[derive(Debug)]
+struct Gathering {
+    waiting: Waiting,
+    json: Vec<u8>,
 }
 
 /// One report that waits.
@@ -84,7 +96,7 @@ impl Waiting {
 impl Spool {
     /// The spool in `folder`.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder }
+        Self { folder, gathering: Arc::default() }
     }
 
     /// Keeps a report. If there are too many, the oldest health goes first, then the oldest changes
@@ -94,12 +106,42 @@ impl Spool {
     /// [`FileError`].
     pub fn keep(&self, report: &Report, kind: Kind) -> Result<(), FileError> {
         let json = serde_json::to_vec(report).expect("a report has only text keys");
-        let path = self.folder.join(format!("{}{}", report.id, kind.suffix()));
-        write_atomic(&path, &json, 0o600)?;
+        self.write(&name_of(report, kind), &json)?;
         for name in too_many(&self.waiting()?, COUNT, BYTES) {
             remove_if_exists(&self.folder.join(name))?;
         }
         Ok(())
+    }
+
+    /// Keeps a report of health in memory, for a server that answers: it goes out with the next ones,
+    /// or [`Spool::settle`] writes it.
+    pub fn gather(&self, report: &Report) {
+        let json = serde_json::to_vec(report).expect("a report has only text keys");
+        let waiting = Waiting { name: name_of(report, Kind::Health), size: json.len() as u64 };
+        self.gathering().push(Gathering { waiting, json });
+    }
+
+    /// Writes what is in memory only: the server is away, or the process ends. What cannot be written
+    /// stays in memory.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn settle(&self) -> Result<(), FileError> {
+        let mut gathering = self.gathering();
+        while let Some(Gathering { waiting, json }) = gathering.first() {
+            self.write(&waiting.name, json)?;
+            gathering.remove(0);
+        }
+        Ok(())
+    }
+
+    fn write(&self, name: &str, json: &[u8]) -> Result<(), FileError> {
+        write_atomic(&self.folder.join(name), json, 0o600)
+    }
+
+    fn gathering(&self) -> MutexGuard<'_, Vec<Gathering>> {
+        // Whole reports, whatever happened to the thread that had them.
+        self.gathering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many reports wait.
@@ -121,6 +163,16 @@ impl Spool {
     /// # Errors
     /// [`HttpError`] if the server is away.
     pub fn send(&self, server: &Server) -> Result<usize, HttpError> {
+        let sent = self.send_all(server);
+        if sent.is_err()
+            && let Err(error) = self.settle()
+        {
+            log::say(error.to_string());
+        }
+        sent
+    }
+
+    fn send_all(&self, server: &Server) -> Result<usize, HttpError> {
         let waiting = self.waiting().unwrap_or_default();
         let mut sent = 0;
         for batch in batches(&waiting) {
@@ -134,7 +186,7 @@ impl Spool {
     }
 
     fn send_one(&self, server: &Server, waiting: &Waiting) -> Result<usize, HttpError> {
-        let Ok(json) = read(&self.folder.join(&waiting.name)) else { return Ok(0) };
+        let Some(json) = self.json(waiting) else { return Ok(0) };
         let sent = match server.report(&json) {
             Ok(()) => 1,
             Err(error @ HttpError::Refused { status: 400 | 409 | 413 | 422, .. }) => {
@@ -151,7 +203,7 @@ impl Spool {
         let mut lines = Vec::new();
         let mut files = Vec::new();
         for waiting in batch {
-            if let Ok(json) = read(&self.folder.join(&waiting.name)) {
+            if let Some(json) = self.json(waiting) {
                 lines.push(json);
                 files.push(waiting);
             }
@@ -178,7 +230,14 @@ impl Spool {
         Ok(received.len())
     }
 
+    fn json(&self, waiting: &Waiting) -> Option<Vec<u8>> {
+        let gathered =
+            self.gathering().iter().find(|one| one.waiting == *waiting).map(|one| one.json.clone());
+        gathered.or_else(|| read(&self.folder.join(&waiting.name)).ok())
+    }
+
     fn forget(&self, waiting: &Waiting) {
+        self.gathering().retain(|one| one.waiting != *waiting);
         if let Err(error) = remove_if_exists(&self.folder.join(&waiting.name)) {
             log::say(error.to_string());
         }
@@ -194,9 +253,15 @@ impl Spool {
                 size: entry.metadata().map_or(0, |meta| meta.len()),
             })
             .collect();
+        waiting.extend(self.gathering().iter().map(|one| one.waiting.clone()));
         waiting.sort();
         Ok(waiting)
     }
+}
+
+/// The name of a report's file.
+fn name_of(report: &Report, kind: Kind) -> String {
+    format!("{}{}", report.id, kind.suffix())
 }
 
 /// True if something of this should go out now. `waiting` is sorted, oldest first.
@@ -296,6 +361,41 @@ mod tests {
         check(&[at(5, "result")], 5, true);
         check(&[at(60, "health")], 0, true);
         check(&[report("strange-health")], 0, true);
+    }
+
+    #[test]
+    fn health_that_gathers_is_written_when_it_must_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::new(dir.path().to_owned());
+        let lines = include_str!("../../api/tests/recorded/agent-0.1.jsonl");
+        let template: Report = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        let report = |id: &str| Report { id: id.to_owned(), ..template.clone() };
+        let on_disk = || fs::read_dir(dir.path()).unwrap().count();
+        spool.gather(&report("2"));
+        spool.gather(&report("3"));
+        spool.keep(&report("1"), Kind::Change).unwrap();
+        assert_eq!((spool.count(), spool.clone().count(), on_disk()), (3, 3, 1));
+        let names =
+            |spool: &Spool| spool.waiting().unwrap().into_iter().map(|one| one.name).collect::<Vec<_>>();
+        assert_eq!(names(&spool), ["1-change.json", "2-health.json", "3-health.json"]);
+        let second = spool.waiting().unwrap().remove(1);
+        assert_eq!(second.size, spool.json(&second).unwrap().len() as u64);
+        spool.forget(&second);
+        assert_eq!((spool.count(), spool.json(&second)), (2, None));
+        spool.settle().unwrap();
+        spool.settle().unwrap();
+        let other = Spool::new(dir.path().to_owned());
+        assert_eq!(
+            (names(&other), names(&spool)),
+            (names(&spool), vec!["1-change.json".into(), "3-health.json".into()])
+        );
+        let third = other.waiting().unwrap().remove(1);
+        assert_eq!(serde_json::from_slice::<Report>(&other.json(&third).unwrap()).unwrap(), report("3"));
+        // A folder that is gone: what cannot be written stays.
+        spool.gather(&report("4"));
+        fs::remove_dir_all(dir.path()).unwrap();
+        assert!(spool.settle().is_err());
+        assert_eq!(spool.gathering().len(), 1);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Lines of the journal of priority error and above: what the last reading left, bounded.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,6 +24,13 @@ const MESSAGE: usize = 300;
 
 /// The most units whose lines are counted apart.
 const UNITS: usize = 30;
+
+/// Where journald keeps its files, each machine's in a folder of its own (systemd-journald.service(8)).
+const FOLDERS: [&str; 2] = ["/run/log/journal", "/var/log/journal"];
+
+/// A file that was written less than this many nanoseconds ago may be written again without a trace:
+/// journald sets the time of a file up to a quarter of a second late, and some file systems count whole seconds.
+const SETTLED: i128 = 2_000_000_000;
 
 /// How long journalctl may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -47,17 +57,48 @@ pub struct Reading {
     pub cursor: Option<String>,
     /// True if there were more.
     pub cut: bool,
+    /// The journal's files from before it was read: while they stay the same, there is nothing new.
+    pub files: Option<Files>,
 }
 
-/// Reads what came after a cursor; without one, since the boot.
-pub type Read = fn(Option<&str>, &Moment) -> Reading;
+/// The journal's files as they are at one time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files(Vec<(PathBuf, [i128; 3])>);
+
+impl Files {
+    /// Those below `root`; `None` if they tell nothing, since there are none or one was written just now.
+    pub fn look(root: &Path, now: Timestamp) -> Option<Self> {
+        let within = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut files = Vec::new();
+        for folder in FOLDERS.iter().flat_map(|folder| within(root.join(folder.trim_start_matches('/')))) {
+            for file in within(folder.path()) {
+                let facts = file.metadata().ok()?;
+                let written = i128::from(facts.mtime()) * 1_000_000_000 + i128::from(facts.mtime_nsec());
+                if now.as_nanosecond() - written < SETTLED {
+                    return None;
+                }
+                files.push((file.path(), [written, facts.len().into(), facts.ino().into()]));
+            }
+        }
+        files.sort();
+        (!files.is_empty()).then_some(Self(files))
+    }
+}
+
+/// Reads what came after a cursor; without one, since the boot. Nothing if the files are still these.
+pub type Read = fn(Option<&str>, Option<&Files>, &Moment) -> Reading;
 
 /// Reads the journal of this machine.
-pub fn read(after: Option<&str>, now: &Moment) -> Reading {
+pub fn read(after: Option<&str>, known: Option<&Files>, now: &Moment) -> Reading {
+    let files = Files::look(Path::new("/"), now.at);
+    if files.is_some() && files.as_ref() == known {
+        return Reading::default();
+    }
     let reading = run(after, now);
     // A cursor of a journal that is not there any more.
     let reading = if reading.is_none() && after.is_some() { run(None, now) } else { reading };
-    let mut reading = reading.unwrap_or_default();
+    let files = files.filter(|_| reading.is_some());
+    let mut reading = Reading { files, ..reading.unwrap_or_default() };
     if reading.cut {
         reading.cursor = end().or(reading.cursor);
     }
@@ -251,6 +292,34 @@ mod tests {
         }
         assert_eq!(beginning(&"é".repeat(500)).len(), 300);
         assert_eq!(beginning(&format!("x{}", "é".repeat(500))).len(), 299);
+    }
+
+    #[test]
+    fn a_journal_that_nobody_wrote_to_is_known() {
+        let root = tempfile::tempdir().unwrap();
+        let now: Timestamp = "2026-11-27T12:00:00Z".parse().unwrap();
+        let look = |at: Timestamp| Files::look(root.path(), at);
+        assert_eq!(look(now), None, "there is none");
+        let folder = root.path().join("var/log/journal/0123");
+        volary_host::create_dir(&folder).unwrap();
+        let write = |name: &str, seconds: i64| {
+            let file = fs::File::create(folder.join(name)).unwrap();
+            let written = now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap();
+            file.set_modified(written.into()).unwrap();
+        };
+        write("system.journal", -10);
+        let known = look(now);
+        assert!(known.is_some() && look(now) == known);
+        write("system.journal", -5);
+        let later = look(now);
+        assert!(later.is_some() && later != known, "something was written");
+        write("user-1000.journal", -5);
+        let more = look(now);
+        assert!(more.is_some() && more != later, "another file");
+        write("system.journal", -1);
+        assert_eq!(look(now), None, "it may be written again without a trace");
+        write("system.journal", 3600);
+        assert_eq!(look(now), None, "so may one of the future");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub use show::{Shown, show};
 use crate::agent::Agent;
 use crate::log;
 use crate::paths::Paths;
-use journal::{Line, Read, Reading, Totals};
+use journal::{Files, Line, Read, Reading, Totals};
 use ring::Ring;
 use store::{Batch, Kept, Store};
 
@@ -139,6 +139,8 @@ struct State {
     kept: Kept,
     /// Lines of the journal so far, in this run of the agent.
     totals: Totals,
+    /// The journal's files when it was read for what was sent or written last.
+    journal: Option<Files>,
     /// What is being sent, or an empty place for it: nobody else may take points then.
     sending: Option<Option<Batch>>,
     /// Since boot, when it was last tried to send, and until when not to try again.
@@ -152,7 +154,7 @@ impl Meter {
     /// One for this device, which does not look yet.
     pub fn new(paths: &Paths) -> Self {
         // The journal of the machine is nobody's who has a root of his own.
-        let read: Read = if paths.is_device() { journal::read } else { |_, _| Reading::default() };
+        let read: Read = if paths.is_device() { journal::read } else { |_, _, _| Reading::default() };
         Self::with(Store::new(paths.metrics()), read, None)
     }
 
@@ -163,6 +165,7 @@ impl Meter {
             ring: Ring::default(),
             kept,
             totals: Totals::default(),
+            journal: None,
             sending: None,
             tried_at: None,
             quiet_until: None,
@@ -174,7 +177,7 @@ impl Meter {
     /// Starts to measure, on a thread of its own, once there is a plan.
     pub fn start(paths: &Paths) -> Self {
         let mut looker = Looker::of(paths);
-        let read: Read = if paths.is_device() { journal::read } else { |_, _| Reading::default() };
+        let read: Read = if paths.is_device() { journal::read } else { |_, _, _| Reading::default() };
         let meter = Self::with(Store::new(paths.metrics()), read, looker.ended_badly());
         let mut state = meter.state();
         looker.unclean = state.kept.unclean;
@@ -283,19 +286,24 @@ impl Meter {
         plan: &Plan,
     ) -> MutexGuard<'a, State> {
         state.sending = Some(None);
-        let cursor = state.kept.cursor.clone();
+        let read = state.read();
         drop(state);
         let now = Moment::now();
-        let reading = self.reading(plan, cursor.as_deref(), &now);
+        let reading = self.reading(plan, &read, &now);
         let mut state = self.state();
         state.sending = None;
         self.keep(&mut state, reading, &now);
         state
     }
 
-    fn reading(&self, plan: &Plan, cursor: Option<&str>, now: &Moment) -> Reading {
+    /// Reads the journal on from where it was read to.
+    fn reading(&self, plan: &Plan, (cursor, files): &ReadTo, now: &Moment) -> Reading {
         let is_wanted = plan.metrics.journal > 0 || plan.metrics.series.contains("journal_errors_total");
-        if is_wanted { (self.shared.read)(cursor, now) } else { Reading::default() }
+        if is_wanted {
+            (self.shared.read)(cursor.as_deref(), files.as_ref(), now)
+        } else {
+            Reading::default()
+        }
     }
 
     /// Moves all points from memory to the disk.
@@ -336,7 +344,14 @@ impl Plan {
     }
 }
 
+/// How far the journal was read: where in it, and what its files were.
+type ReadTo = (Option<String>, Option<Files>);
+
 impl State {
+    fn read(&self) -> ReadTo {
+        (self.kept.cursor.clone(), self.journal.clone())
+    }
+
     /// All points, with the lines of the journal that came; `None` without points.
     fn batch(&mut self, lines: &[Line], now: &Moment) -> Option<Batch> {
         let plan = self.plan.clone().filter(|_| self.ring.points() > 0)?;
@@ -388,6 +403,9 @@ impl State {
     fn commit(&mut self, samples: &Samples, reading: Reading) -> bool {
         self.ring.forget(usize::try_from(samples.points).unwrap_or(usize::MAX));
         self.totals = self.totals.with(&reading.lines);
+        if reading.files.is_some() {
+            self.journal = reading.files;
+        }
         if reading.cursor.is_some() {
             self.kept.cursor = reading.cursor;
             return true;

@@ -85,9 +85,9 @@ impl Meter {
         }
         state.sending = Some(None);
         state.tried_at = Some(now.since_boot);
-        let cursor = state.kept.cursor.clone();
+        let read = state.read();
         drop(state);
-        let reading = self.reading(&plan, cursor.as_deref(), &now);
+        let reading = self.reading(&plan, &read, &now);
         let mut state = self.state();
         let batch = state.batch(&reading.lines, &now);
         state.sending = Some(batch.clone());

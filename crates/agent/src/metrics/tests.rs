@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -14,7 +15,7 @@ use volary_host::{create_dir, write_atomic};
 use volary_model::SeriesName;
 
 use super::disks::Space;
-use super::journal::{Line, Reading};
+use super::journal::{Files, Line, Reading};
 use super::services::Said;
 use super::store::Store;
 use super::{Look, Looker, Meter, Moment, Plan, Questions};
@@ -312,7 +313,7 @@ fn programs_of_the_fleet_print_a_number() {
     assert_eq!(look(root.path(), &plan).values, BTreeMap::from([("fleet_a".to_owned(), 1.5)]));
 }
 
-fn errors(after: Option<&str>, _: &Moment) -> Reading {
+fn errors(after: Option<&str>, _: Option<&Files>, _: &Moment) -> Reading {
     let line = |age: u64| Line {
         age: Duration::from_secs(age),
         priority: 3,
@@ -320,7 +321,10 @@ fn errors(after: Option<&str>, _: &Moment) -> Reading {
         message: "no disk".to_owned(),
     };
     match after {
-        None => Reading { lines: vec![line(90), line(5)], cursor: Some("one".to_owned()), cut: false },
+        None => {
+            let (lines, cursor) = (vec![line(90), line(5)], Some("one".to_owned()));
+            Reading { lines, cursor, cut: false, files: None }
+        }
         Some(_) => Reading::default(),
     }
 }
@@ -369,6 +373,39 @@ fn an_hour_of_points_goes_to_disk_with_the_errors() {
     let counted = &samples.series["journal_errors_total{unit=\"app.service\"}"];
     assert_eq!((counted.len(), counted[0]), (60, Some(0.0)));
     assert_eq!((state.kept.cursor.as_deref(), store.kept().cursor.as_deref()), (Some("one"), Some("one")));
+}
+
+thread_local! {
+    /// Whether the journal's files were known when it was read, each time.
+    static KNOWN: std::cell::RefCell<Vec<bool>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+fn quiet(_: Option<&str>, known: Option<&Files>, _: &Moment) -> Reading {
+    KNOWN.with_borrow_mut(|all| all.push(known.is_some()));
+    Reading { files: Some(Files::default()), ..Reading::default() }
+}
+
+#[test]
+fn the_journal_is_known_once_what_it_said_is_in_other_hands() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = Arc::new(plan("", &[]));
+    let meter = Meter::with(Store::new(dir.path().to_owned()), quiet, None);
+    meter.follow(Some(Plan::clone(&plan)));
+    let read = || {
+        let known = meter.state().read();
+        meter.reading(&plan, &known, &Moment::now())
+    };
+    // Read, and then not sent: the next time it is read anew.
+    read();
+    let reading = read();
+    meter.add(&plan, 1, Look::default());
+    meter.keep(&mut meter.state(), reading, &Moment::now());
+    read();
+    // What is written without a look at the journal changes nothing.
+    meter.add(&plan, 2, Look::default());
+    meter.keep(&mut meter.state(), Reading::default(), &Moment::now());
+    read();
+    assert_eq!(KNOWN.take(), [false, false, true, true]);
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn day(metrics: &str) -> usize {
     let units: Vec<String> = (0..10).map(|unit| format!("unit-{unit}.service")).collect();
     let plan = plan(metrics, &units.iter().map(String::as_str).collect::<Vec<_>>());
     let (root, folder) = (machine(), tempfile::tempdir().unwrap());
-    let meter = Meter::with(Store::new(folder.path().to_owned()), |_, _| Reading::default(), None);
+    let meter = Meter::with(Store::new(folder.path().to_owned()), |_, _, _| Reading::default(), None);
     meter.follow(Some(plan));
     let plan = meter.state().plan.clone().unwrap();
     let (every, send) = (plan.metrics.every.as_secs(), plan.metrics.send.as_secs());
