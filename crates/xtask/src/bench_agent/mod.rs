@@ -10,6 +10,7 @@ mod change;
 mod fleet;
 mod git_server;
 mod idle;
+mod rest;
 mod stand;
 mod weight;
 

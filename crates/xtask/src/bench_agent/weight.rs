@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 
 use super::figure;
 use super::fleet::write_poll;
+use super::rest::{self, Cause, Count};
 use super::stand::{QUICK, Stand, UNIT, USUAL};
 
 /// In bytes of 1000, as people buy disks and data plans.
@@ -19,6 +20,9 @@ const FETCH_MIB: f64 = 16.0;
 
 /// A timer for each poll; the answer of the server is waited for.
 const WAKE_UPS: f64 = 3.0;
+
+/// How often the device looks at itself unless its fleet says otherwise.
+const LOOKS: Duration = Duration::from_secs(60);
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -37,6 +41,7 @@ pub fn measure(stand: &Stand<'_>, watch: Duration) -> anyhow::Result<()> {
     write_poll(&stand.fleet, USUAL)?;
     stand.converge("ask as often as usual")?;
     idle(stand, watch)?;
+    at_rest(stand, watch)?;
     write_poll(&stand.fleet, QUICK)?;
     stand.converge("ask often")?;
     Ok(())
@@ -86,8 +91,8 @@ fn idle(stand: &Stand<'_>, watch: Duration) -> anyhow::Result<()> {
     figure(
         workspace,
         "agent-idle-wake-ups",
-        "how often a minute the agent's threads slept and were woken, with a poll each 60 s: the timer, and \
-         what the server sends",
+        "how often a minute a thread of the agent slept and was woken, with a poll each 60 s: by timers, and \
+         within what they began by the server, by programs that ended, by the disk",
         (rate, "/min"),
         WAKE_UPS,
     )?
@@ -108,6 +113,27 @@ fn idle(stand: &Stand<'_>, watch: Duration) -> anyhow::Result<()> {
         100.0,
     )?
     .publish(workspace)
+}
+
+/// Watches what wakes it, with strace: apart from the rest, since whoever is watched costs more.
+fn at_rest(stand: &Stand<'_>, watch: Duration) -> anyhow::Result<()> {
+    let pid = stand.device.pid_outside(UNIT)?;
+    let wake_ups = rest::watch(pid, watch, &stand.workspace.target.join("bench-agent/strace"))?;
+    for wake_up in &wake_ups {
+        println!("{wake_up}");
+    }
+    let count = Count::of(&wake_ups);
+    // Polls are up to a tenth early.
+    let beyond = count.beyond(watch, USUAL * 9 / 10, LOOKS);
+    let meaning = format!(
+        "what woke an agent at rest in {:.1} min and was no timer of its own, was one for nothing, or came more \
+         often than a poll each 60 s and a look each 60 s; those were {} and {}",
+        watch.as_secs_f64() / 60.0,
+        count.by(Cause::Asked),
+        count.by(Cause::Looked)
+    );
+    figure(stand.workspace, "agent-idle-wake-ups-beyond", &meaning, (f64::from(beyond), "wake-ups"), 0.0)?
+        .publish(stand.workspace)
 }
 
 struct Sample {
