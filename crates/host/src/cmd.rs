@@ -141,9 +141,12 @@ fn ending(status: ExitStatus) -> String {
 
 /// The last `lines` lines of what a program printed, as text.
 pub fn tail(bytes: &[u8], lines: usize) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let all: Vec<&str> = text.trim_end().lines().collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
+    let said = bytes.trim_ascii_end();
+    let Some(before) = lines.checked_sub(1) else { return String::new() };
+    // From its end: a device has no room for all lines of a program that printed megabytes of them.
+    let mut ends = said.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+    let start = ends.nth(before).unwrap_or(0);
+    String::from_utf8_lossy(&said[start..]).lines().collect::<Vec<_>>().join("\n")
 }
 
 impl Output {
@@ -448,6 +451,15 @@ fn group_of(process: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_lines_are_taken_from_the_end() {
+        assert_eq!(tail(b"one\r\ntwo\n\nfour\n \n", 2), "\nfour");
+        assert_eq!(tail(b"one\r\ntwo\n", 2), "one\ntwo");
+        assert_eq!(tail(b"one\r\ntwo\n", 9), "one\ntwo");
+        assert_eq!([tail(b"one\n", 0), tail(b"", 3), tail(b"\n\n", 3)], ["", "", ""]);
+        assert_eq!(tail(b"\xff\n\xc3", 2), "\u{fffd}\n\u{fffd}");
+    }
 
     #[test]
     fn output_and_status_come_back() {
