@@ -1,5 +1,5 @@
 //! `make test-foreign`: the agent for the other architectures of devices, built, packed, and started
-//! by qemu-user, and the unit tests of what it is made of.
+//! by qemu-user, and its unit tests and those of what it is made of.
 //!
 //! Not here: tests that start a container; those are of this machine's architecture.
 
@@ -16,8 +16,18 @@ use crate::workspace::Workspace;
 /// How long building and running the tests of one architecture may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// What the agent is made of.
-const CRATES: [&str; 4] = ["volary-model", "volary-debian", "volary-device", "volary-fleet"];
+/// The agent and what it is made of.
+const CRATES: [&str; 9] = [
+    "volary-agent",
+    "volary-api",
+    "volary-artifact",
+    "volary-boot",
+    "volary-debian",
+    "volary-device",
+    "volary-fleet",
+    "volary-host",
+    "volary-model",
+];
 
 /// Which architectures are tested.
 #[derive(Args)]
@@ -55,18 +65,21 @@ pub fn run(args: &TestForeignArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The unit tests of what the agent is made of.
+/// The unit tests of the agent and of what it is made of.
 fn test(workspace: &Workspace, target: &Target) -> anyhow::Result<()> {
     let packages = CRATES.iter().flat_map(|name| ["--package", *name]);
     let cargo = Cmd::new("cargo")
-        .args(["test", "--lib", "--target", &target.triple])
+        .args(["test", "--lib", "--no-fail-fast", "--target", &target.triple])
         .args(packages)
         .env("CARGO_ENCODED_RUSTFLAGS", target.flags().join("\u{1f}"));
     let cargo = target.tools(cargo).cwd(&workspace.root).timeout(PATIENCE);
+    let mut passed = 0;
     cargo.check_lines(&mut |line| {
         if line.starts_with("test result") || line.contains("FAILED") || line.contains("panicked") {
             println!("{}: {line}", target.debian);
         }
+        passed += u32::from(line.starts_with("test result: ok"));
     })?;
+    ensure!(passed as usize == CRATES.len(), "only {passed} of {} crates were tested", CRATES.len());
     Ok(())
 }
