@@ -62,6 +62,11 @@ impl Target {
         Ok(Self { triple, debian, musl, foreign })
     }
 
+    /// True if it is built against musl, false if against glibc.
+    pub const fn is_musl(&self) -> bool {
+        self.musl
+    }
+
     /// Flags of the compiler.
     pub fn flags(&self) -> Vec<&'static str> {
         if self.musl { Vec::new() } else { vec!["-Ctarget-feature=+crt-static"] }
