@@ -52,7 +52,8 @@ impl FromStr for Encoding {
     type Err = UnknownEncoding;
 
     /// Mender's names. The levels of gzip and zstd_fast were measured to be the fastest that are no
-    /// larger than what Mender's tool makes of the same name; the other levels follow their order.
+    /// larger than what Mender's tool makes of the same name; the other levels follow their order. gzip at level 1
+    /// takes a sixth less time and makes 3 % more, which is what Mender's tool makes: devices would pay for it.
     fn from_str(name: &str) -> Result<Self, UnknownEncoding> {
         Ok(match name {
             "none" => Self::None,
