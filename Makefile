@@ -15,15 +15,28 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CARGO_TARGET_DIR,VOLARY_CACHE,VOLARY_MINUTES,VOLARY_SEED env PATH=$$PATH)
 HOST := $(subst -,_,$(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z A-Z))
 RUN_AS_ROOT := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER="$(SUDO)")
-NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
-# Not every machine has cargo-nextest; cargo's own runner does the same, one binary after another.
-RUN_TESTS := $(if $(NEXTEST),cargo nextest run --show-progress none --status-level slow,cargo test --quiet)
+# One choice of packages and features for all that tests need. Each other choice gives some of what we depend on other
+# features, and builds it and all that uses it once more.
+ALL := --workspace --features volary-testkit/system
 # Slow ones need containers and clean chroots, or the real ansible-playbook: the builder's own, those
 # of the whole agent, and the system tests.
-FAST := --workspace --exclude volary-build --exclude volary-agent
-BUILDER := --package volary-build
-AGENT := --package volary-agent
-SYSTEM := --package volary-testkit --features system --test 'system_*'
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+ifdef NEXTEST
+RUN_TESTS := cargo nextest run --show-progress none --status-level slow
+OWN := package(/^volary-(build|agent)$$/) & kind(test)
+SYSTEM := package(volary-testkit) & binary(/^system_/)
+BUILD_TESTED := cargo build --quiet $(ALL) --all-targets
+# Most wait for the disk, git and ssh-keygen more than for a processor.
+TEST_FAST := $(RUN_TESTS) $(ALL) --test-threads $(shell expr 2 \* $$(nproc)) -E 'not ($(OWN)) & not (package(volary-testkit) & kind(test))'
+# Containers wait for much of their time, and leave a processor to the tests beside them.
+TEST_SLOW := $(RUN_AS_ROOT) $(RUN_TESTS) $(ALL) --test-threads $(shell expr $$(nproc) + 1) -E '($(OWN)) | ($(SYSTEM))'
+else
+# Not every machine has cargo-nextest; cargo's own runner does the same, one binary after another.
+RUN_TESTS := cargo test --quiet
+BUILD_TESTED := cargo build --quiet --package volary-cli --package volary-xtask
+TEST_FAST := $(RUN_TESTS) --workspace --exclude volary-build --exclude volary-agent && $(RUN_TESTS) --package volary-build --package volary-agent --lib --bins
+TEST_SLOW := $(RUN_TESTS) --package volary-build --package volary-agent --test '*' && $(RUN_AS_ROOT) $(RUN_TESTS) --package volary-testkit --features system --test 'system_*'
+endif
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,14 +52,14 @@ agent-deb: build ## Build the agent's Debian package into target/debian
 
 check: setup ## Format, lints, tidiness, fast tests
 	cargo fmt --all --check
-	cargo clippy --quiet --workspace --all-targets --features volary-testkit/system -- -D warnings
-	cargo xtask tidy
-	$(RUN_TESTS) $(FAST)
-	$(RUN_TESTS) $(BUILDER) $(AGENT) --lib --bins
+	cargo clippy --quiet $(ALL) --all-targets -- -D warnings
+	$(BUILD_TESTED)
+	$(TARGET)/debug/volary-xtask tidy
+	$(TEST_FAST)
 
-test: check build agent-deb ## All tests, also those with containers, real apt and the demo
-	$(RUN_TESTS) $(BUILDER) $(AGENT) --test '*'
-	$(RUN_AS_ROOT) $(RUN_TESTS) $(SYSTEM)
+test: check ## All tests, also those with containers, real apt and the demo
+	$(TARGET)/debug/volary-xtask agent-deb
+	$(TEST_SLOW)
 	$(SUDO) $(TARGET)/debug/volary-xtask demo --no-keep --short
 
 check-api: build ## The OpenAPI document, by the validator that others use
@@ -72,7 +85,7 @@ test-slow: build agent-deb ## What takes too long for make test: real clients, e
 	$(RUN_AS_ROOT) $(RUN_TESTS) --package volary-testkit --features system --test 'slow_*'
 	cargo test --quiet --package volary-server --test it prometheus -- --ignored
 	@$(MAKE) --no-print-directory check-api check-page
-	$(RUN_AS_ROOT) cargo test --quiet $(BUILDER) --test builds -- --ignored
+	$(RUN_AS_ROOT) cargo test --quiet --package volary-build --test builds -- --ignored
 
 test-foreign: setup ## The agent for arm64 and armhf: built, packed, started and tested by qemu-user
 	@scripts/setup foreign
