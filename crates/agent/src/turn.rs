@@ -21,6 +21,7 @@ pub fn ask(agent: &Agent, work: &Work) -> Event {
     let asked = AskTurn {
         stage: work.target.stage.clone(),
         commit: work.target.commit.clone(),
+        towards: agent.state.towards(&work.target).cloned(),
         site: work.policy.site.clone(),
         after: format!("{:016}", agent.state.last_report),
     };

@@ -564,6 +564,12 @@ impl State {
         matches!(self.phase, Phase::Idle(_))
     }
 
+    /// The commit that a target is only on the way to, since this agent is too old for that one.
+    pub fn towards(&self, target: &Target) -> Option<&CommitId> {
+        let (of, before) = self.memory.stepping_stone.as_ref()?;
+        (*before == target.commit).then_some(of)
+    }
+
     /// Why this target is not tried again, if it is not: a commit counts together with the state of
     /// rolling that it met.
     pub fn quarantine(&self, target: &Target) -> Option<&Reverted> {

@@ -408,6 +408,9 @@ pub struct AskTurn {
     pub stage: StageName,
     /// The commit that it goes for.
     pub commit: CommitId,
+    /// The commit of which that is on the way, if its agent is too old to read this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub towards: Option<CommitId>,
     /// Its variable `volary_site`; without one the stage is one site.
     #[serde(default)]
     pub site: Option<String>,

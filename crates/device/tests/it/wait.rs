@@ -212,3 +212,41 @@ fn a_fleet_spreads_and_a_stream_of_commits_does_not_starve_it() {
     let early = begun.iter().filter(|minute| **minute < 10).count();
     assert!(early < 60, "{early} of 200 began in the first tenth");
 }
+
+#[test]
+fn whoever_is_too_old_waits_for_the_turn_on_its_way_and_says_where_it_goes() {
+    let wave = || Event::TurnRefused { reason: "wave 1 is open".into(), again_after: 3600, told: true };
+    let too_old = Event::TooOld { before: target(1, "").commit };
+    let (state, effects) = feed(fresh(), [offer(2, ""), Event::Fetched, too_old], at(0));
+    assert_eq!(effects.last(), Some(&Effect::Fetch(target(1, ""))));
+    let (state, effects) = feed(state, [Event::Fetched, limited()], at(1));
+    let asked = |effects: &[Effect]| match effects.last() {
+        Some(Effect::AskTurn(work)) => work.target.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(asked(&effects), target(1, ""));
+    assert_eq!(state.towards(&target(1, "")), Some(&target(2, "").commit));
+    let (state, _) = step(state, wave(), at(2));
+    assert_eq!(obstacles(&state), [Obstacle::Budget("wave 1 is open".into())]);
+    // Nothing new: it asks for no turn, nor for the files again.
+    let (state, effects) = feed(state, [Event::Due, Event::Unchanged], at(62));
+    assert!(matches!(effects[..], [Effect::Wait(_)]), "{effects:?}");
+    // Its wave is open, so the same offer has another tag.
+    let (state, effects) = feed(state, [Event::Due, offer(2, "")], at(122));
+    assert_eq!(asked(&effects), target(1, ""));
+    assert_eq!(state.towards(&target(1, "")), Some(&target(2, "").commit));
+    let (_, effects) = feed(state.clone(), [Event::TurnGranted, limited(), Event::TurnGranted], at(123));
+    assert!(
+        matches!(effects.last(), Some(Effect::Checkpoint(work)) if work.target == target(1, "")),
+        "{effects:?}"
+    );
+    // Something newer came meanwhile: that is looked at, and this is no way to it.
+    let (state, effects) = feed(
+        state,
+        [Event::TurnRefused { reason: "x".into(), again_after: 30, told: false }, offer(3, "")],
+        at(124),
+    );
+    assert_eq!(effects.last(), Some(&Effect::Fetch(target(3, ""))));
+    assert_eq!(state.towards(&target(1, "")), None);
+    assert_eq!(state.towards(&target(3, "")), None);
+}

@@ -41,9 +41,19 @@ pub(crate) async fn ask(
     }
     let pace = pace(&app, &asked.stage, &asked.commit).await?;
     let length = turn::length(pace.run_within, pace.confirm_within);
-    if pace.waves.is_some()
+    // Whoever goes by way of an older commit goes in its turn for the one that it goes to: the older one
+    // is not rolled out any more.
+    let (rolled_out, in_waves) = match asked.towards {
+        None => (asked.commit.clone(), pace.waves.is_some()),
+        Some(towards) => {
+            on_the_way(&app, &asked.commit, &towards).await?;
+            let in_waves = self::pace(&app, &asked.stage, &towards).await?.waves.is_some();
+            (towards, in_waves)
+        }
+    };
+    if in_waves
         && let Err((reason, again_after)) =
-            rollouts::may_begin(&app.rollouts.get(), &asked.stage, &asked.commit, &member.name)
+            rollouts::may_begin(&app.rollouts.get(), &asked.stage, &rolled_out, &member.name)
     {
         app.store.give_turn_back(&member.name).await?;
         // The answer to what is desired changes with this one.
@@ -51,8 +61,8 @@ pub(crate) async fn ask(
     }
     let Some(at_most) = pace.per_site_at_most else {
         app.store.give_turn_back(&member.name).await?;
-        if pace.waves.is_some() {
-            rollouts::begins(&app, &asked.stage, &asked.commit, &member.name).await?;
+        if in_waves {
+            rollouts::begins(&app, &asked.stage, &rolled_out, &member.name).await?;
         }
         return Ok(Json(granted(length)));
     };
@@ -65,8 +75,8 @@ pub(crate) async fn ask(
     };
     Ok(Json(match take(&app, &wanted, at_most, length).await? {
         Decision::Granted { .. } => {
-            if pace.waves.is_some() {
-                rollouts::begins(&app, &wanted.stage, &wanted.commit, &wanted.device).await?;
+            if in_waves {
+                rollouts::begins(&app, &wanted.stage, &rolled_out, &wanted.device).await?;
             }
             granted(length)
         }
@@ -130,6 +140,20 @@ async fn pace(app: &Arc<App>, stage: &StageName, commit: &CommitId) -> Result<Pa
     }
     let (layout, stage, commit) = (app.layout.clone(), stage.clone(), commit.clone());
     blocking(move || older_pace(&layout, &view, &stage, &commit)).await?
+}
+
+/// Refuses a commit that is not on the way to the other one.
+async fn on_the_way(app: &Arc<App>, commit: &CommitId, towards: &CommitId) -> Result<(), Refusal> {
+    let (layout, commit, towards) = (app.layout.clone(), commit.clone(), towards.clone());
+    let is_on_it = blocking(move || -> Result<bool, Refusal> {
+        let repository = fleet_view::open(&layout).map_err(Refusal::broken)?;
+        Ok(commit != towards && is_ancestor(&repository, &commit, &towards).unwrap_or(false))
+    });
+    if is_on_it.await?? {
+        Ok(())
+    } else {
+        Err(Refusal::conflict("the commit is not on the way to the other one"))
+    }
 }
 
 fn older_pace(

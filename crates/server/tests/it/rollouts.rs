@@ -60,8 +60,11 @@ impl Fleet {
 
     /// Asks for a turn; `""` if it was given, else the reason.
     fn ask(&self, device: usize) -> String {
-        let asked = json!({"stage": "development", "commit": self.commit, "after": "1"});
-        match self.devices[device].post("/device/v1/turn", &asked).json() {
+        self.ask_with(device, &json!({"stage": "development", "commit": self.commit, "after": "1"}))
+    }
+
+    fn ask_with(&self, device: usize, asked: &serde_json::Value) -> String {
+        match self.devices[device].post("/device/v1/turn", asked).json() {
             Turn::Granted { .. } => String::new(),
             Turn::Wait { reason, again_after, told } => {
                 assert!((20..=600).contains(&again_after) && told, "{again_after}");
@@ -116,6 +119,41 @@ fn a_commit_reaches_the_devices_in_waves_also_over_a_restart() {
     (0..5).for_each(|device| fleet.report(device, Outcome::Good));
     let done = fleet.wait("the end", |rollout| rollout.state == State::Finished);
     assert_eq!(done.says, "finished: 5 of 5 devices good");
+}
+
+#[test]
+fn a_device_with_an_older_agent_goes_to_the_commit_before_in_its_turn_for_the_newest() {
+    let mut fleet = Fleet::new();
+    let before = fleet.commit.clone();
+    let clone = fleet.server.git(&fleet.server.admin_token(), &fleet.server.scratch().join("again"));
+    clone.clone_from(&format!("{}/git/fleet.git", fleet.server.url));
+    fleet.commit = clone.commit("motd", "hello\n", "What older agents cannot read");
+    clone.push("HEAD:master").unwrap();
+    fleet.wait("its first wave", |rollout| rollout.says.contains("wave 1 of 3 (20 %)"));
+    let on_the_way =
+        |to: &str| json!({"stage": "development", "commit": before, "towards": to, "after": "1"});
+    // Without a word of where it goes it is one that nobody rolls out any more.
+    let asked = json!({"stage": "development", "commit": before, "after": "1"});
+    assert_eq!(fleet.ask_with(0, &asked), "the rollout of this commit has not begun yet");
+    let newest = fleet.commit.clone();
+    let may: Vec<usize> =
+        (0..5).filter(|device| fleet.ask_with(*device, &on_the_way(&newest)).is_empty()).collect();
+    assert_eq!(may.len(), 1, "{may:?}");
+    fleet.wait("it changes", |rollout| rollout.says.contains("0 of 5 devices good, 1 changing"));
+    // It got there, and its agent is a newer one.
+    let report = good_report("11", "development", &before, None);
+    assert!(fleet.devices[may[0]].post("/device/v1/reports", &report).status.is_success());
+    assert_eq!(fleet.granted(), may);
+    fleet.report(may[0], Outcome::Good);
+    fleet.wait("the second wave", |rollout| rollout.wave == 2);
+    let second = (0..5).filter(|device| fleet.ask_with(*device, &on_the_way(&newest)).is_empty()).count();
+    assert_eq!(second, 3);
+    fleet.say("stop");
+    assert!(fleet.ask_with(may[0], &on_the_way(&newest)).contains("it is said"));
+    for (commit, towards) in [(&newest, &before), (&newest, &newest), (&before, &"b".repeat(40))] {
+        let asked = json!({"stage": "development", "commit": commit, "towards": towards});
+        fleet.devices[0].post("/device/v1/turn", &asked).refused(409, "not on the way");
+    }
 }
 
 #[test]
