@@ -67,7 +67,13 @@ impl GitRepository {
             approvals: OnceLock::new(),
             arriving: Vec::new(),
         };
-        // Asking git, not guessing: it knows work trees, bare repositories and `.git` files.
+        // A bare repository, as servers have them, is known by what is in it. Starting git for that, and for each
+        // branch, would be most of the time of a look at a promotion.
+        if let Some(bare) = bare(path) {
+            repository.git_dir = bare;
+            return Ok(repository);
+        }
+        // Asking git, not guessing: it knows work trees and `.git` files.
         let found = repository.bare_git().cwd(path).args(["rev-parse", "--absolute-git-dir"]).check()?;
         repository.git_dir = PathBuf::from(found.text().trim_end_matches('\n'));
         Ok(repository)
@@ -121,7 +127,14 @@ impl GitRepository {
     /// # Errors
     /// [`ObjectError::Git`] if git cannot be run.
     pub fn branch(&self, branch: &str) -> Result<Option<CommitId>, ObjectError> {
-        self.resolve(&format!("refs/heads/{branch}"))
+        let name = format!("refs/heads/{branch}");
+        // A loose reference comes before a packed one, and only git writes them. All else git knows better.
+        let is_plain = branch.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
+        let loose = if is_plain { self.read_line(&name) } else { None };
+        match loose.and_then(|line| line.parse().ok()) {
+            Some(commit) => Ok(Some(commit)),
+            None => self.resolve(&name),
+        }
     }
 
     /// The branch that `HEAD` names, also if it has no commit yet.
@@ -129,8 +142,21 @@ impl GitRepository {
     /// # Errors
     /// [`ObjectError::Git`] if git cannot be run.
     pub fn head_branch(&self) -> Result<Option<String>, ObjectError> {
+        let head = self.read_line("HEAD");
+        let named = head.as_deref().and_then(|line| line.strip_prefix("ref: refs/heads/"));
+        // A repository that keeps its references in another way has a name there that none can have.
+        if let Some(branch) = named.filter(|branch| !branch.starts_with('.')) {
+            return Ok(Some(branch.to_owned()));
+        }
         let output = self.git().args(["symbolic-ref", "--quiet", "HEAD"]).run()?;
         Ok(output.text().trim().strip_prefix("refs/heads/").map(str::to_owned))
+    }
+
+    /// The only line of a file of the repository; `None` if it is otherwise.
+    fn read_line(&self, path: &str) -> Option<String> {
+        let text = volary_host::read_to_string(&self.git_dir.join(path)).ok()?;
+        let line = text.strip_suffix('\n')?.trim_end();
+        (!line.contains('\n')).then(|| line.to_owned())
     }
 
     fn read_approvals(&self) -> Result<HashMap<CommitId, Vec<ObjectId>>, ObjectError> {
@@ -159,6 +185,12 @@ impl GitRepository {
             reason: format!("did not answer: {reason}"),
         }
     }
+}
+
+/// The folder itself, if it is a bare repository by what git looks for.
+fn bare(path: &Path) -> Option<PathBuf> {
+    let is_bare = path.join("HEAD").is_file() && path.join("objects").is_dir() && path.join("refs").is_dir();
+    is_bare.then(|| path.canonicalize().ok()).flatten()
 }
 
 impl GitRepository {
@@ -252,4 +284,62 @@ fn ask(reader: &mut BatchReader, id: &ObjectId) -> io::Result<Answer> {
     let mut newline = [0];
     reader.answers.read_exact(&mut newline)?;
     Ok(Answer::Found(Object { kind, data }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read from files is what git says.
+    #[test]
+    fn references_are_what_git_says() {
+        let scratch = tempfile::tempdir().unwrap();
+        let bare = scratch.path().join("fleet.git");
+        let git = |args: &[&str]| {
+            let who = ["-c", "user.name=Dora", "-c", "user.email=dora@example.com"];
+            Cmd::new("git")
+                .arg("-C")
+                .arg(&bare)
+                .args(who)
+                .args(args)
+                .check()
+                .unwrap()
+                .text()
+                .trim()
+                .to_owned()
+        };
+        std::fs::create_dir(&bare).unwrap();
+        git(&["init", "-q", "--bare", "-b", "master"]);
+        let repository = GitRepository::open(&bare).unwrap();
+        assert_eq!(repository.git_dir(), bare.canonicalize().unwrap());
+        let check = |branch: &str| {
+            let listed = git(&["for-each-ref", "--format=%(objectname)", &format!("refs/heads/{branch}")]);
+            let expected = (!listed.is_empty()).then(|| listed.parse().unwrap());
+            assert_eq!(repository.branch(branch).unwrap(), expected, "{branch}");
+        };
+        check("master");
+        assert_eq!(repository.head_branch().unwrap().as_deref(), Some("master"), "it has no commit yet");
+        let tree = git(&["hash-object", "-w", "-t", "tree", "/dev/null"]);
+        let first = git(&["commit-tree", &tree, "-m", "First"]);
+        let second = git(&["commit-tree", &tree, "-p", &first, "-m", "Second"]);
+        for branch in ["master", "team/canary"] {
+            git(&["update-ref", &format!("refs/heads/{branch}"), &first]);
+            check(branch);
+        }
+        git(&["pack-refs", "--all"]);
+        check("master");
+        check("team/canary");
+        // A loose one comes before a packed one.
+        git(&["update-ref", "refs/heads/master", &second]);
+        check("master");
+        assert_eq!(repository.branch("master").unwrap().unwrap().as_str(), second);
+        git(&["symbolic-ref", "refs/heads/alias", "refs/heads/master"]);
+        check("alias");
+        git(&["symbolic-ref", "HEAD", "refs/heads/team/canary"]);
+        assert_eq!(repository.head_branch().unwrap().as_deref(), Some("team/canary"));
+        git(&["update-ref", "--no-deref", "HEAD", &first]);
+        assert_eq!(repository.head_branch().unwrap(), None);
+        assert_eq!(repository.branch("../../HEAD").unwrap(), None);
+        assert!(GitRepository::open(scratch.path()).is_err());
+    }
 }
