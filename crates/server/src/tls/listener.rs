@@ -110,6 +110,9 @@ pub(crate) fn tls_config(
     Ok(config)
 }
 
+/// Open files that are for no connection.
+const OTHER_FILES: u64 = 1000;
+
 /// Serves until `stop` becomes true, then lets running requests end.
 pub(crate) async fn run(
     listener: TcpListener,
@@ -119,6 +122,7 @@ pub(crate) async fn run(
     mut stop: watch::Receiver<bool>,
 ) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let connections = within_files(connections);
     let places = Arc::new(Semaphore::new(connections as usize));
     loop {
         let place = tokio::select! {
@@ -150,6 +154,29 @@ pub(crate) async fn run(
     if tokio::time::timeout(DRAIN, all).await.is_err() {
         tracing::warn!("some requests did not end in time and are cut off");
     }
+}
+
+/// At most so many connections that files are left for the records, git and programs: each connection is an open file, and
+/// a server whose files are all gone answers nobody. The limit is raised as far as this machine lets it.
+fn within_files(connections: u32) -> u32 {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let wanted = u64::from(connections) + OTHER_FILES;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|files| files < wanted) {
+        limit.current = Some(limit.maximum.map_or(wanted, |most| most.min(wanted)));
+        if setrlimit(Resource::Nofile, limit).is_err() {
+            limit = getrlimit(Resource::Nofile);
+        }
+    }
+    let files = limit.current.unwrap_or(u64::MAX);
+    let most = u32::try_from(files.saturating_sub(OTHER_FILES).max(files / 2)).unwrap_or(u32::MAX);
+    if connections > most {
+        tracing::warn!(
+            "{most} connections are served at once, not {connections}: only {files} files may be open, see LimitNOFILE= of the \
+             unit"
+        );
+    }
+    connections.min(most)
 }
 
 /// The places for connections.
