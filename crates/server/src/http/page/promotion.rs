@@ -408,14 +408,19 @@ fn diff_line(line: &str) -> DiffLine {
 
 /// How many devices of each kind a merge reaches.
 fn groups(facts: &Facts, stage: &StageName) -> Vec<(String, usize)> {
-    let mut groups: BTreeMap<String, usize> = BTreeMap::new();
+    // By what it is made of: a text for each device of a large stage would be most of the work.
+    let mut groups: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for device in facts.of_stage(stage) {
         let image = device.report.as_ref().and_then(|report| report.image.as_ref());
         let kind = match image {
-            Some(image) => image.device_type.clone(),
-            None => format!("{}, {}", device.record.os, device.record.architecture),
+            Some(image) => (image.device_type.as_str(), ""),
+            None => (device.record.os.as_str(), device.record.architecture.as_str()),
         };
         *groups.entry(kind).or_default() += 1;
     }
-    groups.into_iter().collect()
+    let text = |(first, second): (&str, &str)| match second {
+        "" => first.to_owned(),
+        _ => format!("{first}, {second}"),
+    };
+    groups.into_iter().map(|(kind, count)| (text(kind), count)).collect()
 }
