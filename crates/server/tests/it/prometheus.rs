@@ -25,6 +25,19 @@ fn send(device: &Client, samples: &Value) {
     assert_eq!(answer.received.len(), 1, "{:?}", answer.refused);
 }
 
+/// All send at once: each waits until what it sent is on the disk.
+fn send_all(devices: &[Client], samples: impl Fn(u32) -> Value + Sync) {
+    let part = devices.len().div_ceil(SENDERS);
+    std::thread::scope(|scope| {
+        for (devices, first) in devices.chunks(part).zip((0..).step_by(part)) {
+            let samples = &samples;
+            scope.spawn(move || {
+                devices.iter().zip(first..).for_each(|(device, number)| send(device, &samples(number)));
+            });
+        }
+    });
+}
+
 #[test]
 fn the_page_has_the_server_and_its_devices() {
     let server = TestServer::start();
@@ -68,6 +81,9 @@ fn the_page_has_the_server_and_its_devices() {
 
 /// How many devices the real one is told of.
 const DEVICES: u32 = 1000;
+
+/// Of how many of them at once.
+const SENDERS: usize = 64;
 
 /// A real Prometheus on this machine.
 struct Prometheus {
@@ -162,9 +178,7 @@ fn a_real_prometheus_knows_what_we_know() {
     let expected = |base: f64| -> BTreeMap<String, String> {
         names.iter().zip(0..).map(|(name, n)| (name.clone(), (base + f64::from(n)).to_string())).collect()
     };
-    for (device, number) in devices.iter().zip(0..) {
-        send(device, &samples(1, 1.5 + f64::from(number)));
-    }
+    send_all(&devices, |number| samples(1, 1.5 + f64::from(number)));
     for job in ["job=\"volary\"", "job=\"\""] {
         wait_for(&format!("{job} has what was measured"), || {
             (prometheus.find(&format!("volary_device_load1{{{job}}}")) == expected(1.5)).then_some(())
@@ -181,9 +195,7 @@ fn a_real_prometheus_knows_what_we_know() {
         // Prometheus takes one value for a series and a second.
         let now = volary_host::now().as_second();
         wait_for("the next second", || (volary_host::now().as_second() > now).then_some(()));
-        for (device, number) in devices.iter().zip(0..) {
-            send(device, &samples(2 + second, f64::from(second) * 10.0 + f64::from(number)));
-        }
+        send_all(&devices, |number| samples(2 + second, f64::from(second) * 10.0 + f64::from(number)));
     }
     server.stop();
     server.resume();
