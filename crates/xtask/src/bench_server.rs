@@ -24,6 +24,7 @@ use volary_model::DeviceName;
 use volary_store::{NewBatch, NewSamples, Series, SeriesOptions};
 
 use crate::figures::Figure;
+use crate::process;
 use crate::workspace::Workspace;
 
 /// Requests that wait for the disk at once.
@@ -202,23 +203,23 @@ fn parsing() -> anyhow::Result<Duration> {
     gzip.write_all(&serde_json::to_vec(&samples)?)?;
     let body = gzip.finish()?;
     println!("a request has {} bytes, packed", body.len());
-    let before = cpu()?;
+    let before = process::cpu("self")?;
     for _ in 0..TIMES {
         let mut text = String::new();
         GzDecoder::new(body.as_slice()).read_to_string(&mut text)?;
         ensure!(serde_json::from_str::<Samples>(&text)? == samples, "what is written is read");
     }
-    Ok((cpu()? - before) / TIMES)
+    Ok((process::cpu("self")? - before) / TIMES)
 }
 
 /// What making up one request takes.
 fn generating() -> anyhow::Result<Duration> {
     const TIMES: u32 = 5000;
-    let before = cpu()?;
+    let before = process::cpu("self")?;
     for device in 0..TIMES {
         std::hint::black_box(batch(device as usize, 7)?);
     }
-    Ok((cpu()? - before) / TIMES)
+    Ok((process::cpu("self")? - before) / TIMES)
 }
 
 /// What a day of a device takes on disk: bytes, and bytes a point.
@@ -246,7 +247,7 @@ async fn load(folder: &Path, args: &BenchServerArgs) -> anyhow::Result<Load> {
     let series = Series::open(&path, SeriesOptions::default()).await?;
     let places = Arc::new(Semaphore::new(WAITING));
     let generating = generating()?;
-    let (before, idle, started) = (cpu()?, resident()?, Instant::now());
+    let (before, idle, started) = (process::cpu("self")?, process::resident("self")?, Instant::now());
     let until = Duration::from_secs_f64(args.minutes * 60.0);
     let mut questions = Vec::new();
     let (mut requests, mut minute) = (0, 0);
@@ -277,10 +278,11 @@ async fn load(folder: &Path, args: &BenchServerArgs) -> anyhow::Result<Load> {
     }
     // The last of them.
     let _all = places.acquire_many(WAITING as u32).await?;
-    let (wall, cpu) = (started.elapsed(), (cpu()? - before).saturating_sub(generating * requests as u32));
+    let (wall, cpu) =
+        (started.elapsed(), (process::cpu("self")? - before).saturating_sub(generating * requests as u32));
     let stats = series.stats();
     ensure!(stats.requests == requests as u64, "{} of {requests} requests were kept", stats.requests);
-    let memory = resident()? - idle;
+    let memory = process::resident("self")? - idle;
     println!("{minute} minutes of {} devices in {:.0} s; {stats:?}", args.devices, wall.as_secs_f64());
     if questions.is_empty() {
         let begun = Instant::now();
@@ -296,22 +298,4 @@ async fn load(folder: &Path, args: &BenchServerArgs) -> anyhow::Result<Load> {
     let start = begun.elapsed();
     series.close().await;
     Ok(Load { requests, wall, cpu, memory, questions, answers, start })
-}
-
-/// Processor time of this process.
-fn cpu() -> anyhow::Result<Duration> {
-    let stat = volary_host::read_to_string(Path::new("/proc/self/stat"))?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |place: usize| fields.get(place).and_then(|field| field.parse::<u64>().ok());
-    let ticks = ticks(11).zip(ticks(12)).context("/proc/self/stat is not as it should be")?;
-    Ok(Duration::from_millis((ticks.0 + ticks.1) * 10))
-}
-
-/// Memory of this process in bytes.
-fn resident() -> anyhow::Result<f64> {
-    let status = volary_host::read_to_string(Path::new("/proc/self/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: f64 =
-        line.and_then(|line| line.split_whitespace().next()).context("there is no VmRSS")?.parse()?;
-    Ok(kib * 1024.0)
 }

@@ -21,6 +21,7 @@ mod figures;
 mod foreign;
 mod fuzz;
 mod image_demo;
+mod process;
 mod simulate;
 mod simulate_judge;
 mod simulate_rollout;

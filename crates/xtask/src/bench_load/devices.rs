@@ -28,6 +28,7 @@ use volary_model::CommitId;
 use super::client::{Answer, Connection};
 use super::fleet::{self, Commits, Fleet};
 use crate::bench_server::measured;
+use crate::process;
 
 /// Devices behind one address of this machine: a port each.
 const BEHIND_ONE: usize = 20_000;
@@ -171,7 +172,7 @@ async fn all(args: &LoadDevicesArgs) -> anyhow::Result<()> {
     *counts.times.lock().unwrap_or_else(PoisonError::into_inner) = BTreeMap::new();
     let connected = counts.whole.swap(0, Ordering::Relaxed);
     ensure!(connected as usize >= args.devices, "{connected} of {} devices connected", args.devices);
-    let before = super::cpu("self")?;
+    let before = process::cpu("self")?;
     let begin = Instant::now() + Duration::from_secs(1);
     let (minutes, renew) = (args.minutes, args.renew);
     let minute = Duration::from_secs_f64(args.minute);
@@ -193,7 +194,7 @@ async fn all(args: &LoadDevicesArgs) -> anyhow::Result<()> {
         });
     }
     running.join_all().await;
-    let cpu = (super::cpu("self")? - before).as_secs_f64();
+    let cpu = (process::cpu("self")? - before).as_secs_f64();
     let times = std::mem::take(&mut *counts.times.lock().unwrap_or_else(PoisonError::into_inner));
     let seen = Seen {
         requests: times.into_iter().map(|(kind, times)| (kind.to_owned(), Times::of(times))).collect(),

@@ -26,6 +26,7 @@ use volary_host::Cmd;
 
 use crate::bench_archive::release_tools;
 use crate::figures::Figure;
+use crate::process;
 use crate::workspace::Workspace;
 use client::Connection;
 use devices::{Seen, Times};
@@ -64,6 +65,8 @@ const PAGES: [(&str, &str); 14] = [
 
 /// Scraped rarely: it has all devices in it.
 const SCRAPE: (&str, &str) = ("/metrics for Prometheus", "/metrics?shard=1/16");
+
+const MIB: f64 = 1024.0 * 1024.0;
 
 /// How the benchmark of the whole server runs.
 #[derive(Args)]
@@ -110,24 +113,28 @@ pub fn run(args: &BenchLoadArgs) -> anyhow::Result<()> {
     let server = Server::start(&volary, &fleet, files)?;
     let mut looker = Looker::new(&fleet, args.devices)?;
     let started = runtime.block_on(looker.wait())?;
-    println!("it answered after {:.1} s with {:.0} MiB", started.as_secs_f64(), mib(server.0.id())?);
+    println!(
+        "it answered after {:.1} s with {:.0} MiB",
+        started.as_secs_f64(),
+        (process::resident(&server.0.id().to_string())? / MIB)
+    );
     let mut devices = start_devices(args, &fleet, files, kept)?;
     let mut lines = BufReader::new(devices.stdout.take().context("no output")?).lines();
     let begun = Instant::now();
     ensure!(lines.next().transpose()?.as_deref() == Some("connected"), "the devices do not connect");
     println!("all connected in {:.0} s", begun.elapsed().as_secs_f64());
-    let (cpu_before, begun) = (cpu(&server.0.id().to_string())?, Instant::now());
+    let (cpu_before, begun) = (process::cpu(&server.0.id().to_string())?, Instant::now());
     devices.stdin.take().context("no input")?.write_all(b"go\n")?;
     let span = Duration::from_secs_f64(args.minute * args.minutes as f64);
     let pages = runtime.block_on(looker.look(begun + span))?;
     let seen: Seen = serde_json::from_str(&lines.next().context("the devices said nothing")??)?;
     let wall = begun.elapsed();
     ensure!(devices.wait()?.success(), "the devices failed");
-    let used = (cpu(&server.0.id().to_string())? - cpu_before).as_secs_f64();
+    let used = (process::cpu(&server.0.id().to_string())? - cpu_before).as_secs_f64();
     let measured = Measured {
         kept,
         started: started.as_secs_f64(),
-        memory: mib(server.0.id())?,
+        memory: process::resident(&server.0.id().to_string())? / MIB,
         server: used / wall.as_secs_f64(),
         each: used / (args.devices as f64 * args.minutes as f64) * 1e6,
         generator: seen.cpu / wall.as_secs_f64(),
@@ -349,23 +356,6 @@ impl Looker {
             .map(|((name, _), (times, bytes))| (*name, Times::of(times), bytes))
             .collect())
     }
-}
-
-/// Processor time of a process.
-fn cpu(process: &str) -> anyhow::Result<Duration> {
-    let stat = volary_host::read_to_string(&Path::new("/proc").join(process).join("stat"))?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |place: usize| fields.get(place).and_then(|field| field.parse::<u64>().ok());
-    let ticks = ticks(11).zip(ticks(12)).context("/proc/…/stat is not as it should be")?;
-    Ok(Duration::from_millis((ticks.0 + ticks.1) * 10))
-}
-
-/// Resident memory of a process.
-fn mib(process: u32) -> anyhow::Result<f64> {
-    let status = volary_host::read_to_string(&Path::new("/proc").join(process.to_string()).join("status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("there is no VmRSS")?;
-    let kib: f64 = line.split_whitespace().next().context("there is no VmRSS")?.parse()?;
-    Ok(kib / 1024.0)
 }
 
 /// The bytes of the server's databases.
