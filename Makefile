@@ -129,13 +129,14 @@ bench-inventory: build agent-deb ## Measure what a change costs a device among 1
 # How many minutes simulated devices post.
 POST_MINUTES ?= 5
 
-# How many minutes of 100,000 devices, and how long a minute is, in seconds.
+# How many minutes of how many devices, and how long a minute is, in seconds.
 LOAD_MINUTES ?= 3
+LOAD_DEVICES ?= 100000
 LOAD_MINUTE ?= 60
 
 bench-load: setup ## Measure the whole server with 100,000 devices over TLS, for LOAD_MINUTES=3 (root; some 10 minutes)
 	@cargo build --quiet --release --package volary-xtask
-	@$(SUDO) $(TARGET)/release/volary-xtask bench-load $(LOAD_MINUTES) --minute $(LOAD_MINUTE)
+	@$(SUDO) $(TARGET)/release/volary-xtask bench-load $(LOAD_MINUTES) --devices $(LOAD_DEVICES) --minute $(LOAD_MINUTE)
 	@cargo xtask figures
 
 bench-server: setup ## Measure what measurements of 100,000 devices cost the server, for POST_MINUTES=5

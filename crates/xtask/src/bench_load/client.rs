@@ -2,11 +2,13 @@
 //! after the other. An HTTP library would take more of the machine than the server that is measured.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -20,7 +22,7 @@ pub struct Connection {
     /// True if the handshake took up an older session.
     pub resumed: bool,
     /// True once the server has said that it closes.
-    pub is_over: bool,
+    is_over: bool,
 }
 
 /// What a server answered.
@@ -47,6 +49,16 @@ impl Connection {
         let stream = TlsConnector::from(tls.clone()).connect(name, stream).await?;
         let resumed = stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
         Ok(Self { stream, resumed, is_over: false })
+    }
+
+    /// Itself, unless the server has closed, or has said that it does.
+    pub fn open_still(mut self) -> Option<Self> {
+        let (mut byte, mut context) = ([0], Context::from_waker(Waker::noop()));
+        let mut buffer = ReadBuf::new(&mut byte);
+        // Nothing is on its way between two requests but the end.
+        let is_open =
+            !self.is_over && Pin::new(&mut self.stream).poll_read(&mut context, &mut buffer).is_pending();
+        is_open.then_some(self)
     }
 
     /// Asks, and waits for the whole answer. `headers` are lines, each with its end.

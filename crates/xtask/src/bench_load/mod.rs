@@ -1,20 +1,22 @@
 //! `make bench-load`: a server with a large fleet, as devices and people see it.
 //!
 //! **Method.** The real server (release build) with 100,000 devices in its records, over TCP and TLS with client
-//! certificates. The devices are one other process, so that its work is told apart; each in each minute posts 32
-//! measurements and asks for news, and each half hour it sends six reports. A device keeps its connection, as far as
-//! the machine's limit of open files goes, and begins one of 30 minutes with a new one; those above the limit begin
-//! each minute with a new one, which is more work. Meanwhile this process fetches the pages, one after the other. A
-//! minute may be made shorter (`--minute 40`), to find how many devices are kept up with.
+//! certificates. The devices are in other processes, so that their work is told apart, and each process has open files
+//! for all of its devices. Each device in each minute posts 32 measurements and asks for news, and each half hour it
+//! sends six reports. A device keeps its connection, as agents do, and begins one of 30 minutes with a new one. Where
+//! the server may have fewer files open than there are devices, it ends connections that are silent, and most devices
+//! begin each minute with a new one, resumed by a ticket, which is more work. How late the devices' own timers are is measured too: what is late
+//! there is no fault of the server's. Meanwhile this process fetches the pages, one after the other. A minute may be
+//! made shorter or longer (`--minute 40`), to find how many devices are kept up with.
 
 mod client;
 pub mod devices;
 mod fleet;
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +31,7 @@ use crate::figures::Figure;
 use crate::process;
 use crate::workspace::Workspace;
 use client::Connection;
-use devices::{Seen, Times};
+use devices::{LAG, MINUTE, Seen, Spread, Times};
 use fleet::Fleet;
 
 /// How many devices there are, if nobody says otherwise.
@@ -41,8 +43,10 @@ const START: Duration = Duration::from_secs(120);
 /// The pause between two pages: a person, not a flood.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Of half of the open files of a process, those that are not for kept connections: what the server has open otherwise,
-/// and connections that last for one minute's requests. With more than half in use it closes each after its answer.
+/// Processes of devices at least: a processor each.
+const PROCESSES: usize = 2;
+
+/// Open files of a process of devices that are for no connection.
 const OTHER_FILES: usize = 1000;
 
 /// What people and programs look at. `{}` is a device.
@@ -85,7 +89,10 @@ pub struct BenchLoadArgs {
     renew: u64,
     #[arg(long, default_value_t = 18_443)]
     port: u16,
-    /// How many devices at most keep their connection; as many as open files allow if not given
+    /// In how many processes the devices are; so many that open files suffice if not given
+    #[arg(long)]
+    processes: Option<usize>,
+    /// How many devices keep their connection; all, as agents do, if not given
     #[arg(long)]
     kept: Option<usize>,
     /// Print what was measured, and write no figures
@@ -98,11 +105,8 @@ pub fn run(args: &BenchLoadArgs) -> anyhow::Result<()> {
     ensure!(args.devices > 0 && args.minutes > 0 && args.minute > 0.0 && args.renew > 0, "nothing to do");
     let workspace = Workspace::find()?;
     let files = open_files()?;
-    let kept = args.kept.unwrap_or(usize::MAX).min((files / 2).saturating_sub(OTHER_FILES)).min(args.devices);
-    println!(
-        "{kept} of {} devices keep their connection; a process may have {files} files open",
-        args.devices
-    );
+    let kept = args.kept.unwrap_or(args.devices).min(args.devices);
+    println!("{kept} of {} devices keep connections; a process may have {files} files open", args.devices);
     let volary = release_tools(&workspace)?.volary;
     let folder = tempfile::tempdir_in(&workspace.target).context("cannot make a folder for the server")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -118,21 +122,18 @@ pub fn run(args: &BenchLoadArgs) -> anyhow::Result<()> {
         started.as_secs_f64(),
         (process::resident(&server.0.id().to_string())? / MIB)
     );
-    let mut devices = start_devices(args, &fleet, files, kept)?;
-    let mut lines = BufReader::new(devices.stdout.take().context("no output")?).lines();
     let begun = Instant::now();
-    ensure!(lines.next().transpose()?.as_deref() == Some("connected"), "the devices do not connect");
-    println!("all connected in {:.0} s", begun.elapsed().as_secs_f64());
+    let mut devices = Devices::start(args, &fleet, files, kept)?;
+    println!("all connected to it in {:.0} s", begun.elapsed().as_secs_f64());
     let (cpu_before, begun) = (process::cpu(&server.0.id().to_string())?, Instant::now());
-    devices.stdin.take().context("no input")?.write_all(b"go\n")?;
+    devices.go()?;
     let span = Duration::from_secs_f64(args.minute * args.minutes as f64);
     let pages = runtime.block_on(looker.look(begun + span))?;
-    let seen: Seen = serde_json::from_str(&lines.next().context("the devices said nothing")??)?;
+    let seen = devices.seen()?;
     let wall = begun.elapsed();
-    ensure!(devices.wait()?.success(), "the devices failed");
     let used = (process::cpu(&server.0.id().to_string())? - cpu_before).as_secs_f64();
     let measured = Measured {
-        kept,
+        files,
         started: started.as_secs_f64(),
         memory: process::resident(&server.0.id().to_string())? / MIB,
         server: used / wall.as_secs_f64(),
@@ -143,7 +144,7 @@ pub fn run(args: &BenchLoadArgs) -> anyhow::Result<()> {
         seen,
         pages,
     };
-    println!("{measured:#?}");
+    measured.print();
     drop(server);
     if args.dry {
         return Ok(());
@@ -151,10 +152,9 @@ pub fn run(args: &BenchLoadArgs) -> anyhow::Result<()> {
     publish(&workspace, args, &measured)
 }
 
-#[derive(Debug)]
 struct Measured {
-    /// Devices that kept their connection.
-    kept: usize,
+    /// How many files the server may have open.
+    files: usize,
     started: f64,
     memory: f64,
     /// Processors that the server and the devices used.
@@ -167,14 +167,43 @@ struct Measured {
     /// By how many bytes the server's files grew.
     grown: f64,
     seen: Seen,
+    /// With the bytes of an answer.
     pages: Vec<(&'static str, Times, usize)>,
+}
+
+impl Measured {
+    /// How many in a hundred minutes of a device began with a new connection.
+    fn new_connections(&self, args: &BenchLoadArgs) -> f64 {
+        let new = (self.seen.whole_handshakes + self.seen.resumed_handshakes) as f64;
+        100.0 * new / (args.devices as f64 * args.minutes as f64)
+    }
+
+    fn print(&self) {
+        println!(
+            "server {:.2} processors, {:.0} µs for a minute of a device, {:.0} MiB; devices {:.2} processors; {:.1} s late",
+            self.server, self.each, self.memory, self.generator, self.late
+        );
+        let seen = &self.seen;
+        println!("{} handshakes and {} resumed ones", seen.whole_handshakes, seen.resumed_handshakes);
+        let pages = self.pages.iter().map(|(name, times, _)| (*name, times));
+        for (name, times) in seen.times.iter().map(|(name, times)| (name.as_str(), times)).chain(pages) {
+            let Spread { count, median, p99, most } = times.spread();
+            println!("{name:32} {count:8} × median {median:9.2} ms, p99 {p99:9.2} ms, most {most:9.2} ms");
+        }
+        for (problem, count) in &seen.problems {
+            println!("{count} × {problem}");
+        }
+    }
 }
 
 fn publish(workspace: &Workspace, args: &BenchLoadArgs, measured: &Measured) -> anyhow::Result<()> {
     let what = format!(
-        "{} devices, each with a post of measurements and a question in {} s over TLS, {} of them on kept connections of which \
-         one in {} is new, the others on a new one each time, six reports each half hour",
-        args.devices, args.minute, measured.kept, args.renew
+        "{} devices, each with a post of measurements and a question in {} s over TLS, and six reports each half hour; {:.0} % of \
+         these minutes began with a new connection, since a process may have {} files open",
+        args.devices,
+        args.minute,
+        measured.new_connections(args),
+        measured.files
     );
     let is_whole = args.devices == DEVICES;
     let figure = |name: &str, meaning: &str, value: (f64, &str), goal: f64| {
@@ -201,13 +230,24 @@ fn publish(workspace: &Workspace, args: &BenchLoadArgs, measured: &Measured) -> 
     figure("posted", "bodies that a device posts in a day, packed", (posted, "KiB"), 1024.0)?;
     let text = "by how much the databases and their logs grew in a minute of a device; most is packed within an hour";
     figure("grown", text, (measured.grown / minutes, "B"), 1000.0)?;
-    for (kind, times) in &seen.requests {
-        let name = kind.replace(' ', "-");
-        let meaning = format!("{kind}: median of {} requests of devices", times.count);
-        figure(&name, &meaning, (times.median, "ms"), 500.0)?;
-        figure(&format!("{name}-p99"), "the same, 99th percentile", (times.p99, "ms"), 2000.0)?;
+    let minutes = seen.times.iter().filter(|(kind, _)| kind.starts_with(MINUTE));
+    let mut whole = Times::default();
+    minutes.for_each(|(_, times)| whole.add(times.clone()));
+    let lag = seen.times.get(LAG).context("the devices did not look at their timers")?;
+    let spread = |name: &str, meaning: &str, times: &Times, goals: (f64, f64)| {
+        let times = times.spread();
+        let meaning = format!("{meaning}: median of {}", times.count);
+        figure(name, &meaning, (times.median, "ms"), goals.0)?;
+        figure(&format!("{name}-p99"), "the same, 99th percentile", (times.p99, "ms"), goals.1)
+    };
+    let meaning = "from when a minute of a device is due until all of its requests are answered";
+    spread("minute", meaning, &whole, (1000.0, 4000.0))?;
+    spread("lag", "how late the devices' own timers were", lag, (20.0, 500.0))?;
+    for kind in ["measurements", "question", "reports"] {
+        let times = seen.times.get(kind).with_context(|| format!("there are no {kind}"))?;
+        spread(kind, &format!("{kind}, a new connection included"), times, (500.0, 2000.0))?;
     }
-    let slowest = measured.pages.iter().map(|(_, times, _)| times.p99).fold(0.0, f64::max);
+    let slowest = measured.pages.iter().map(|(_, times, _)| times.spread().p99).fold(0.0, f64::max);
     figure("page-p99", "99th percentile of the slowest page under load", (slowest, "ms"), 1000.0)?;
     if is_whole { write_table(workspace, measured) } else { Ok(()) }
 }
@@ -223,6 +263,7 @@ fn write_table(workspace: &Workspace, measured: &Measured) -> anyhow::Result<()>
     };
     let mut table = "| page | median | 99th percentile | bytes |\n|---|---|---|---|\n".to_owned();
     for (name, times, bytes) in &measured.pages {
+        let times = times.spread();
         table.push_str(&format!("| {name} | {:.0} ms | {:.0} ms | {bytes} |\n", times.median, times.p99));
     }
     volary_host::write_atomic(&path, format!("{head}{MARK}{table}{MARK}{tail}").as_bytes(), 0o644)?;
@@ -262,17 +303,66 @@ fn with_files(files: usize) -> Cmd {
     Cmd::new("prlimit").arg(format!("--nofile={files}:{files}"))
 }
 
-fn start_devices(args: &BenchLoadArgs, fleet: &Fleet, files: usize, kept: usize) -> anyhow::Result<Child> {
-    let own: PathBuf = std::env::current_exe()?;
-    let mut command = with_files(files).arg(own).arg("load-devices").args(["--kept", &kept.to_string()]);
-    command = command.arg("--folder").arg(&fleet.folder).args(["--port", &args.port.to_string()]);
-    let commits = &fleet.commits;
-    command = command.args(["--newer", commits.newer.as_str(), "--older", commits.older.as_str()]);
-    command = command.args(["--devices", &args.devices.to_string()]);
-    command = command.args(["--minutes", &args.minutes.to_string(), "--minute", &args.minute.to_string()]);
-    command = command.args(["--renew", &args.renew.to_string()]);
-    let child = command.into_std().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    Ok(child)
+/// The processes of the devices; killed at the end.
+struct Devices(Vec<(Child, Lines<BufReader<ChildStdout>>)>);
+
+impl Drop for Devices {
+    fn drop(&mut self) {
+        for (child, _) in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Devices {
+    /// Starts them, and waits until each device had a connection.
+    fn start(args: &BenchLoadArgs, fleet: &Fleet, files: usize, kept: usize) -> anyhow::Result<Self> {
+        let least = args.devices.div_ceil(files.saturating_sub(OTHER_FILES).max(1));
+        let processes = args.processes.unwrap_or(least.max(PROCESSES));
+        let own: PathBuf = std::env::current_exe()?;
+        let mut all = Self(Vec::new());
+        for process in 0..processes {
+            let mut command =
+                with_files(files).arg(&own).arg("load-devices").args(["--kept", &kept.to_string()]);
+            command =
+                command.args(["--processes", &processes.to_string(), "--process", &process.to_string()]);
+            command = command.arg("--folder").arg(&fleet.folder).args(["--port", &args.port.to_string()]);
+            let commits = &fleet.commits;
+            command = command.args(["--newer", commits.newer.as_str(), "--older", commits.older.as_str()]);
+            command = command.args(["--devices", &args.devices.to_string()]);
+            command = command.args(["--minutes", &args.minutes.to_string()]);
+            command = command.args(["--minute", &args.minute.to_string()]);
+            command = command.args(["--renew", &args.renew.to_string()]);
+            let mut child = command.into_std().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+            let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+            all.0.push((child, lines));
+        }
+        for (_, lines) in &mut all.0 {
+            let line = lines.next().transpose()?;
+            ensure!(line.as_deref() == Some("connected"), "the devices do not connect");
+        }
+        Ok(all)
+    }
+
+    /// Begins the minutes.
+    fn go(&mut self) -> anyhow::Result<()> {
+        for (child, _) in &mut self.0 {
+            child.stdin.take().context("no input")?.write_all(b"go\n")?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of the minutes: what all saw.
+    fn seen(mut self) -> anyhow::Result<Seen> {
+        let mut all = Seen::default();
+        for (child, lines) in &mut self.0 {
+            let line = lines.next().context("the devices said nothing")??;
+            all.add(serde_json::from_str(&line)?);
+            ensure!(child.wait()?.success(), "the devices failed");
+        }
+        Ok(all)
+    }
 }
 
 /// Who looks at pages.
@@ -317,7 +407,7 @@ impl Looker {
     }
 
     async fn get(&mut self, path: &str) -> anyhow::Result<Vec<u8>> {
-        let mut connection = match self.connection.take().filter(|connection| !connection.is_over) {
+        let mut connection = match self.connection.take().and_then(Connection::open_still) {
             Some(connection) => connection,
             None => Connection::open(&self.tls, self.from, self.to).await?,
         };
@@ -331,7 +421,7 @@ impl Looker {
     /// Fetches one page after the other until then: how long each took, and its bytes.
     async fn look(&mut self, until: Instant) -> anyhow::Result<Vec<(&'static str, Times, usize)>> {
         let all: Vec<(&'static str, &'static str)> = PAGES.into_iter().chain([SCRAPE]).collect();
-        let mut times: Vec<(Vec<f32>, usize)> = vec![(Vec::new(), 0); all.len()];
+        let mut times: Vec<(Times, usize)> = vec![(Times::default(), 0); all.len()];
         let mut round = 0;
         while Instant::now() < until {
             for ((_, path), (times, bytes)) in all.iter().zip(&mut times) {
@@ -345,16 +435,12 @@ impl Looker {
                     Ok(body) => *bytes = body.len(),
                     Err(error) => println!("{error:#}"),
                 }
-                times.push(begun.elapsed().as_secs_f32() * 1000.0);
+                times.push(begun.elapsed());
                 tokio::time::sleep(PAUSE).await;
             }
             round += 1;
         }
-        Ok(all
-            .iter()
-            .zip(times)
-            .map(|((name, _), (times, bytes))| (*name, Times::of(times), bytes))
-            .collect())
+        Ok(all.iter().zip(times).map(|((name, _), (times, bytes))| (*name, times, bytes)).collect())
     }
 }
 
