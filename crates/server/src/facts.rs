@@ -242,14 +242,13 @@ pub(crate) fn tally(devices: &[Judged], stage: &StageName) -> Tally {
     )
 }
 
-/// The names of the devices that belong to a stage.
-pub(crate) fn members(devices: &[Judged], stage: &StageName) -> Vec<DeviceName> {
-    devices
-        .iter()
-        .filter(|device| device.record.state == DeviceState::Accepted)
-        .filter(|device| device.record.stage.as_ref() == Some(stage))
-        .map(|device| device.record.name.clone())
-        .collect()
+/// How many devices belong to a stage, and the names of the first of them, `most` at most.
+pub(crate) fn members(devices: &[Judged], stage: &StageName, most: usize) -> (usize, Vec<DeviceName>) {
+    let is_member = |device: &&Judged| {
+        device.record.state == DeviceState::Accepted && device.record.stage.as_ref() == Some(stage)
+    };
+    let all = devices.iter().filter(is_member);
+    (all.clone().count(), all.take(most).map(|device| device.record.name.clone()).collect())
 }
 
 /// All devices as they were judged last.

@@ -150,7 +150,7 @@ fn comment(promotion: &Promotion, marker: &str, page: &str) -> String {
     if promotion.verdicts.is_empty() {
         body += "| | | no gate is set |\n";
     }
-    let devices = text::count(promotion.devices.len(), "device");
+    let devices = text::count(promotion.device_count, "device");
     let packages = text::count(promotion.packages.len(), "package");
     let files = text::count(promotion.files.len(), "file");
     body += &format!("\n- It reaches {devices}: {packages} and {files} change.\n");

@@ -19,6 +19,9 @@ use crate::fleet_view;
 use crate::gates::{GateError, Question};
 use crate::trial::trial;
 
+/// How many of the devices that will move are named.
+const DEVICES: usize = 20;
+
 /// What the answer rests on.
 pub(crate) struct Facts {
     layout: Layout,
@@ -140,10 +143,12 @@ pub(crate) fn preview(facts: &Facts, from: &StageName, to: &StageName) -> Result
     };
     let verdicts = if up_to_date { Vec::new() } else { ask(facts, &repository, &config, to, &commit)? };
     let compared = facts.compared.of(&repository, base.as_ref(), &commit)?;
+    let (device_count, devices) = members(&facts.devices, to, DEVICES);
     Ok(Promotion {
         files: compared.files.clone(),
         commits: compared.commits.clone(),
-        devices: members(&facts.devices, to),
+        device_count,
+        devices,
         trial: trial(&facts.devices, from, &commit),
         from: from.clone(),
         to: to.clone(),

@@ -258,7 +258,10 @@ pub struct Promotion {
     pub files: Vec<String>,
     /// Commits that come along: short id and subject, newest first.
     pub commits: Vec<String>,
-    /// Devices that will move.
+    /// How many devices will move.
+    #[serde(default)]
+    pub device_count: usize,
+    /// The first of them, at most 20; `GET /api/v1/devices?stage=…` has all.
     pub devices: Vec<DeviceName>,
     /// Security faults that the change of packages mends and brings; `None` where nobody gave the data for it.
     #[serde(default)]

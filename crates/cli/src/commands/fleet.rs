@@ -354,7 +354,7 @@ fn merge(
         return Err(Failure::no(refusal.to_string(), None));
     }
     work.push(commit.as_str(), branch)?;
-    let devices = text::count(promotion.devices.len(), "device");
+    let devices = text::count(promotion.device_count, "device");
     out.line(format!("{branch} is at {}; {devices} will follow", commit.short()));
     Ok(())
 }
@@ -424,8 +424,9 @@ fn show(promotion: &Promotion, out: &Out) {
     let before = promotion.suite_before.as_deref().unwrap_or("no release");
     let after = promotion.suite_after.as_deref().unwrap_or("no release");
     out.line(format!("suite     {before} → {after}"));
-    let devices: Vec<String> = promotion.devices.iter().map(ToString::to_string).collect();
-    out.line(format!("devices   {}: {}", devices.len(), text::some(&devices, 10)));
+    let devices: Vec<String> = promotion.devices.iter().take(10).map(ToString::to_string).collect();
+    let all = promotion.device_count;
+    out.line(format!("devices   {all}: {}", text::of_all(&devices, all)));
     heading("packages");
     release::changes(&promotion.packages, out);
     if !promotion.images.is_empty() {

@@ -109,6 +109,19 @@ fn a_release_manager_merges_with_a_click() {
 }
 
 #[test]
+fn a_promotion_counts_its_devices_and_names_the_first() {
+    let (server, _fleet) = asked();
+    for number in 0..22 {
+        DeviceKey::new().join(&server, &format!("dev-{number:02}"), "canary");
+    }
+    let found: Promotion = server.admin().get("/api/v1/promotion?from=development&to=canary").json();
+    let names: Vec<String> = (0..20).map(|number| format!("dev-{number:02}")).collect();
+    assert_eq!(found.device_count, 22);
+    assert_eq!(found.devices.iter().map(ToString::to_string).collect::<Vec<_>>(), names);
+    assert!(Browser::of(&server, "viewer").page().contains("<dt>devices</dt><dd>22</dd>"));
+}
+
+#[test]
 fn the_devices_of_the_stage_before_are_the_dry_run() {
     let (server, fleet) = asked();
     let commit = fleet.run(&["rev-parse", "master"]);

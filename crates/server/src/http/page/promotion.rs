@@ -217,7 +217,7 @@ fn view(person: &Person, gathered: Gathered, head: Head) -> PromotionPage {
         up_to_date: found.up_to_date,
         suites: suites(&found),
         verdicts: found.verdicts.iter().map(row).collect(),
-        devices: found.devices.len(),
+        devices: found.device_count,
         trial: trial(&found.trial),
         groups,
         more_packages: found.packages.len().saturating_sub(SHOWN),
