@@ -9,6 +9,9 @@ use volary_model::{Architecture, CommitId, DeviceName, Digest, StageName};
 use crate::db::{ms, parse, parse_opt, time};
 use crate::{Store, StoreError};
 
+/// Signs of life that are written at once: what else is to be written waits so long.
+const SEEN: usize = 2000;
+
 /// Whether a device belongs to the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceState {
@@ -439,28 +442,25 @@ impl Store {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Notes when devices were heard of last; many at once, since each flush of the disk costs
-    /// the same for one and for a thousand.
+    /// Notes when devices were heard of last; many at once, since each flush of the disk and each statement costs
+    /// nearly the same for one and for a thousand.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn devices_seen(&self, seen: &[(DeviceName, Timestamp)]) -> Result<(), StoreError> {
-        if seen.is_empty() {
-            return Ok(());
-        }
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        for (name, at) in seen {
+        for some in seen.chunks(SEEN) {
+            let some: Vec<(&str, i64)> = some.iter().map(|(name, at)| (name.as_str(), ms(*at))).collect();
             // One that was forgotten meanwhile has no row.
             sqlx::query(
-                "INSERT INTO device_seen (name, at) SELECT name, $2 FROM devices WHERE name = $1
+                "INSERT INTO device_seen (name, at)
+                 SELECT devices.name, j.value ->> 1 FROM json_each($1) AS j
+                 JOIN devices ON devices.name = j.value ->> 0 WHERE true
                  ON CONFLICT (name) DO UPDATE SET at = MAX(at, excluded.at)",
             )
-            .bind(name.as_str())
-            .bind(ms(*at))
-            .execute(&mut *tx)
+            .bind(serde_json::to_string(&some).expect("names and numbers are JSON"))
+            .execute(&self.writer)
             .await?;
         }
-        tx.commit().await?;
         Ok(())
     }
 
