@@ -75,8 +75,17 @@ impl Store {
     pub async fn add_reports(&self, reports: &[NewReport], now: Timestamp) -> Result<Vec<bool>, StoreError> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         let mut added = Vec::with_capacity(reports.len());
+        let mut sighted = None;
+        let mut grown = BTreeSet::new();
         for report in reports {
-            added.push(add(&mut tx, report, now).await?);
+            let is_new = add(&mut tx, report, now, &mut sighted).await?;
+            if is_new {
+                grown.insert((&report.device, result(report)));
+            }
+            added.push(is_new);
+        }
+        for (device, result) in grown {
+            prune(&mut tx, device, result).await?;
         }
         tx.commit().await?;
         Ok(added)
@@ -175,13 +184,21 @@ impl Store {
     }
 }
 
+/// A device with the packages that it was noted to have last.
+type Sighted<'a> = Option<(&'a DeviceName, &'a BTreeMap<String, String>)>;
+
+/// What stands in the column `result`.
+fn result(report: &NewReport) -> i64 {
+    i64::from(report.convergence.is_some())
+}
+
 /// Keeps one report. False if the same id was there already; then nothing changes.
-async fn add(
+async fn add<'a>(
     tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
-    report: &NewReport,
+    report: &'a NewReport,
     now: Timestamp,
+    sighted: &mut Sighted<'a>,
 ) -> Result<bool, StoreError> {
-    let result = i64::from(report.convergence.is_some());
     let added = sqlx::query(
         "INSERT INTO reports (device, id, received_at, body, result) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (device, id) DO NOTHING",
@@ -190,7 +207,7 @@ async fn add(
     .bind(&report.id)
     .bind(ms(now))
     .bind(&report.body)
-    .bind(result)
+    .bind(result(report))
     .execute(&mut **tx)
     .await?;
     if added.rows_affected() == 0 {
@@ -215,16 +232,11 @@ async fn add(
     .bind(&report.convergence)
     .execute(&mut **tx)
     .await?;
-    sight(tx, report, now).await?;
-    sqlx::query(
-        "DELETE FROM reports WHERE device = $1 AND result = $3 AND seq <= (SELECT seq FROM reports
-         WHERE device = $1 AND result = $3 ORDER BY seq DESC LIMIT 1 OFFSET $2)",
-    )
-    .bind(report.device.as_str())
-    .bind(KEEP)
-    .bind(result)
-    .execute(&mut **tx)
-    .await?;
+    // A device that was away sends many with the same packages.
+    if *sighted != Some((&report.device, &report.packages)) {
+        sight(tx, report, now).await?;
+        *sighted = Some((&report.device, &report.packages));
+    }
     if let Some(commit) = &report.converged {
         sqlx::query("DELETE FROM turns WHERE device = $1 AND commit_id = $2 AND after < $3")
             .bind(report.device.as_str())
@@ -234,6 +246,24 @@ async fn add(
             .await?;
     }
     Ok(true)
+}
+
+/// Removes the oldest reports of a device.
+async fn prune(
+    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    device: &DeviceName,
+    result: i64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "DELETE FROM reports WHERE device = $1 AND result = $3 AND seq <= (SELECT seq FROM reports
+         WHERE device = $1 AND result = $3 ORDER BY seq DESC LIMIT 1 OFFSET $2)",
+    )
+    .bind(device.as_str())
+    .bind(KEEP)
+    .bind(result)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 /// Notes which package versions a device has come to have and has no more.
