@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use sqlx::SqlitePool;
-use tokio::task::AbortHandle;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle};
 use volary_model::DeviceName;
 
 use super::bytes::Damaged;
@@ -17,8 +18,11 @@ use super::writer::Pending;
 use super::{Reading, Shared, block, log, write};
 use crate::StoreError;
 
-/// Rows of the log that are in memory at once when they are read.
-const LOG_ROWS: i64 = 64;
+/// Rows of the log in a page, which are in memory together: each has up to some megabytes.
+const LOG_ROWS: i64 = 16;
+
+/// Pages that are read and unpacked ahead, so that reading, unpacking and taking up go on beside each other.
+const AHEAD: usize = 2;
 
 /// The reading of the log. It ends with this.
 pub(crate) struct History(AbortHandle);
@@ -32,6 +36,9 @@ impl Drop for History {
 /// Rows of the log with their numbers.
 type Page = Vec<(i64, Vec<u8>)>;
 
+/// A page that is being unpacked.
+type Unpacking = JoinHandle<Result<Page, StoreError>>;
+
 impl History {
     /// Reads the ids, and begins to read the measurements.
     pub(crate) async fn begin(
@@ -40,8 +47,9 @@ impl History {
         pending: &mut Pending,
     ) -> Result<Self, StoreError> {
         let last = pending.seq;
-        let mut after = 0;
-        while let Some(rows) = page(reader, &mut after, last).await? {
+        let mut pages = pages(reader.clone(), last);
+        while let Some(page) = pages.recv().await {
+            let rows = done(page).await?;
             let mut taken = std::mem::take(pending);
             let shared = shared.clone();
             let noted = blocking(move || {
@@ -75,8 +83,9 @@ async fn read(
     devices: Arc<HashMap<i64, DeviceName>>,
     last: i64,
 ) -> Result<(), StoreError> {
-    let mut after = 0;
-    while let Some(rows) = page(reader, &mut after, last).await? {
+    let mut pages = pages(reader.clone(), last);
+    while let Some(page) = pages.recv().await {
+        let rows = done(page).await?;
         let (shared, devices) = (shared.clone(), devices.clone());
         let add = move || {
             for (seq, body) in rows {
@@ -96,6 +105,33 @@ async fn read(
     Ok(())
 }
 
+/// Reads the log up to the row `last` in its order, ahead of who takes it up.
+fn pages(reader: SqlitePool, last: i64) -> mpsc::Receiver<Unpacking> {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        let mut after = 0;
+        loop {
+            let unpacking = match page(&reader, &mut after, last).await {
+                Ok(Some(rows)) => tokio::task::spawn_blocking(move || unpacked(rows)),
+                Ok(None) => return,
+                Err(error) => tokio::spawn(std::future::ready(Err(error))),
+            };
+            // Who does not want more has met an error, or ends.
+            if sender.send(unpacking).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn unpacked(rows: Page) -> Result<Page, StoreError> {
+    let one = |(seq, body): (i64, Vec<u8>)| {
+        block::unpack(&body).map(|body| (seq, body)).map_err(|_| corrupt("row of the log", seq))
+    };
+    rows.into_iter().map(one).collect()
+}
+
 async fn page(reader: &SqlitePool, after: &mut i64, last: i64) -> Result<Option<Page>, StoreError> {
     let rows: Page =
         sqlx::query_as("SELECT seq, body FROM log WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3")
@@ -113,12 +149,15 @@ fn each(
     body: &[u8],
     each: impl FnMut(log::Written<'_>) -> Result<(), Damaged>,
 ) -> Result<(), StoreError> {
-    let body = block::unpack(body).map_err(|_| corrupt("row of the log", seq))?;
-    log::written(&body, each).map_err(|_| corrupt("row of the log", seq))
+    log::written(body, each).map_err(|_| corrupt("row of the log", seq))
 }
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Query(sqlx::Error::WorkerCrashed))?
+    done(tokio::task::spawn_blocking(work)).await
+}
+
+async fn done<T>(work: JoinHandle<Result<T, StoreError>>) -> Result<T, StoreError> {
+    work.await.map_err(|_| StoreError::Query(sqlx::Error::WorkerCrashed))?
 }
