@@ -3,10 +3,11 @@
 //! A client that says nothing, stops in the middle or never reads cannot hold a place for long:
 //! each phase has its own limit.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -16,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::RootCertStore;
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 use volary_model::Digest;
@@ -46,6 +47,13 @@ const STALLED: Duration = Duration::from_secs(60);
 
 /// How long running requests may take after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// A connection that has been silent for so long may go where places are rare: what a device asks and sends in one
+/// go follows within less, and its next poll is a minute away, so it hears of the end before it asks again.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// While all places are taken, it is looked so often whether one may go.
+const FULL: Duration = Duration::from_millis(20);
 
 /// What a request's extensions say of its peer.
 #[derive(Debug, Clone)]
@@ -124,10 +132,18 @@ pub(crate) async fn run(
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let connections = within_files(connections);
     let places = Arc::new(Semaphore::new(connections as usize));
+    let silent = Arc::new(Silent::default());
+    let mut number = 0;
     loop {
+        let free = Places { all: places.clone(), total: connections as usize };
+        if free.are_rare() {
+            silent.dismiss(Instant::now());
+        }
         let place = tokio::select! {
             () = asked_to_stop(&mut stop) => break,
             place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
+            // Somebody has been silent for long enough by then.
+            () = tokio::time::sleep(FULL) => continue,
         };
         let (stream, address) = tokio::select! {
             () = asked_to_stop(&mut stop) => break,
@@ -142,8 +158,10 @@ pub(crate) async fn run(
             },
         };
         let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
-        let places = Places { all: places.clone(), total: connections as usize };
-        let client = Client { stream, address, places };
+        let places = free;
+        number += 1;
+        let silence = Silence { all: silent.clone(), number, end: Arc::default(), since: Mutex::default() };
+        let client = Client { stream, address, places, silence };
         tokio::spawn(async move {
             connection(client, acceptor, router, stop).await;
             drop(place);
@@ -187,11 +205,76 @@ struct Places {
 }
 
 impl Places {
-    /// True if more than half of them are in use, the one that is held for whoever comes next among
-    /// them. Kept connections must not keep others out: those whose clients poll often enough would
-    /// never end.
+    /// True if the last quarter of them is in use, the one that is held for whoever comes next among them. Then
+    /// those that are silent go.
     fn are_rare(&self) -> bool {
-        self.all.available_permits() * 2 < self.total
+        self.all.available_permits() * 4 < self.total
+    }
+
+    /// True if the last sixteenth of them is in use. Then each connection ends with its answer: those whose clients
+    /// ask often enough would never be silent, and must not keep others out.
+    fn are_few(&self) -> bool {
+        self.all.available_permits() * 16 < self.total
+    }
+}
+
+/// The connections whose clients say nothing, by since when, and how to end them.
+#[derive(Default)]
+struct Silent(Mutex<BTreeMap<(Instant, u64), Arc<Notify>>>);
+
+impl Silent {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Instant, u64), Arc<Notify>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends two connections that have been silent for long enough, more than the one that comes for them, so that
+    /// there are fewer after a crowd. Those go that fell silent last: devices ask in turn, so the one that has been
+    /// silent longest asks next, and would need another connection at once.
+    fn dismiss(&self, now: Instant) {
+        let Some(quiet) = now.checked_sub(QUIET) else { return };
+        let mut all = self.lock();
+        for _ in 0..2 {
+            let Some(place) = all.range(..=(quiet, u64::MAX)).next_back().map(|(place, _)| *place) else {
+                return;
+            };
+            if let Some(end) = all.remove(&place) {
+                end.notify_one();
+            }
+        }
+    }
+}
+
+/// One connection, which is among those that are silent whenever its client says nothing.
+struct Silence {
+    all: Arc<Silent>,
+    number: u64,
+    end: Arc<Notify>,
+    since: Mutex<Option<Instant>>,
+}
+
+impl Silence {
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on its client says nothing.
+    fn begin(&self) {
+        let now = Instant::now();
+        *self.lock() = Some(now);
+        self.all.lock().insert((now, self.number), self.end.clone());
+    }
+
+    /// Its client asks something, or is gone.
+    fn end(&self) {
+        if let Some(since) = self.lock().take() {
+            self.all.lock().remove(&(since, self.number));
+        }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -200,10 +283,11 @@ struct Client {
     stream: TcpStream,
     address: SocketAddr,
     places: Places,
+    silence: Silence,
 }
 
 async fn connection(client: Client, acceptor: TlsAcceptor, router: Router, mut stop: watch::Receiver<bool>) {
-    let Client { stream, address, places } = client;
+    let Client { stream, address, places, silence } = client;
     prepare(&stream);
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -218,15 +302,20 @@ async fn connection(client: Client, acceptor: TlsAcceptor, router: Router, mut s
         .and_then(|certificate| fingerprint_of_certificate(certificate));
     let patience = if key.is_some() { HEAD_OF_DEVICE } else { HEAD };
     let peer = Peer { key, address: address.ip() };
+    let end = silence.end.clone();
+    silence.begin();
+    let silence = Arc::new(silence);
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(|body| Body::new(Patient::new(Body::new(body))));
         request.extensions_mut().insert(peer.clone());
         // A router is always ready.
         let answer = router.clone().call(request);
-        let places = places.clone();
+        let (places, silence) = (places.clone(), silence.clone());
+        silence.end();
         async move {
             let mut answer = answer.await?;
-            if places.are_rare() {
+            silence.begin();
+            if places.are_few() {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
@@ -240,7 +329,12 @@ async fn connection(client: Client, acceptor: TlsAcceptor, router: Router, mut s
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
+        // An answer that is on its way is sent to its end.
         () = asked_to_stop(&mut stop) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+        () = end.notified() => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
@@ -262,4 +356,37 @@ fn prepare(stream: &TcpStream) {
     let _ = sockopt::set_socket_keepalive(stream, true);
     let _ = sockopt::set_tcp_keepidle(stream, SILENT);
     let _ = sockopt::set_tcp_user_timeout(stream, STALLED.as_millis() as u32);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_fell_silent_last_goes_first_and_only_after_a_while() {
+        let all = Arc::new(Silent::default());
+        let silences: Vec<Silence> = (0..4)
+            .map(|number| Silence { all: all.clone(), number, end: Arc::default(), since: Mutex::default() })
+            .collect();
+        silences.iter().for_each(Silence::begin);
+        silences[0].end();
+        let check = |now: Instant, expected: [usize; 2]| {
+            all.dismiss(now);
+            assert_eq!([all.lock().len(), told(&silences)], expected);
+        };
+        let now = Instant::now();
+        check(now, [3, 0]);
+        check(now + QUIET, [1, 2]);
+        assert!(all.lock().keys().all(|(_, number)| *number == 1));
+        drop(silences);
+        assert!(all.lock().is_empty());
+    }
+
+    /// How many were told to end since the last time.
+    fn told(silences: &[Silence]) -> usize {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let is_told =
+            |silence: &&Silence| std::pin::pin!(silence.end.notified()).poll(&mut context).is_ready();
+        silences.iter().filter(is_told).count()
+    }
 }
