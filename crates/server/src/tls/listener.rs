@@ -14,8 +14,8 @@ use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::RootCertStore;
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
+use rustls::{CipherSuite, RootCertStore};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
@@ -96,7 +96,10 @@ pub(crate) fn tls_config(
     authority: &str,
     certificate: Arc<CurrentCertificate>,
 ) -> Result<rustls::ServerConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut provider = rustls::crypto::ring::default_provider();
+    // Processors have instructions for SHA-256 and none for SHA-384, of which a handshake does much.
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() == CipherSuite::TLS13_AES_256_GCM_SHA384);
+    let provider = Arc::new(provider);
     let mut roots = RootCertStore::empty();
     for root in rustls_pemfile::certs(&mut authority.as_bytes()).flatten() {
         roots.add(root)?;
@@ -109,6 +112,7 @@ pub(crate) fn tls_config(
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificate);
+    config.ignore_client_order = true;
     // Each device comes back each minute: a ticket saves both sides most of the handshake.
     config.ticketer = rustls::crypto::ring::Ticketer::new()?;
     // One is enough for one connection after the other. Each further one has some 160 bytes, more for a
