@@ -36,6 +36,10 @@ use clap::{Parser, Subcommand};
 
 use crate::workspace::Workspace;
 
+/// Devices of bench-load pack posts between connections that stay, for which glibc's allocator took all memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The project's own tools.
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
