@@ -68,12 +68,13 @@ fn figures(
             figure.by(command).publish(workspace)
         };
     let (runs, seed) = (args.runs, args.seed);
-    let sound = [Shape::Flat, Shape::DayCycle, Shape::SawTooth, Shape::WarmUp, Shape::Step];
+    let sound =
+        [Shape::Flat, Shape::DayCycle, Shape::SawTooth, Shape::WarmUp, Shape::SlowWarmUp, Shape::Step];
     let worst = sound.into_iter().map(|shape| leaks_found(shape, 0.0, runs, seed)).fold(0.0, f64::max);
     let steps = find(tables, "one step of")?;
     publish(
         "judge-leak-false",
-        "weeks without a leak that are called one, in the worst of flat, cyclic, saw teeth, warm-up and one step; \
+        "weeks without a leak that are called one, in the worst of flat, cyclic, saw teeth, warm-up (also of 48 h) and one step; \
          the peer is a straight line through the samples of one step",
         worst,
         Some(steps.share(1)),
