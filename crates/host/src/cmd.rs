@@ -146,7 +146,14 @@ pub fn tail(bytes: &[u8], lines: usize) -> String {
     // From its end: a device has no room for all lines of a program that printed megabytes of them.
     let mut ends = said.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
     let start = ends.nth(before).unwrap_or(0);
-    String::from_utf8_lossy(&said[start..]).lines().collect::<Vec<_>>().join("\n")
+    let text = String::from_utf8_lossy(&said[start..]);
+    // A picture or something packed is nothing to read.
+    let is_odd = |c: &char| *c == char::REPLACEMENT_CHARACTER || (c.is_control() && !c.is_whitespace());
+    let odd = text.chars().filter(is_odd).count();
+    if odd > 16 && odd * 4 > text.chars().count() {
+        return format!("{} bytes that are no text", said.len() - start);
+    }
+    text.lines().collect::<Vec<_>>().join("\n")
 }
 
 impl Output {
@@ -459,6 +466,8 @@ mod tests {
         assert_eq!(tail(b"one\r\ntwo\n", 9), "one\ntwo");
         assert_eq!([tail(b"one\n", 0), tail(b"", 3), tail(b"\n\n", 3)], ["", "", ""]);
         assert_eq!(tail(b"\xff\n\xc3", 2), "\u{fffd}\n\u{fffd}");
+        assert_eq!(tail(&[0x8b; 40], 20), "40 bytes that are no text");
+        assert_eq!(tail(&[b"text\0".repeat(40), vec![b'\n']].concat(), 20), "text\0".repeat(40));
     }
 
     #[test]
