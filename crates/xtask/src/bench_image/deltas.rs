@@ -198,7 +198,7 @@ fn rauc(old: &Path, new: &Path) -> anyhow::Result<u64> {
             block.iter().any(|&byte| byte != 0) && !has.contains(&<[u8; 32]>::from(Sha256::digest(block)))
         };
         if part.chunks(BLOCK).any(lacks) {
-            let packed = Cmd::new("zstd").args(["-15", "-q", "-c"]).stdin(part).check()?;
+            let packed = Cmd::new("zstd").args(["-15", "-q", "-c"]).stdin(part).timeout(PATIENCE).check()?;
             bytes += packed.stdout.len() as u64;
         }
         Ok(())
