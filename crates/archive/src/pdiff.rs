@@ -191,9 +191,15 @@ const SHORTEST: u64 = 3;
 /// The ed script that makes the index of `new` out of that of `old`; `None` as soon as it is
 /// longer than `limit` bytes.
 pub(crate) fn script(old: &PackageSet, new: &PackageSet, kind: &IndexKind, limit: u64) -> Option<String> {
-    let cursor = |chunks| Cursor { chunks, at: 0, kind };
-    let (mut left, mut right) = (cursor(old.chunks()), cursor(new.chunks()));
-    let mut hunks = Hunks { all: Vec::new(), open: Hunk::default(), line: 1, bytes: 0 };
+    // Most of a large index is before and after the changes, and is not looked at.
+    let start = old.common_start(new);
+    let (left, right) = (&old.chunks()[start..], &new.chunks()[start..]);
+    let both = left.iter().rev().zip(right.iter().rev());
+    let end = both.take_while(|(left, right)| Arc::ptr_eq(left, right)).count();
+    let mut left = Cursor { chunks: &left[..left.len() - end], at: 0, kind };
+    let mut right = Cursor { chunks: &right[..right.len() - end], at: 0, kind };
+    let line = 1 + new.lines_before(start, kind);
+    let mut hunks = Hunks { all: Vec::new(), open: Hunk::default(), line, bytes: 0 };
     loop {
         if hunks.bytes > limit {
             return None;
@@ -252,40 +258,19 @@ fn replace(hunks: &mut Hunks, from: &PackageEntry, to: &PackageEntry) {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
-    use crate::set::Edits;
+    use crate::frame::FrameCache;
+    use crate::render;
+    use crate::set::samples::{edits, entry};
 
-    fn entry(name: &str, architecture: &str, version: &str) -> Arc<PackageEntry> {
-        Arc::new(PackageEntry {
-            name: name.parse().unwrap(),
-            version: version.parse().unwrap(),
-            architecture: architecture.parse().unwrap(),
-            component: "main".parse().unwrap(),
-            source: name.parse().unwrap(),
-            source_version: version.parse().unwrap(),
-            sha256: Blob::of(format!("{name} {architecture} {version}").as_bytes()).sha256,
-            size: 1,
-            stanza: format!("Package: {name}\nVersion: {version}\n").into(),
-            files: Vec::new(),
-            translations: std::collections::BTreeMap::new(),
-            provenance: Arc::default(),
-            included_at: Timestamp::UNIX_EPOCH,
-            relations: std::sync::OnceLock::new(),
-        })
-    }
-
-    fn edits(entries: impl IntoIterator<Item = Arc<PackageEntry>>) -> Edits {
-        let place = |entry: &PackageEntry| (entry.name.clone(), entry.architecture.clone());
-        entries.into_iter().map(|entry| (place(&entry), Some(entry))).collect()
+    fn name(number: u32) -> String {
+        format!("package-{number:04}")
     }
 
     /// Most packages are there for each architecture, so a chunk mostly ends with one that is not
     /// in the index that is compared.
     #[test]
     fn chunks_that_both_have_are_stepped_over_again_after_a_change() {
-        let name = |number: u32| format!("package-{number:04}");
         let both = |number| ["amd64", "arm64"].map(|architecture| entry(&name(number), architecture, "1"));
         let old = PackageSet::default().with(&edits((0..2000).flat_map(both)));
         let new = old.with(&edits([entry(&name(7), "amd64", "2")]));
@@ -308,5 +293,20 @@ mod tests {
         let amd64 = IndexKind::Packages("amd64".parse().unwrap());
         // Three lines a package; the second of the eighth changed.
         assert_eq!(script(&old, &new, &amd64, 1000).as_deref(), Some("23c\nVersion: 2\n.\n"));
+    }
+
+    /// Lines of chunks that are not looked at are counted by the index, if it is known.
+    #[test]
+    fn lines_are_counted_from_the_beginning_of_the_index() {
+        let both = |number| ["amd64", "arm64"].map(|architecture| entry(&name(number), architecture, "1"));
+        let old = PackageSet::default().with(&edits((0..2000).flat_map(both)));
+        let amd64 = IndexKind::Packages("amd64".parse().unwrap());
+        for number in [0, 47, 900, 1500, 1999] {
+            let new = old.with(&edits([entry(&name(number), "amd64", "2")]));
+            let expected = format!("{}c\nVersion: 2\n.\n", 3 * number + 2);
+            assert_eq!(script(&old, &new, &amd64, 1000).as_ref(), Some(&expected));
+            render::index(&new, &amd64, &FrameCache::default(), None);
+            assert_eq!(script(&old, &new, &amd64, 1000), Some(expected));
+        }
     }
 }

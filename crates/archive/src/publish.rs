@@ -482,7 +482,7 @@ fn write_index(by_hash: &Path, donors: &[PathBuf], index: &Index, form: Form) ->
     if donors.iter().any(|donor| fs::hard_link(donor.join(&name), &path).is_ok()) {
         return Ok(true);
     }
-    let parts = index.frames.iter().map(|frame| form.bytes(frame));
+    let parts = index.frames().map(|frame| form.bytes(frame));
     Prepared::write(path, parts, None)?.place()?;
     Ok(true)
 }

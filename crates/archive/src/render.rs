@@ -9,31 +9,48 @@ use volary_model::{Architecture, Digest};
 
 use crate::error::Error;
 use crate::frame::{Frame, FrameCache};
-use crate::set::{Chunk, IndexKind, Listing, PackageSet};
+use crate::set::{Chunk, IndexKind, Listing, PackageSet, Piece};
 
 /// An index file in its three forms.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Index {
     pub(crate) plain: Blob,
     pub(crate) gz: Blob,
     /// Means nothing if the index is served as gzip only.
     pub(crate) zst: Blob,
-    pub(crate) frames: Vec<Arc<Frame>>,
-    /// The state of the hashes before every `STRIDE`th chunk, so that the index of a later set
-    /// need be hashed only from the first change on.
-    checkpoints: Vec<Meters>,
+    /// At least one.
+    strides: Vec<Arc<Stride>>,
 }
 
-/// How many chunks lie between two checkpoints: few enough to lose little, many enough that the
-/// checkpoints of many sets stay small.
+/// How many chunks have their place in the index noted and are taken over together: few enough to
+/// lose little, many enough that nothing is done for each chunk of a large index.
 const STRIDE: usize = 8;
 
-/// The hashes of the three forms of an index.
+/// `STRIDE` neighbouring chunks in an index; fewer at its end. Indexes of similar sets share them.
+#[derive(Debug)]
+struct Stride {
+    /// What comes before it, so that the index of a later set need be hashed only from the first
+    /// change on.
+    before: Meters,
+    pieces: Arc<[Piece]>,
+}
+
+/// The hashes of the three forms of an index, or of its beginning.
 #[derive(Debug, Default, Clone)]
 struct Meters {
     plain: Meter,
     gz: Meter,
     zst: Meter,
+    /// Of the plain one.
+    lines: usize,
+}
+
+/// A Contents index, which is served as gzip only.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub(crate) plain: Blob,
+    pub(crate) gz: Blob,
+    pub(crate) frames: Vec<Arc<Frame>>,
 }
 
 /// SHA-256 and size of a file.
@@ -80,8 +97,12 @@ pub(crate) fn index(
     base: Option<&PackageSet>,
 ) -> Arc<Index> {
     set.known_index(kind).unwrap_or_else(|| {
-        let before = base.and_then(|base| Some((base.known_index(kind)?, common_chunks(base, set))));
-        set.remember_index(kind, render(set, kind, cache, before))
+        let before = base.and_then(|set| Some(Before { index: set.known_index(kind)?, set }));
+        let index = match before {
+            Some(before) if before.looks_like(set, kind, cache) => before.index,
+            before => Arc::new(render(set, kind, cache, before.as_ref())),
+        };
+        set.remember_index(kind, index)
     })
 }
 
@@ -91,86 +112,160 @@ pub(crate) fn contents(
     architecture: &Architecture,
     cache: &FrameCache,
     listing: &dyn Listing,
-) -> Result<Index, Error> {
-    let kind = IndexKind::Contents(architecture.clone());
-    let mut meters = Meters::default();
+) -> Result<Contents, Error> {
+    let forms = IndexKind::Contents(architecture.clone()).forms();
+    let (mut plain, mut gz) = (Meter::default(), Meter::default());
     let mut frames = Vec::with_capacity(set.chunks().len());
     for chunk in set.chunks() {
         let text = chunk.contents(architecture, listing)?;
-        meters.plain.update(&text);
-        let frame = cache.get(&text, kind.forms());
-        meters.gz.update(&frame.gz);
+        plain.update(&text);
+        let frame = cache.get(&text, forms);
+        gz.update(&frame.gz);
         frames.push(frame);
     }
-    Ok(meters.finish(frames, Vec::new(), &kind))
+    if plain.size == 0 {
+        let empty = Frame::empty(forms);
+        gz.update(&empty.gz);
+        frames.push(Arc::new(empty));
+    }
+    Ok(Contents { plain: plain.finish(), gz: gz.finish(), frames })
 }
 
-/// With how many equal chunks two sets begin.
-fn common_chunks(a: &PackageSet, b: &PackageSet) -> usize {
-    a.chunks().iter().zip(b.chunks()).take_while(|(a, b)| Arc::ptr_eq(a, b)).count()
+/// A set that is much like another one, and its index.
+struct Before<'a> {
+    set: &'a PackageSet,
+    index: Arc<Index>,
 }
 
-fn render(
-    set: &PackageSet,
-    kind: &IndexKind,
-    cache: &FrameCache,
-    before: Option<(Arc<Index>, usize)>,
-) -> Index {
-    let chunks = set.chunks();
+impl Before<'_> {
+    /// True if chunks that differ do not differ in this index: most packages are for one
+    /// architecture.
+    fn looks_like(&self, set: &PackageSet, kind: &IndexKind, cache: &FrameCache) -> bool {
+        let frame = |chunk: &Arc<Chunk>| chunk.piece(kind, cache).frame;
+        self.set.chunks().len() == set.chunks().len()
+            && self
+                .set
+                .chunks()
+                .iter()
+                .zip(set.chunks())
+                .all(|(old, new)| Arc::ptr_eq(old, new) || Arc::ptr_eq(&frame(old), &frame(new)))
+    }
+
+    /// The pieces of the stride with this number, if it has these chunks.
+    fn pieces(&self, number: usize, chunks: &[Arc<Chunk>]) -> Option<Arc<[Piece]>> {
+        let own = self.set.chunks().chunks(STRIDE).nth(number)?;
+        let same = own.len() == chunks.len() && own.iter().zip(chunks).all(|(a, b)| Arc::ptr_eq(a, b));
+        same.then(|| Arc::clone(&self.index.strides[number].pieces))
+    }
+}
+
+fn render(set: &PackageSet, kind: &IndexKind, cache: &FrameCache, before: Option<&Before<'_>>) -> Index {
     let mut meters = Meters::default();
-    let mut frames = Vec::with_capacity(chunks.len());
-    let mut checkpoints = Vec::with_capacity(chunks.len() / STRIDE + 1);
-    if let Some((index, same)) = before {
-        if is_unchanged(&index, same, chunks, kind, cache) {
-            return Index::clone(&index);
-        }
-        // A checkpoint stands before its chunk, so the one at the first change is still good.
-        let known = (same / STRIDE + 1).min(index.checkpoints.len());
-        if let Some(last) = known.checked_sub(1) {
-            checkpoints.extend_from_slice(&index.checkpoints[..last]);
-            meters = index.checkpoints[last].clone();
-            frames.extend_from_slice(&index.frames[..last * STRIDE]);
-        }
+    let mut strides = Vec::with_capacity(set.chunks().len() / STRIDE + 1);
+    if let Some(Before { set: old, index }) = before {
+        // What comes before the stride with the first change is known.
+        let known = (old.common_start(set) / STRIDE).min(index.strides.len() - 1);
+        strides.extend_from_slice(&index.strides[..known]);
+        meters = index.strides[known].before.clone();
     }
-    for (number, chunk) in chunks.iter().enumerate().skip(frames.len()) {
-        if number % STRIDE == 0 {
-            checkpoints.push(meters.clone());
-        }
-        let frame = chunk.frame(kind, cache);
-        meters.plain.update(&chunk.text(kind));
-        meters.gz.update(&frame.gz);
-        meters.zst.update(&frame.zst);
-        frames.push(frame);
+    for (number, chunks) in set.chunks().chunks(STRIDE).enumerate().skip(strides.len()) {
+        let pieces = before.and_then(|before| before.pieces(number, chunks));
+        let pieces = pieces.unwrap_or_else(|| chunks.iter().map(|chunk| chunk.piece(kind, cache)).collect());
+        meters.append(pieces, &mut strides);
     }
-    meters.finish(frames, checkpoints, kind)
-}
-
-/// True if chunks that differ from those of an earlier set do not differ in this index: most
-/// packages are for one architecture.
-fn is_unchanged(
-    before: &Index,
-    same: usize,
-    chunks: &[Arc<Chunk>],
-    kind: &IndexKind,
-    cache: &FrameCache,
-) -> bool {
-    let rest = before.frames.get(same..).filter(|_| before.frames.len() == chunks.len());
-    rest.is_some_and(|rest| {
-        let frames = chunks[same..].iter().map(|chunk| chunk.frame(kind, cache));
-        frames.zip(rest).all(|(frame, known)| Arc::ptr_eq(&frame, known))
-    })
+    if meters.plain.size == 0 {
+        // An empty file is no valid gzip or zstd file; an empty member is.
+        let empty = Piece { frame: Arc::new(Frame::empty(kind.forms())), lines: 0, text: Arc::default() };
+        meters.append(Arc::new([empty]), &mut strides);
+    }
+    let Meters { plain, gz, zst, lines: _ } = meters;
+    Index { plain: plain.finish(), gz: gz.finish(), zst: zst.finish(), strides }
 }
 
 impl Meters {
-    fn finish(mut self, mut frames: Vec<Arc<Frame>>, checkpoints: Vec<Self>, kind: &IndexKind) -> Index {
-        if self.plain.size == 0 {
-            // An empty file is no valid gzip or zstd file; an empty member is.
-            let empty = Arc::new(Frame::empty(kind.forms()));
-            self.gz.update(&empty.gz);
-            self.zst.update(&empty.zst);
-            frames.push(empty);
+    /// Counts pieces in, and puts them at the end of these strides.
+    fn append(&mut self, pieces: Arc<[Piece]>, strides: &mut Vec<Arc<Stride>>) {
+        let before = self.clone();
+        for Piece { frame, lines, text } in &*pieces {
+            let Frame { gz, zst } = &**frame;
+            self.plain.update(text);
+            self.gz.update(gz);
+            self.zst.update(zst);
+            self.lines += lines;
         }
-        let Self { plain, gz, zst } = self;
-        Index { plain: plain.finish(), gz: gz.finish(), zst: zst.finish(), frames, checkpoints }
+        strides.push(Arc::new(Stride { before, pieces }));
+    }
+}
+
+impl Index {
+    /// What its compressed forms are put together of.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = &Frame> {
+        self.strides.iter().flat_map(|stride| stride.pieces.iter()).map(|piece| &*piece.frame)
+    }
+
+    /// How many lines come before the chunk with this number, counted from 0.
+    pub(crate) fn lines_before(&self, chunk: usize) -> usize {
+        let number = (chunk / STRIDE).min(self.strides.len() - 1);
+        let Stride { before, pieces } = &*self.strides[number];
+        let further = pieces.iter().take(chunk - number * STRIDE);
+        before.lines + further.map(|piece| piece.lines).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::set::Edits;
+    use crate::set::samples::{edits, entry};
+
+    fn digests(index: &Index) -> [Blob; 3] {
+        [index.plain, index.gz, index.zst]
+    }
+
+    /// The index of one set after another is what it is of that set alone.
+    #[test]
+    fn an_index_does_not_depend_on_what_was_known() {
+        let name = |number: u32| format!("package-{:04}", number % 2000);
+        let of = |numbers: std::ops::Range<u32>, architecture: &str, version: &str| {
+            edits(numbers.map(|number| entry(&name(number), architecture, version)))
+        };
+        let without = |mut edits: Edits| {
+            edits.values_mut().for_each(|edit| *edit = None);
+            edits
+        };
+        let changes = [
+            of(0..1500, "amd64", "1"),
+            of(0..1400, "arm64", "1"),
+            of(700..701, "amd64", "2"),
+            of(701..702, "arm64", "2"),
+            of(3..4, "all", "2"),
+            of(1500..2000, "amd64", "1"),
+            of(1999..2000, "amd64", "2"),
+            without(of(900..1100, "amd64", "1")),
+            of(950..960, "amd64", "3"),
+            without(of(0..100, "arm64", "1")),
+            without(of(0..2000, "amd64", "1")),
+            of(20..21, "arm64", "5"),
+        ];
+        let cache = FrameCache::default();
+        let (mut set, mut all) = (PackageSet::default(), Edits::new());
+        for (step, change) in changes.into_iter().enumerate() {
+            let next = set.with(&change);
+            all.extend(change);
+            let alone = PackageSet::default().with(&all);
+            assert_eq!(next.digest(), alone.digest(), "after change {step}");
+            for architecture in ["amd64", "arm64", "armhf"] {
+                let kind = IndexKind::Packages(architecture.parse().unwrap());
+                let found = index(&next, &kind, &cache, Some(&set));
+                let expected = index(&alone, &kind, &FrameCache::default(), None);
+                assert_eq!(digests(&found), digests(&expected), "{kind} after change {step}");
+                let gz: Vec<u8> = found.frames().flat_map(|frame| frame.gz.iter().copied()).collect();
+                assert_eq!(Blob::of(&gz), found.gz, "{kind} after change {step}");
+                let lines: usize = next.chunks().iter().map(|chunk| chunk.lines(&kind)).sum();
+                assert_eq!(found.lines_before(next.chunks().len()), lines, "{kind} after change {step}");
+            }
+            set = next;
+        }
+        assert!(set.chunks().len() > 2 * STRIDE);
     }
 }

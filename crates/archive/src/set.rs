@@ -28,7 +28,7 @@ pub(crate) type Edits = BTreeMap<Key, Option<Arc<PackageEntry>>>;
 /// A set of packages.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PackageSet {
-    chunks: Vec<Arc<Chunk>>,
+    chunks: Arc<[Arc<Chunk>]>,
     digest: Arc<OnceLock<Digest>>,
     /// What was worked out of it already.
     indexes: Arc<Mutex<BTreeMap<IndexKind, Arc<Index>>>>,
@@ -48,11 +48,11 @@ pub(crate) struct Chunk {
 
 /// What a chunk is in one index.
 #[derive(Debug, Clone)]
-struct Piece {
-    frame: Arc<Frame>,
-    lines: usize,
+pub(crate) struct Piece {
+    pub(crate) frame: Arc<Frame>,
+    pub(crate) lines: usize,
     /// In one block: gathering it from the entries again costs more than hashing it.
-    text: Arc<[u8]>,
+    pub(crate) text: Arc<[u8]>,
 }
 
 /// An index that packages of a set stand in.
@@ -135,17 +135,17 @@ impl Chunk {
         })
     }
 
-    /// Its piece of an index, compressed.
-    pub(crate) fn frame(&self, kind: &IndexKind, cache: &FrameCache) -> Arc<Frame> {
+    /// Its piece of an index other than Contents.
+    pub(crate) fn piece(&self, kind: &IndexKind, cache: &FrameCache) -> Piece {
         let mut pieces = self.pieces.lock().expect("nobody panics with this lock");
         if let Some(piece) = pieces.get(kind) {
-            return Arc::clone(&piece.frame);
+            return piece.clone();
         }
         let text: Arc<[u8]> = self.gather(kind).into();
         let frame = cache.get(&text, kind.forms());
-        let piece = Piece { frame: Arc::clone(&frame), lines: count_lines(&text), text };
-        pieces.insert(kind.clone(), piece);
-        frame
+        let piece = Piece { frame, lines: count_lines(&text), text };
+        pieces.insert(kind.clone(), piece.clone());
+        piece
     }
 
     /// How many lines its piece of an index has.
@@ -233,11 +233,9 @@ impl PackageSet {
     /// The digest of the set: SHA-256 over the digests of its chunks in order.
     pub(crate) fn digest(&self) -> Digest {
         *self.digest.get_or_init(|| {
-            let mut hash = Sha256::new();
-            for chunk in &self.chunks {
-                hash.update(chunk.digest());
-            }
-            Digest::from_bytes(hash.finalize().into())
+            // Gathered before any is hashed: they are all over memory, and are then waited for together.
+            let digests: Vec<[u8; 32]> = self.chunks.iter().map(|chunk| *chunk.digest()).collect();
+            Digest::from_bytes(Sha256::digest(digests.as_flattened()).into())
         })
     }
 
@@ -256,13 +254,26 @@ impl PackageSet {
         &self.chunks
     }
 
+    /// With how many equal chunks this set and another one begin.
+    pub(crate) fn common_start(&self, other: &Self) -> usize {
+        let both = self.chunks.iter().zip(other.chunks());
+        both.take_while(|(one, other)| Arc::ptr_eq(one, other)).count()
+    }
+
+    /// How many lines of an index come before its chunk with this number, counted from 0.
+    pub(crate) fn lines_before(&self, chunk: usize, kind: &IndexKind) -> usize {
+        match self.known_index(kind) {
+            Some(index) => index.lines_before(chunk),
+            None => self.chunks[..chunk].iter().map(|chunk| chunk.lines(kind)).sum(),
+        }
+    }
+
     /// An index of this set if it was worked out already. Copies share them.
     pub(crate) fn known_index(&self, kind: &IndexKind) -> Option<Arc<Index>> {
         self.indexes.lock().expect("nobody panics with this lock").get(kind).map(Arc::clone)
     }
 
-    pub(crate) fn remember_index(&self, kind: &IndexKind, index: Index) -> Arc<Index> {
-        let index = Arc::new(index);
+    pub(crate) fn remember_index(&self, kind: &IndexKind, index: Arc<Index>) -> Arc<Index> {
         let mut indexes = self.indexes.lock().expect("nobody panics with this lock");
         indexes.insert(kind.clone(), Arc::clone(&index));
         index
@@ -285,21 +296,30 @@ impl PackageSet {
     /// The set after these changes. Chunks that they do not touch are shared.
     pub(crate) fn with(&self, edits: &Edits) -> Self {
         let mut chunks = Vec::with_capacity(self.chunks.len() + 1);
+        let mut rest = &self.chunks[..];
         let mut edits = edits.iter().peekable();
         // Entries that wait for a name that ends a chunk.
         let mut open: Vec<Arc<PackageEntry>> = Vec::new();
-        for (index, chunk) in self.chunks.iter().enumerate() {
-            let is_last = index + 1 == self.chunks.len();
-            let mut here: Vec<(&Key, &Option<Arc<PackageEntry>>)> = Vec::new();
-            while let Some(edit) = edits.next_if(|(key, _)| is_last || key.0 <= *chunk.last_name()) {
-                here.push(edit);
+        loop {
+            if open.is_empty() {
+                let same = match edits.peek() {
+                    // What comes after all names belongs to the last chunk.
+                    Some((key, _)) => rest
+                        .partition_point(|chunk| *chunk.last_name() < key.0)
+                        .min(rest.len().saturating_sub(1)),
+                    None => rest.len(),
+                };
+                chunks.extend_from_slice(&rest[..same]);
+                rest = &rest[same..];
             }
-            if here.is_empty() && open.is_empty() {
-                chunks.push(Arc::clone(chunk));
-                continue;
+            let Some((chunk, later)) = rest.split_first() else { break };
+            let mut here: Vec<(&Key, &Option<Arc<PackageEntry>>)> = Vec::new();
+            while let Some(edit) = edits.next_if(|(key, _)| later.is_empty() || key.0 <= *chunk.last_name()) {
+                here.push(edit);
             }
             merge(&chunk.entries, &here, &mut open);
             split(&mut open, &mut chunks);
+            rest = later;
         }
         let here: Vec<_> = edits.collect();
         merge(&[], &here, &mut open);
@@ -307,7 +327,7 @@ impl PackageSet {
         if !open.is_empty() {
             chunks.push(Chunk::new(open));
         }
-        Self { chunks, digest: Arc::default(), indexes: Arc::default() }
+        Self { chunks: chunks.into(), digest: Arc::default(), indexes: Arc::default() }
     }
 }
 
@@ -341,4 +361,38 @@ fn split(open: &mut Vec<Arc<PackageEntry>>, chunks: &mut Vec<Arc<Chunk>>) {
         }
     }
     open.drain(..start);
+}
+
+#[cfg(test)]
+pub(crate) mod samples {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::render::Blob;
+
+    /// A package with nothing but its name and version.
+    pub(crate) fn entry(name: &str, architecture: &str, version: &str) -> Arc<PackageEntry> {
+        Arc::new(PackageEntry {
+            name: name.parse().unwrap(),
+            version: version.parse().unwrap(),
+            architecture: architecture.parse().unwrap(),
+            component: "main".parse().unwrap(),
+            source: name.parse().unwrap(),
+            source_version: version.parse().unwrap(),
+            sha256: Blob::of(format!("{name} {architecture} {version}").as_bytes()).sha256,
+            size: 1,
+            stanza: format!("Package: {name}\nVersion: {version}\n").into(),
+            files: Vec::new(),
+            translations: BTreeMap::new(),
+            provenance: Arc::default(),
+            included_at: Timestamp::UNIX_EPOCH,
+            relations: OnceLock::new(),
+        })
+    }
+
+    /// That these come in.
+    pub(crate) fn edits(entries: impl IntoIterator<Item = Arc<PackageEntry>>) -> Edits {
+        let place = |entry: &PackageEntry| (entry.name.clone(), entry.architecture.clone());
+        entries.into_iter().map(|entry| (place(&entry), Some(entry))).collect()
+    }
 }
