@@ -104,24 +104,27 @@ fn set_direct(file: &File, direct: bool) -> io::Result<()> {
 
 /// Writes parts into an empty file that was set to go past the page cache.
 fn write_past_cache(file: &File, parts: &[&[u8]]) -> io::Result<()> {
-    let mut memory = vec![0; BLOCK + ALIGNMENT];
+    // What is never read need not be set to zero.
+    let mut memory: Vec<u8> = Vec::with_capacity(BLOCK + ALIGNMENT);
     let start = memory.as_ptr().align_offset(ALIGNMENT);
-    let block = &mut memory[start..start + BLOCK];
-    let (mut filled, mut offset) = (0, 0);
+    memory.resize(start, 0);
+    let full = start + BLOCK;
+    let mut offset = 0;
     for mut part in parts.iter().copied() {
         while !part.is_empty() {
-            let (now, later) = part.split_at(part.len().min(BLOCK - filled));
-            block[filled..filled + now.len()].copy_from_slice(now);
-            (filled, part) = (filled + now.len(), later);
-            if filled == BLOCK {
-                write_block(file, block, offset)?;
-                (filled, offset) = (0, offset + BLOCK as u64);
+            let (now, later) = part.split_at(part.len().min(full - memory.len()));
+            memory.extend_from_slice(now);
+            part = later;
+            if memory.len() == full {
+                write_block(file, &memory[start..], offset)?;
+                memory.truncate(start);
+                offset += BLOCK as u64;
             }
         }
     }
     // The rest is no multiple.
     set_direct(file, false)?;
-    file.write_all_at(&block[..filled], offset)
+    file.write_all_at(&memory[start..], offset)
 }
 
 /// Writes a block at its place; through the page cache if the file system only now says that it
