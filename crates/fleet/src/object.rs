@@ -205,6 +205,10 @@ pub trait ObjectSource {
     /// [`ObjectError`] if the source cannot be asked.
     fn load(&self, id: &ObjectId) -> Result<Option<Object>, ObjectError>;
 
+    /// Says which objects are asked for next, most likely in this order, so that a source that has to wait for
+    /// each may begin with them. It may look at the first few only, or at none.
+    fn soon(&self, _ids: &[ObjectId]) {}
+
     /// The tags that are kept as approvals of a commit: see `approval`. Not proven, no more than
     /// what [`ObjectSource::load`] returns; a source that keeps none has none.
     ///

@@ -3,7 +3,7 @@
 //! For the server and the command line; devices have no git and use `LooseStore`. Works inside
 //! git's hooks, where new objects stand in a quarantine folder named by the environment.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -30,11 +30,24 @@ pub struct GitRepository {
     arriving: Vec<(CommitId, ObjectId)>,
 }
 
+/// So many objects are asked for before the first is answered. With one more, their requests of up to 65 bytes fit into the
+/// 4096 bytes that any pipe holds (pipe(7)): else git and we could wait for each other for ever.
+const AHEAD: usize = 60;
+
+/// So many answers that nobody asked for yet are kept, and so many bytes.
+const EARLY: usize = 1024;
+const EARLY_BYTES: usize = MAX_OBJECT as usize;
+
 #[derive(Debug)]
 struct BatchReader {
     child: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
+    /// What was asked for and is not answered, in the order of the answers.
+    asked: VecDeque<ObjectId>,
+    /// What was answered before it was wanted.
+    early: HashMap<ObjectId, Object>,
+    early_bytes: usize,
 }
 
 impl Drop for BatchReader {
@@ -176,7 +189,14 @@ impl GitRepository {
         let mut child = command.spawn().map_err(|error| self.trouble(&error))?;
         let requests = child.stdin.take().expect("stdin is piped");
         let answers = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        Ok(BatchReader { child, requests, answers })
+        Ok(BatchReader {
+            child,
+            requests,
+            answers,
+            asked: VecDeque::new(),
+            early: HashMap::new(),
+            early_bytes: 0,
+        })
     }
 
     fn trouble(&self, reason: &dyn std::fmt::Display) -> ObjectError {
@@ -232,9 +252,16 @@ impl ObjectSource for GitRepository {
             Some(reader) => reader,
             None => self.start()?,
         };
-        let answer = ask(&mut reader, id).map_err(|error| self.trouble(&error))?;
-        match answer {
-            Answer::TooLarge(size) => Err(ObjectError::TooLarge { id: *id, size }),
+        let mut answer = reader.get(id);
+        // What follows a size that is too large is not read: that reader is of no use any more.
+        if let Ok(Answer::TooLarge(other, _)) = answer
+            && other != *id
+        {
+            reader = self.start()?;
+            answer = reader.get(id);
+        }
+        match answer.map_err(|error| self.trouble(&error))? {
+            Answer::TooLarge(_, size) => Err(ObjectError::TooLarge { id: *id, size }),
             Answer::Found(object) => {
                 *slot = Some(reader);
                 Ok(Some(object))
@@ -243,6 +270,20 @@ impl ObjectSource for GitRepository {
                 *slot = Some(reader);
                 Ok(None)
             }
+        }
+    }
+
+    fn soon(&self, ids: &[ObjectId]) {
+        let mut slot = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let reader = match slot.take() {
+            Some(reader) => Ok(reader),
+            None => self.start(),
+        };
+        // If it does not work, `load` says so.
+        if let Ok(mut reader) = reader
+            && reader.ask_ahead(ids).is_ok()
+        {
+            *slot = Some(reader);
         }
     }
 
@@ -261,34 +302,134 @@ impl ObjectSource for GitRepository {
 enum Answer {
     Found(Object),
     Missing,
-    TooLarge(u64),
+    TooLarge(ObjectId, u64),
 }
 
-fn ask(reader: &mut BatchReader, id: &ObjectId) -> io::Result<Answer> {
-    let strange = |text: &str| io::Error::new(io::ErrorKind::InvalidData, format!("it said {text:?}"));
-    // In one write: each one wakes git up.
-    reader.requests.write_all(format!("{id}\n").as_bytes())?;
-    let mut line = String::new();
-    reader.answers.by_ref().take(256).read_line(&mut line)?;
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let [_, kind, size] = words[..] else {
-        return if words.last() == Some(&"missing") { Ok(Answer::Missing) } else { Err(strange(&line)) };
-    };
-    let size: u64 = size.parse().map_err(|_| strange(&line))?;
-    if size > MAX_OBJECT {
-        return Ok(Answer::TooLarge(size));
+impl BatchReader {
+    fn get(&mut self, id: &ObjectId) -> io::Result<Answer> {
+        if let Some(object) = self.early.remove(id) {
+            self.early_bytes -= object.data.len();
+            return Ok(Answer::Found(object));
+        }
+        if !self.asked.contains(id) {
+            self.ask(&[*id])?;
+        }
+        while let Some(next) = self.asked.pop_front() {
+            match self.answer(next)? {
+                Answer::Found(object) if next != *id => self.keep(next, object),
+                Answer::Missing if next != *id => {}
+                answer => return Ok(answer),
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it did not answer"))
     }
-    let kind = ObjectKind::from_name(kind).ok_or_else(|| strange(&line))?;
-    let mut data = vec![0; size as usize];
-    reader.answers.read_exact(&mut data)?;
-    let mut newline = [0];
-    reader.answers.read_exact(&mut newline)?;
-    Ok(Answer::Found(Object { kind, data }))
+
+    fn keep(&mut self, id: ObjectId, object: Object) {
+        if self.early.len() == EARLY || self.early_bytes + object.data.len() > EARLY_BYTES {
+            self.early.clear();
+            self.early_bytes = 0;
+        }
+        self.early_bytes += object.data.len();
+        if let Some(before) = self.early.insert(id, object) {
+            self.early_bytes -= before.data.len();
+        }
+    }
+
+    fn ask_ahead(&mut self, ids: &[ObjectId]) -> io::Result<()> {
+        let new = ids.iter().filter(|id| !self.early.contains_key(*id) && !self.asked.contains(*id));
+        let new: Vec<ObjectId> = new.take(AHEAD.saturating_sub(self.asked.len())).copied().collect();
+        self.ask(&new)
+    }
+
+    /// In one write: each one wakes git up.
+    fn ask(&mut self, ids: &[ObjectId]) -> io::Result<()> {
+        let lines: String = ids.iter().map(|id| format!("{id}\n")).collect();
+        self.requests.write_all(lines.as_bytes())?;
+        self.asked.extend(ids);
+        Ok(())
+    }
+
+    fn answer(&mut self, id: ObjectId) -> io::Result<Answer> {
+        let strange = |text: &str| io::Error::new(io::ErrorKind::InvalidData, format!("it said {text:?}"));
+        let mut line = String::new();
+        self.answers.by_ref().take(256).read_line(&mut line)?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, kind, size] = words[..] else {
+            return if words.last() == Some(&"missing") { Ok(Answer::Missing) } else { Err(strange(&line)) };
+        };
+        let size: u64 = size.parse().map_err(|_| strange(&line))?;
+        if size > MAX_OBJECT {
+            return Ok(Answer::TooLarge(id, size));
+        }
+        let kind = ObjectKind::from_name(kind).ok_or_else(|| strange(&line))?;
+        let mut data = vec![0; size as usize];
+        self.answers.read_exact(&mut data)?;
+        let mut newline = [0];
+        self.answers.read_exact(&mut newline)?;
+        Ok(Answer::Found(Object { kind, data }))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn objects_come_in_whatever_order_they_were_asked_for() {
+        let scratch = tempfile::tempdir().unwrap();
+        let git = |args: &[&str], input: &str| {
+            let git = Cmd::new("git").arg("-C").arg(scratch.path()).args(args).stdin(input);
+            git.check().unwrap().text().trim().to_owned()
+        };
+        git(&["init", "-q", "--bare"], "");
+        let blobs: Vec<(ObjectId, String)> = (0..150)
+            .map(|n| {
+                let text = format!("blob {n}\n").repeat(1 + 40 * n);
+                (git(&["hash-object", "-w", "--stdin"], &text).parse().unwrap(), text)
+            })
+            .collect();
+        let ids: Vec<ObjectId> = blobs.iter().map(|(id, _)| *id).collect();
+        let nowhere: ObjectId = "1".repeat(40).parse().unwrap();
+        let repository = GitRepository::open(scratch.path()).unwrap();
+        let check = |n: usize| {
+            let object = repository.load(&blobs[n].0).unwrap().unwrap();
+            assert_eq!(object.data, blobs[n].1.as_bytes(), "{n}");
+        };
+        // In order, with one that is twice in the list and one that is nowhere.
+        repository.soon(&[&ids[..10], &ids[3..4], &[nowhere], &ids[10..]].concat());
+        (0..20).for_each(check);
+        assert_eq!(repository.load(&nowhere).unwrap(), None);
+        // Backwards, others than asked for, again and again, and more than are kept.
+        (0..20).rev().for_each(check);
+        for start in [100, 0, 50, 100, 20] {
+            repository.soon(&ids[start..]);
+            [start + 30, start, 149, 3, start + 1].into_iter().for_each(check);
+        }
+        (0..150).for_each(check);
+    }
+
+    /// One that is too large is told when it is wanted, and keeps no other from being read.
+    #[test]
+    fn a_large_object_ahead_is_passed_over() {
+        let scratch = tempfile::tempdir().unwrap();
+        let git = |args: &[&str]| {
+            Cmd::new("git").arg("-C").arg(scratch.path()).args(args).check().unwrap().text().trim().to_owned()
+        };
+        git(&["init", "-q", "--bare"]);
+        let create = |name: &str| std::fs::File::create(scratch.path().join(name)).unwrap();
+        create("small").write_all(b"small").unwrap();
+        create("large").set_len(MAX_OBJECT + 1).unwrap();
+        let write = |name: &str| -> ObjectId { git(&["hash-object", "-w", name]).parse().unwrap() };
+        let (small, large) = (write("small"), write("large"));
+        let repository = GitRepository::open(scratch.path()).unwrap();
+        for _ in 0..2 {
+            repository.soon(&[large, small]);
+            assert_eq!(repository.load(&small).unwrap().unwrap().data, b"small");
+            repository.soon(&[small, large]);
+            let refused = repository.load(&large);
+            assert!(matches!(refused, Err(ObjectError::TooLarge { id, .. }) if id == large), "{refused:?}");
+        }
+    }
 
     /// What is read from files is what git says.
     #[test]

@@ -1,5 +1,6 @@
 //! The files of a fleet repository, whether they stand in a commit or in a folder.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -31,11 +32,17 @@ pub(crate) trait Files {
     fn read(&self, path: &str) -> Result<Option<Vec<u8>>, ObjectError>;
 }
 
+/// So many files are asked for at once, if they are read in their order.
+const AHEAD: usize = 60;
+
 /// The files of a commit.
 pub(crate) struct CommitFiles<'a> {
     objects: &'a dyn ObjectSource,
     paths: Vec<String>,
     entries: BTreeMap<String, (FileKind, ObjectId)>,
+    /// Which of the paths was read last, and up to which they were asked for.
+    last: Cell<usize>,
+    asked: Cell<usize>,
 }
 
 impl<'a> CommitFiles<'a> {
@@ -52,7 +59,23 @@ impl<'a> CommitFiles<'a> {
             entries.insert(path.to_owned(), (kind, entry.id));
             Ok(true)
         })?;
-        Ok(Self { objects, paths: entries.keys().cloned().collect(), entries })
+        let paths = entries.keys().cloned().collect();
+        Ok(Self { objects, paths, entries, last: Cell::new(0), asked: Cell::new(0) })
+    }
+
+    /// Asks for the files behind this one, if the one before was read just now.
+    fn go_on(&self, path: &str) {
+        let Ok(at) = self.paths.binary_search_by(|known| known.as_str().cmp(path)) else { return };
+        let last = self.last.replace(at);
+        let goes_on = at > last && at - last <= 8;
+        if !goes_on || (at < self.asked.get() && self.asked.get() <= at + AHEAD) {
+            return;
+        }
+        let end = self.paths.len().min(at + AHEAD);
+        self.asked.set(end);
+        let next = self.paths[at..end].iter().filter_map(|path| self.entries.get(path));
+        let next = next.filter(|(kind, _)| *kind != FileKind::Submodule).map(|(_, id)| *id);
+        self.objects.soon(&next.collect::<Vec<_>>());
     }
 }
 
@@ -68,7 +91,10 @@ impl Files for CommitFiles<'_> {
     fn read(&self, path: &str) -> Result<Option<Vec<u8>>, ObjectError> {
         match self.entries.get(path) {
             Some((FileKind::Submodule, _)) | None => Ok(None),
-            Some((_, id)) => self.objects.blob(id).map(Some),
+            Some((_, id)) => {
+                self.go_on(path);
+                self.objects.blob(id).map(Some)
+            }
         }
     }
 }
