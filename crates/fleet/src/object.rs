@@ -197,6 +197,10 @@ pub enum ObjectError {
     },
 }
 
+/// So many objects are asked for before the first is answered. With one more, their requests of up to 65 bytes fit into the
+/// 4096 bytes that any pipe holds (pipe(7)): else git and we could wait for each other for ever.
+pub(crate) const AHEAD: usize = 60;
+
 /// Where objects come from. Implementations only fetch bytes; [`ReadObjects`] proves them.
 pub trait ObjectSource {
     /// The object's bytes, not yet proven, or `None` if this source does not have it.
@@ -206,7 +210,7 @@ pub trait ObjectSource {
     fn load(&self, id: &ObjectId) -> Result<Option<Object>, ObjectError>;
 
     /// Says which objects are asked for next, most likely in this order, so that a source that has to wait for
-    /// each may begin with them. It may look at the first few only, or at none.
+    /// each may begin with them. It looks at 60 of them at most, or at none.
     fn soon(&self, _ids: &[ObjectId]) {}
 
     /// The tags that are kept as approvals of a commit: see `approval`. Not proven, no more than

@@ -13,7 +13,7 @@ use volary_host::{Cmd, CmdError};
 use volary_model::CommitId;
 
 use crate::approval::{APPROVAL_REFS, read_approval_ref};
-use crate::object::{MAX_OBJECT, Object, ObjectError, ObjectId, ObjectKind, ObjectSource};
+use crate::object::{AHEAD, MAX_OBJECT, Object, ObjectError, ObjectId, ObjectKind, ObjectSource};
 
 /// Variables by which a caller's environment could turn git to another repository or index.
 const FOREIGN: [&str; 5] = ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR"];
@@ -29,10 +29,6 @@ pub struct GitRepository {
     /// Approvals that a push brings and no ref names yet.
     arriving: Vec<(CommitId, ObjectId)>,
 }
-
-/// So many objects are asked for before the first is answered. With one more, their requests of up to 65 bytes fit into the
-/// 4096 bytes that any pipe holds (pipe(7)): else git and we could wait for each other for ever.
-const AHEAD: usize = 60;
 
 /// So many answers that nobody asked for yet are kept, and so many bytes.
 const EARLY: usize = 1024;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use volary_host::{Cmd, FileError};
 
-use crate::object::{ObjectError, ObjectId, ObjectSource, ReadObjects};
+use crate::object::{AHEAD, ObjectError, ObjectId, ObjectSource, ReadObjects};
 use crate::tree::{EntryKind, walk};
 
 /// What stands at a path.
@@ -32,8 +32,8 @@ pub(crate) trait Files {
     fn read(&self, path: &str) -> Result<Option<Vec<u8>>, ObjectError>;
 }
 
-/// So many files are asked for at once, if they are read in their order.
-const AHEAD: usize = 60;
+/// Files are read in their order if no more than so many are passed over from one to the next.
+const NEAR: usize = 8;
 
 /// The files of a commit.
 pub(crate) struct CommitFiles<'a> {
@@ -67,7 +67,7 @@ impl<'a> CommitFiles<'a> {
     fn go_on(&self, path: &str) {
         let Ok(at) = self.paths.binary_search_by(|known| known.as_str().cmp(path)) else { return };
         let last = self.last.replace(at);
-        let goes_on = at > last && at - last <= 8;
+        let goes_on = at > last && at - last <= NEAR;
         if !goes_on || (at < self.asked.get() && self.asked.get() <= at + AHEAD) {
             return;
         }
