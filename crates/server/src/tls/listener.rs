@@ -139,8 +139,8 @@ pub(crate) async fn run(
     let silent = Arc::new(Silent::default());
     let mut number = 0;
     loop {
-        let free = Places { all: places.clone(), total: connections as usize };
-        if free.are_rare() {
+        let own = Places { all: places.clone(), total: connections as usize };
+        if own.are_rare() {
             silent.dismiss(Instant::now());
         }
         let place = tokio::select! {
@@ -162,10 +162,9 @@ pub(crate) async fn run(
             },
         };
         let (acceptor, router, stop) = (acceptor.clone(), router.clone(), stop.clone());
-        let places = free;
         number += 1;
         let silence = Silence { all: silent.clone(), number, end: Arc::default(), since: Mutex::default() };
-        let client = Client { stream, address, places, silence };
+        let client = Client { stream, address, places: own, silence };
         tokio::spawn(async move {
             connection(client, acceptor, router, stop).await;
             drop(place);
@@ -331,14 +330,16 @@ async fn connection(client: Client, acceptor: TlsAcceptor, router: Router, mut s
         .max_buf_size(64 << 10)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
+    let asked_to_end = async {
+        tokio::select! {
+            () = asked_to_stop(&mut stop) => {}
+            () = end.notified() => {}
+        }
+    };
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         // An answer that is on its way is sent to its end.
-        () = asked_to_stop(&mut stop) => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-        () = end.notified() => {
+        () = asked_to_end => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
