@@ -115,27 +115,28 @@ pub fn run(args: &BenchLoadArgs) -> anyhow::Result<()> {
     println!("a server with {} devices was made in {:.0} s", args.devices, begun.elapsed().as_secs_f64());
     let before = size(&fleet.folder)?;
     let server = Server::start(&volary, &fleet, files)?;
+    let id = server.0.id().to_string();
     let mut looker = Looker::new(&fleet, args.devices)?;
     let started = runtime.block_on(looker.wait())?;
     println!(
         "it answered after {:.1} s with {:.0} MiB",
         started.as_secs_f64(),
-        (process::resident(&server.0.id().to_string())? / MIB)
+        process::resident(&id)? / MIB
     );
     let begun = Instant::now();
     let mut devices = Devices::start(args, &fleet, files, kept)?;
     println!("all connected to it in {:.0} s", begun.elapsed().as_secs_f64());
-    let (cpu_before, begun) = (process::cpu(&server.0.id().to_string())?, Instant::now());
+    let (cpu_before, begun) = (process::cpu(&id)?, Instant::now());
     devices.go()?;
     let span = Duration::from_secs_f64(args.minute * args.minutes as f64);
     let pages = runtime.block_on(looker.look(begun + span))?;
     let seen = devices.seen()?;
     let wall = begun.elapsed();
-    let used = (process::cpu(&server.0.id().to_string())? - cpu_before).as_secs_f64();
+    let used = (process::cpu(&id)? - cpu_before).as_secs_f64();
     let measured = Measured {
         files,
         started: started.as_secs_f64(),
-        memory: process::resident(&server.0.id().to_string())? / MIB,
+        memory: process::resident(&id)? / MIB,
         server: used / wall.as_secs_f64(),
         each: used / (args.devices as f64 * args.minutes as f64) * 1e6,
         generator: seen.cpu / wall.as_secs_f64(),
