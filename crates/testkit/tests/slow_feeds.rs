@@ -41,7 +41,8 @@ for device in json.load(sys.stdin):
         " good_commit, suite, since, report, reported_at)"
         " VALUES (:name, 'accepted', :fingerprint, 'development', '', 'amd64', 'Debian 12', :now, :seen,"
         " :commit, 'rolling', :now, :report, :now)"
-        " ON CONFLICT (name) DO UPDATE SET seen_at = :seen, report = :report",
+        " ON CONFLICT (name) DO UPDATE SET seen_at = :seen, good_commit = :commit, suite = 'rolling', since = :now,"
+        " report = :report, reported_at = :now",
         dict(device, now=now, seen=seen, report=json.dumps(device["report"])))
 db.commit()
 "#;
@@ -385,7 +386,8 @@ fn icinga_shows_what_the_server_knows() {
     })
     .unwrap();
     let printer = icinga.ask("GET", "/v1/objects/hosts/printer?attrs=last_check_result", "").unwrap();
-    assert!(printer[0]["attrs"]["last_check_result"].is_null(), "{printer}");
+    // Icinga may have said meanwhile that nothing came.
+    assert_ne!(printer[0]["attrs"]["last_check_result"]["check_source"], "volary", "{printer}");
 
     // Without the server, Icinga itself says that nothing comes any more.
     fleet.chain.stop_server().unwrap();
