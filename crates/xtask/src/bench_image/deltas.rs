@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use volary_host::{Cmd, create_dir, write_atomic};
+use volary_host::{Cmd, create_dir, read_to_string, write_atomic};
 use volary_testkit::{Cache, Lab};
 
 use crate::figures::Figure;
@@ -26,35 +27,48 @@ const STEPS: [(&str, &str); 3] = [
 ];
 
 /// What one method needs for one step.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Need {
     bytes: u64,
     /// Seconds and MiB on the device, where its program could be run.
     device: Option<(f64, f64)>,
 }
 
-/// Measures all methods on all steps.
+/// What the methods need for one step, in the order of the page.
+type Needs = Vec<(String, Need)>;
+
+/// Measures all methods on these steps, all of them if none is named. What a step needs is kept, so that the steps may be
+/// measured one by one; docs/deltas.md is made as soon as all are there.
 pub fn run(workspace: &Workspace, program: &Path, steps: &[String]) -> anyhow::Result<()> {
     let cache = Cache::open()?;
     let folder = cache.dir().join("deltas");
     create_dir(&folder)?;
     make_images(&folder)?;
     let lab = Lab::open(&cache)?;
-    let work = Work { folder: &folder, program, lab: &lab };
-    let mut table: BTreeMap<&str, Vec<(&str, Need)>> = BTreeMap::new();
-    for (step, _) in STEPS {
+    let kept = workspace.target.join("deltas");
+    create_dir(&kept)?;
+    let place = |step: &str| kept.join(format!("{step}.json"));
+    for (step, about) in STEPS {
         if !steps.is_empty() && !steps.iter().any(|wanted| wanted == step) {
             continue;
         }
+        let work = Work { images: &folder, folder: folder.join(step), program, lab: &lab };
         let needs = work.step(step)?;
         for (method, need) in &needs {
             println!("{step}: {method}: {}", need.words());
         }
-        table.insert(step, needs);
+        write_atomic(&place(step), &serde_json::to_vec_pretty(&needs)?, 0o644)?;
+        figures(workspace, step, about, &needs)?;
     }
-    figures(workspace, &table)?;
-    if table.len() < STEPS.len() {
-        return Ok(());
+    let mut table = BTreeMap::new();
+    for (step, _) in STEPS {
+        if !place(step).exists() {
+            return Ok(());
+        }
+        let text = read_to_string(&place(step))?;
+        let needs: Needs = serde_json::from_str(&text).with_context(|| place(step).display().to_string())?;
+        table.insert(step, needs);
     }
     let page = page(&table)?;
     Ok(write_atomic(&workspace.path("docs/deltas.md"), page.as_bytes(), 0o644)?)
@@ -72,22 +86,25 @@ fn make_images(folder: &Path) -> anyhow::Result<()> {
 }
 
 struct Work<'a> {
-    folder: &'a Path,
+    images: &'a Path,
+    /// What is made in between goes here, for each step apart.
+    folder: PathBuf,
     program: &'a Path,
     lab: &'a Lab,
 }
 
 impl Work<'_> {
     fn image(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.ext4"))
+        self.images.join(format!("{name}.ext4"))
     }
 
-    fn step(&self, step: &'static str) -> anyhow::Result<Vec<(&'static str, Need)>> {
+    fn step(&self, step: &str) -> anyhow::Result<Needs> {
+        create_dir(&self.folder)?;
         let (old, new) = (self.image("before"), self.image(step));
         let out = self.folder.join("out");
-        let file = |end: &str| self.folder.join(format!("{step}.{end}"));
+        let file = |end: &str| self.folder.join(format!("new.{end}"));
         let ours = |what: &str| Cmd::new(self.program).arg(what).timeout(PATIENCE);
-        let mut needs = Vec::new();
+        let mut needs: Vec<(&str, Need)> = Vec::new();
 
         let artifact = file("gz");
         self.run(Cmd::new("sh").args(["-c", "exec gzip -6 <\"$1\" >\"$2\"", "sh"]).arg(&new).arg(&artifact))?;
@@ -127,7 +144,8 @@ impl Work<'_> {
         let device = self.run(tool().args(["-d", "--memory=2048MB"]).arg(&patch).arg("-o").arg(&out))?;
         same(&out, &new)?;
         needs.push((ZSTD, Need { bytes: size(&patch)?, device: Some(device) }));
-        Ok(needs)
+        std::fs::remove_dir_all(&self.folder)?;
+        Ok(needs.into_iter().map(|(method, need)| (method.to_owned(), need)).collect())
     }
 
     /// CPU seconds and MiB at the peak.
@@ -255,47 +273,43 @@ impl Need {
     }
 }
 
-fn of(needs: &[(&str, Need)], method: &str) -> anyhow::Result<Need> {
-    needs.iter().find(|(name, _)| *name == method).map(|(_, need)| *need).context(method.to_owned())
+fn of(needs: &[(String, Need)], method: &str) -> anyhow::Result<Need> {
+    needs.iter().find(|(name, _)| name == method).map(|(_, need)| *need).context(method.to_owned())
 }
 
-fn figures(workspace: &Workspace, table: &BTreeMap<&str, Vec<(&str, Need)>>) -> anyhow::Result<()> {
-    for (step, about) in STEPS {
-        let Some(needs) = table.get(step) else { continue };
-        let mb = |method| of(needs, method).map(|need| need.bytes as f64 / 1e6);
-        for (name, ours, peer, words) in [
-            (
-                "blocks-rauc",
-                BLOCKS,
-                RAUC,
-                "bytes of the block file that a device fetches, beside RAUC's adaptive method",
-            ),
-            ("blocks-casync", BLOCKS, CASYNC, "bytes of the block file that a device fetches, beside casync"),
-            ("pair-xdelta", PAIR, XDELTA, "bytes of the pair, beside xdelta3"),
-            ("pair-zstd", PAIR, ZSTD, "bytes of the pair, beside zstd --patch-from"),
-        ] {
-            Figure::new(
-                workspace,
-                &format!("delta-{step}-{name}"),
-                &format!("{about}: {words}"),
-                (mb(ours)?, "MB"),
-                0.0,
-            )?
-            .beside((mb(peer)?, "MB"))
-            .times_less(1.0)
-            .by("make bench-image")
-            .publish(workspace)?;
-        }
-        let (_, memory) = of(needs, PAIR)?.device.context("it was run")?;
-        let meaning = format!("{about}: memory of the program that applies the pair");
-        Figure::new(workspace, &format!("delta-{step}-pair-memory"), &meaning, (memory, "MiB"), 16.0)?
-            .by("make bench-image")
-            .publish(workspace)?;
+fn figures(workspace: &Workspace, step: &str, about: &str, needs: &Needs) -> anyhow::Result<()> {
+    let mb = |method| of(needs, method).map(|need| need.bytes as f64 / 1e6);
+    for (name, ours, peer, words) in [
+        (
+            "blocks-rauc",
+            BLOCKS,
+            RAUC,
+            "bytes of the block file that a device fetches, beside RAUC's adaptive method",
+        ),
+        ("blocks-casync", BLOCKS, CASYNC, "bytes of the block file that a device fetches, beside casync"),
+        ("pair-xdelta", PAIR, XDELTA, "bytes of the pair, beside xdelta3"),
+        ("pair-zstd", PAIR, ZSTD, "bytes of the pair, beside zstd --patch-from"),
+    ] {
+        Figure::new(
+            workspace,
+            &format!("delta-{step}-{name}"),
+            &format!("{about}: {words}"),
+            (mb(ours)?, "MB"),
+            0.0,
+        )?
+        .beside((mb(peer)?, "MB"))
+        .times_less(1.0)
+        .by("make bench-image")
+        .publish(workspace)?;
     }
-    Ok(())
+    let (_, memory) = of(needs, PAIR)?.device.context("it was run")?;
+    let meaning = format!("{about}: memory of the program that applies the pair");
+    Figure::new(workspace, &format!("delta-{step}-pair-memory"), &meaning, (memory, "MiB"), 16.0)?
+        .by("make bench-image")
+        .publish(workspace)
 }
 
-fn page(table: &BTreeMap<&str, Vec<(&str, Need)>>) -> anyhow::Result<String> {
+fn page(table: &BTreeMap<&str, Needs>) -> anyhow::Result<String> {
     let mut page = String::from(
         "# What travels from one image to the next\n\nMade by `make bench-image`. Images are ext4 of 1 GiB with some 550 MB in them, \
          from bookworm with a cloud kernel, ssh, Ansible and git. Each cell: bytes that the device fetches, index included; \
@@ -306,7 +320,7 @@ fn page(table: &BTreeMap<&str, Vec<(&str, Need)>>) -> anyhow::Result<String> {
         write!(page, " {about} |")?;
     }
     page.push_str("\n|---|---|---|---|\n");
-    let methods = table.values().next().into_iter().flatten().map(|(method, _)| *method);
+    let methods = table.values().next().into_iter().flatten().map(|(method, _)| method);
     for method in methods {
         write!(page, "| {method} |")?;
         for (step, _) in STEPS {

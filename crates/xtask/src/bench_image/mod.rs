@@ -34,7 +34,7 @@ pub struct BenchImageArgs {
     /// Only these parts
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Only these steps: small, security, trixie; docs/deltas.md is written only with all of them
+    /// Only these steps: small, security, trixie; docs/deltas.md is written as soon as all were measured
     #[arg(long, value_delimiter = ',')]
     steps: Vec<String>,
 }
