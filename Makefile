@@ -12,7 +12,7 @@ SECONDS_EACH ?= 600
 ONLY ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Device containers need root, compiling does not.
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CARGO_TARGET_DIR,VOLARY_CACHE,VOLARY_MINUTES,VOLARY_SEED env PATH=$$PATH)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CARGO_TARGET_DIR,VOLARY_CACHE,VOLARY_MINUTES,VOLARY_SEED,MENDER_ARTIFACT_4 env PATH=$$PATH)
 HOST := $(subst -,_,$(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z A-Z))
 RUN_AS_ROOT := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER="$(SUDO)")
 # One choice of packages and features for all that tests need. Each other choice gives some of what we depend on other
@@ -114,11 +114,13 @@ bench-archive: setup ## Measure the archive beside aptly and reprepro (root; som
 	@$(SUDO) $(TARGET)/debug/volary-xtask bench-archive
 	@cargo xtask figures
 
-# Of bench-image: artifacts, install, deltas; with commas between.
-bench-image: setup ## Measure artifacts, installing and deltas of images beside mender-artifact, mender-client, RAUC, casync, xdelta3 and zstd (root; some 25 minutes)
+# Of bench-image: artifacts, install, deltas; with commas between. STEPS of deltas: small, security, trixie.
+# MENDER_ARTIFACT_4 may name a mender-artifact of version 4, which Debian has not: zstd is measured beside it.
+STEPS ?=
+bench-image: setup ## Measure artifacts, installing and deltas of images beside mender-artifact, mender-client, RAUC, casync, xdelta3 and zstd (root; some 10 minutes, and 90 in the peers of deltas)
 	@scripts/setup images
 	@cargo build --quiet --package volary-xtask
-	@$(SUDO) $(TARGET)/debug/volary-xtask bench-image $(addprefix --only ,$(PARTS))
+	@$(SUDO) $(TARGET)/debug/volary-xtask bench-image $(addprefix --only ,$(PARTS)) $(addprefix --steps ,$(STEPS))
 	@cargo xtask figures
 
 bench-inventory: build agent-deb ## Measure what a change costs a device among 100 and 100,000 hosts (root)
