@@ -8,7 +8,8 @@ use tokio::sync::{Notify, watch};
 use volary_host::Stop;
 use volary_model::{DeviceName, StageName};
 use volary_plan::series::elapsed;
-use volary_store::{By, Series, Store, StoreError};
+use volary_plan::text;
+use volary_store::{By, NewEvent, Series, Store, StoreError};
 
 use crate::compared::Compared;
 use crate::config::Config;
@@ -249,6 +250,16 @@ impl App {
     /// Adds an event that no person caused. That it cannot be written must not undo what happened.
     pub(crate) async fn event(&self, kind: &str, subject: &str, text: &str) {
         self.add_event(kind, subject, text, None).await;
+    }
+
+    /// As [`Self::event`], for many at once.
+    pub(crate) async fn events(&self, events: &[NewEvent]) {
+        for NewEvent { kind, subject, text } in events {
+            tracing::info!(kind, subject, "{text}");
+        }
+        if let Err(error) = self.store.add_events(volary_host::now(), events).await {
+            tracing::error!(%error, "{} are lost", text::count(events.len(), "event"));
+        }
     }
 
     /// Adds an event to the record of what people did.

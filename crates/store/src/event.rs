@@ -28,6 +28,20 @@ pub struct Event {
     pub by: Option<By>,
 }
 
+/// Something that no person caused, before it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    /// What, as a word: `device-failed`.
+    pub kind: String,
+    /// About what.
+    pub subject: String,
+    /// One sentence.
+    pub text: String,
+}
+
+/// How many events are kept in one step at most: others write in between.
+const TOGETHER: usize = 2_000;
+
 /// A person as records name them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct By {
@@ -69,15 +83,33 @@ impl Store {
         .bind(by.and_then(|by| by.subject.as_ref()))
         .fetch_one(&mut *tx)
         .await?;
-        sqlx::query("DELETE FROM events WHERE id > $1 AND id <= $2 AND by_name IS NULL")
-            // The range was emptied before, but for what people did; looking at it again costs nothing.
-            .bind(id - KEEP - 1_000)
-            .bind(id - KEEP)
-            .execute(&mut *tx)
-            .await?;
-        sqlx::query("DELETE FROM events WHERE id <= $1").bind(id - KEEP_CHANGES).execute(&mut *tx).await?;
+        forget(&mut tx, id).await?;
         tx.commit().await?;
         Ok(id)
+    }
+
+    /// Adds events that happened at one time, in their order; many at once, since each flush of the disk costs the
+    /// same for one and for a thousand.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then the last of them are not kept.
+    pub async fn add_events(&self, at: Timestamp, events: &[NewEvent]) -> Result<(), StoreError> {
+        for some in events.chunks(TOGETHER) {
+            let rows: Vec<[&str; 3]> =
+                some.iter().map(|event| [&*event.kind, &*event.subject, &*event.text]).collect();
+            let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+            let done = sqlx::query(
+                "INSERT INTO events (at, kind, subject, text)
+                 SELECT $1, j.value ->> 0, j.value ->> 1, j.value ->> 2 FROM json_each($2) AS j ORDER BY j.key",
+            )
+            .bind(ms(at))
+            .bind(serde_json::to_string(&rows).expect("texts are JSON"))
+            .execute(&mut *tx)
+            .await?;
+            forget(&mut tx, done.last_insert_rowid()).await?;
+            tx.commit().await?;
+        }
+        Ok(())
     }
 
     /// The newest `limit` events, newest first; only what people did if `by_people`.
@@ -102,4 +134,16 @@ impl Store {
         };
         Ok(rows.into_iter().map(event).collect())
     }
+}
+
+/// Forgets what is too old, once there is an event with this id.
+async fn forget(tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>, id: i64) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM events WHERE id > $1 AND id <= $2 AND by_name IS NULL")
+        // The range before was emptied already, but for what people did; looking at some of it again costs nothing.
+        .bind(id - KEEP - 2 * TOGETHER as i64)
+        .bind(id - KEEP)
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query("DELETE FROM events WHERE id <= $1").bind(id - KEEP_CHANGES).execute(&mut **tx).await?;
+    Ok(())
 }

@@ -35,7 +35,7 @@ pub use branch::Branch;
 pub use build::{Build, BuildState, NewBuild};
 pub use db::{Store, StoreError};
 pub use device::{Client, Device, DeviceChanges, DeviceState, Enrolling, Enrolment, JoinRefusal};
-pub use event::{By, Event};
+pub use event::{By, Event, NewEvent};
 pub use feed::{FeedRecord, Leaves, Message, NewMessage};
 pub use gate::GateWord;
 pub use image::{Added, Image};

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use volary_model::{BuildMethod, BuildScope, CommitId, DeviceName, Digest, SourceName};
 use volary_store::{
-    BuildState, Client, DeviceChanges, DeviceState, Enrolling, Enrolment, JoinRefusal, NewBuild, NewRebuild,
-    NewReport, NewTurn, ReproductionState, Store, Turn,
+    BuildState, Client, DeviceChanges, DeviceState, Enrolling, Enrolment, JoinRefusal, NewBuild, NewEvent,
+    NewRebuild, NewReport, NewTurn, ReproductionState, Store, Turn,
 };
 
 /// Runs a test body on a fresh database.
@@ -379,6 +379,15 @@ fn tokens_settings_branches_and_events_come_back() {
         store.add_event(at(0) + SignedDuration::from_secs(1), "x", "y", "z", None).await.unwrap();
         let reader = Store::open_read_only(&path).await.unwrap();
         assert_eq!(reader.events(10, false).await.unwrap()[0].kind, "x");
+        let many: Vec<NewEvent> = (0..4_500)
+            .map(|number| NewEvent { kind: "k".into(), subject: format!("\"{number}\""), text: "t".into() })
+            .collect();
+        store.add_events(at(2), &many).await.unwrap();
+        store.add_events(at(3), &[]).await.unwrap();
+        let kept = reader.events(5_000, false).await.unwrap();
+        assert_eq!(kept.len(), many.len() + 2);
+        let first = kept.iter().take(many.len()).rev();
+        assert!(first.zip(&many).all(|(kept, new)| (kept.at, &kept.subject) == (at(2), &new.subject)));
         assert!(reader.add_event(at(0), "a", "b", "c", None).await.is_err(), "it is opened to read only");
     });
 }
