@@ -255,7 +255,7 @@ impl App {
     /// As [`Self::event`], for many at once.
     pub(crate) async fn events(&self, events: &[NewEvent]) {
         for NewEvent { kind, subject, text } in events {
-            tracing::info!(kind, subject, "{text}");
+            self.say(kind, subject, text, None);
         }
         if let Err(error) = self.store.add_events(volary_host::now(), events).await {
             tracing::error!(%error, "{} are lost", text::count(events.len(), "event"));
@@ -273,12 +273,17 @@ impl App {
     }
 
     async fn add_event(&self, kind: &str, subject: &str, text: &str, by: Option<&By>) {
+        self.say(kind, subject, text, by);
+        if let Err(error) = self.store.add_event(volary_host::now(), kind, subject, text, by).await {
+            tracing::error!(%error, kind, subject, "an event is lost");
+        }
+    }
+
+    /// Says to the journal what happened, and to who waits for it.
+    fn say(&self, kind: &str, subject: &str, text: &str, by: Option<&By>) {
         tracing::info!(kind, subject, by = by.map(|by| &by.name), how = by.map(|by| &by.how), "{text}");
         if kind.starts_with("build-") {
             self.nudges.statuses.notify_one();
-        }
-        if let Err(error) = self.store.add_event(volary_host::now(), kind, subject, text, by).await {
-            tracing::error!(%error, kind, subject, "an event is lost");
         }
     }
 

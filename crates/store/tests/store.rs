@@ -393,6 +393,20 @@ fn tokens_settings_branches_and_events_come_back() {
 }
 
 #[test]
+fn old_events_go_however_many_come_at_once() {
+    with_store(|store, _| async move {
+        let event =
+            |number: usize| NewEvent { kind: "k".into(), subject: number.to_string(), text: "t".into() };
+        let events: Vec<NewEvent> = (0..104_500).map(event).collect();
+        store.add_events(at(0), &events[..3_000]).await.unwrap();
+        store.add_events(at(1), &events[3_000..]).await.unwrap();
+        let kept = store.events(200_000, false).await.unwrap();
+        assert_eq!((kept.len(), kept[0].subject.as_str()), (100_000, "104499"));
+        assert_eq!(kept.last().unwrap().subject, "4500");
+    });
+}
+
+#[test]
 fn a_build_is_cancelled_while_it_waits_or_runs() {
     with_store(|store, _| async move {
         store.add_source(&source(), None, "master", &[], at(0)).await.unwrap();

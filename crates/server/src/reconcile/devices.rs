@@ -43,18 +43,17 @@ pub(super) async fn devices(app: Arc<App>) -> Result<(), String> {
             Condition::Converging => was.unwrap_or(Condition::Converging),
             condition => condition,
         };
-        if was != Some(settled) {
-            changed.push(device);
+        if was != Some(settled)
+            && let Some(news) = news(device)
+        {
+            changed.push((news, device.record.stage.as_ref(), &device.record.name));
         }
         after.insert(name, settled);
     }
     if before != after {
         app.store.set_setting(SETTING, &after).await.map_err(failed)?;
     }
-    let told = changed
-        .into_iter()
-        .filter_map(|device| Some((news(device)?, device.record.stage.as_ref(), &device.record.name)));
-    app.events(&events(told)).await;
+    app.events(&events(changed)).await;
     let (at, devices) = (Some(volary_host::now()), Arc::new(judged));
     app.judged.set(Judgement { at, took: begun.elapsed(), view, devices });
     app.nudges.alerts.notify_one();
