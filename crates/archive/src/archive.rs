@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use volary_host::{FileError, Lock};
 use volary_model::{Digest, ReleaseName, ReleaseRef, Revision, Suite};
 
-use crate::content::{Content, Edits, place_of};
+use crate::content::{Edits, place_of};
 use crate::entry::{PackageEntry, Provenance};
 use crate::error::Error;
 use crate::files;
@@ -21,12 +21,12 @@ use crate::intake::{Candidate, Intake};
 use crate::journal::Journal;
 use crate::keyring::Signers;
 use crate::pick::{self, Pick, PickResult};
-use crate::publish::{Job, PreparedSuite, Publisher, make_dir};
+use crate::publish::{Base, Job, PreparedSuite, Publisher, make_dir};
 use crate::query::{ReleaseInfo, info};
 use crate::record::{Placed, Record, RollingRecord, StoredPackage};
 use crate::rotation;
 use crate::settings::{self, Settings};
-use crate::state::State;
+use crate::state::{NextRolling, State};
 use crate::upload::UploadPolicy;
 
 /// How long an operation waits for another process that works on the archive.
@@ -241,34 +241,38 @@ impl Archive {
             added.push(self.store(&inner.state.settings, candidate)?);
         }
         self.flush(&added)?;
-        let content = inner.state.rolling_with(&added);
-        let (prepared, rolling) = self.prepare_rolling(&inner.state, &content, now)?;
-        let digest = rolling.content;
+        let edits = inner.state.rolling_edits(&added);
+        let (prepared, rolling) = self.prepare_rolling(&inner.state, &edits, now)?;
+        let digest = rolling.record.content;
         let packages = added.iter().map(|entry| StoredPackage::from_entry(entry)).collect();
         let provenance = Provenance::clone(provenance);
-        let record = Record::Include { at: now, provenance, packages, rolling: rolling.clone() };
+        let record = Record::Include { at: now, provenance, packages, rolling: rolling.record.clone() };
         self.commit_rolling(&mut inner, &record, prepared, |state| {
             state.catalogue_all(&added);
-            state.roll(content, rolling, now)
+            state.roll(rolling, now)
         })?;
         Ok(Included { added, known, rolling: digest })
     }
 
-    /// Writes all of rolling with its next content but the name of its InRelease, and says what
-    /// the journal must say of it.
+    /// Writes all of rolling after these changes but the name of its InRelease, and says what the
+    /// journal must say of it.
     pub(crate) fn prepare_rolling(
         &self,
         state: &State,
-        content: &Content,
+        edits: &Edits,
         now: Timestamp,
-    ) -> Result<(PreparedSuite, RollingRecord), Error> {
-        let base = Some(&state.rolling);
-        let architectures = &state.settings.architectures;
-        let indexes = self.publisher.plain_indexes(content, architectures, base);
-        let history = state.history_with_current(now);
-        let job = Job { content, base, history, ..Job::of(state, &Suite::Rolling, now)? };
+    ) -> Result<(PreparedSuite, NextRolling), Error> {
+        let next = state.next_rolling(edits);
+        let job = Job {
+            content: &next.content,
+            listing: Some(&next.listing),
+            base: Base::rolling(state),
+            history: state.history_with_current(now),
+            ..Job::of(state, &Suite::Rolling, now)?
+        };
+        let indexes = self.publisher.plain_indexes(&job);
         let prepared = self.publisher.prepare(&job)?;
-        Ok((prepared, RollingRecord { content: content.digest(), indexes }))
+        Ok((prepared, NextRolling { record: RollingRecord { indexes, ..next.record }, ..next }))
     }
 
     /// Makes a release from what rolling has now. Its first revision is r1.
@@ -285,7 +289,8 @@ impl Archive {
         }
         let suite = Suite::Release(ReleaseRef { name: name.clone(), revision: Revision::FIRST });
         let job = Job::of(&inner.state, &Suite::Rolling, now)?;
-        let job = Job { suite: &suite, donors: vec![Suite::Rolling], history: Vec::new(), ..job };
+        let (donors, base) = (vec![Suite::Rolling], Base::rolling(&inner.state));
+        let job = Job { suite: &suite, listing: None, base, donors, history: Vec::new(), ..job };
         let prepared = self.publisher.prepare(&job)?;
         let architectures = inner.state.settings.architectures.clone();
         let content = inner.state.rolling.digest();
@@ -332,7 +337,7 @@ impl Archive {
         let suite = Suite::Release(next);
         let latest = Suite::Release(latest);
         let job = Job::of(&inner.state, &latest, now)?;
-        let job = Job { suite: &suite, content: &content, base: Some(base), donors, ..job };
+        let job = Job { suite: &suite, content: &content, base: Base::of(base), donors, ..job };
         let prepared = self.publisher.prepare(&job)?;
         let placed = |entry: &Arc<PackageEntry>| Placed::of(entry);
         let record = Record::Pick {

@@ -99,6 +99,10 @@ fn reasons(state: &State, policy: &KeepPolicy, now: Timestamp) -> BTreeMap<Place
             reasons.entry(Placed::of(entry)).or_default().insert(KeepReason::InSuite(suite.clone()));
         }
     }
+    // Rolling may list versions that were replaced.
+    for entry in state.listing.base.iter() {
+        reasons.entry(Placed::of(entry)).or_default().insert(KeepReason::InSuite(Suite::Rolling));
+    }
     for versions in state.catalogue.values() {
         let mut newer: Option<&Arc<PackageEntry>> = None;
         for (index, entry) in versions.values().rev().enumerate() {

@@ -15,10 +15,11 @@ use volary_host::FileError;
 use volary_model::Component;
 
 use crate::files::Prepared;
+use crate::listing::Listed;
 use crate::pdiff::{self, Patch};
 use crate::publish::make_dir;
 use crate::render::Blob;
-use crate::set::{IndexKind, PackageSet};
+use crate::set::IndexKind;
 use crate::state::Past;
 
 /// How many earlier states are offered whatever their age. Each costs some 150 bytes in the list that
@@ -35,7 +36,7 @@ const RECENT: SignedDuration = SignedDuration::from_secs(20);
 pub(crate) struct Differences<'a> {
     pub(crate) component: &'a Component,
     pub(crate) kind: &'a IndexKind,
-    pub(crate) set: &'a PackageSet,
+    pub(crate) listed: Listed<'a>,
     pub(crate) to: Blob,
     /// The size of the smallest form in which the whole index is fetched.
     pub(crate) packed: u64,
@@ -111,8 +112,7 @@ impl Differences<'_> {
     /// The differences from each state that is offered to the next one, oldest first. They are known
     /// from then on.
     fn chain(&self, path: &str, folder: &Path) -> Result<Vec<Arc<Patch>>, FileError> {
-        let nothing = PackageSet::default();
-        let mut after = State { set: self.set, index: self.to };
+        let mut after = State { listed: self.listed, index: self.to };
         let mut patches: Vec<Arc<Patch>> = Vec::new();
         let mut all_made = Vec::new();
         let mut bytes = 0;
@@ -128,7 +128,7 @@ impl Differences<'_> {
             if again || patches.len() >= LEAST && !recent {
                 break;
             }
-            let before = State { set: past.content.component(self.component).unwrap_or(&nothing), index };
+            let before = State { listed: past.listing.component(self.component), index };
             let name = pdiff::patch_name(past.number, &after.index);
             let known = self.known.get(path, &name);
             let made = match known.filter(|made| made.as_ref().is_none_or(|patch| is_there(folder, patch))) {
@@ -159,7 +159,9 @@ impl Differences<'_> {
         after: &State<'_>,
     ) -> Result<Option<Patch>, FileError> {
         let limit = longest(after.index.size);
-        let Some(script) = pdiff::script(before.set, after.set, self.kind, limit) else { return Ok(None) };
+        let Some(script) = pdiff::script(before.listed, after.listed, self.kind, limit) else {
+            return Ok(None);
+        };
         let gz = crate::frame::gzip(script.as_bytes());
         make_dir(folder)?;
         // Not flushed: when a power cut takes it, apt fetches the whole index instead, and `open`
@@ -172,7 +174,7 @@ impl Differences<'_> {
 
 /// A state of the index.
 struct State<'a> {
-    set: &'a PackageSet,
+    listed: Listed<'a>,
     index: Blob,
 }
 

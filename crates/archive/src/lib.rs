@@ -1,8 +1,9 @@
 //! The apt archive: a content-addressed pool, and signed suites as cheap views on it.
 //!
-//! `rolling` offers the newest version of every package; a release is a named snapshot of it
-//! whose revisions never change. One append-only journal says what was included, cut, picked and
-//! frozen; all else follows from it. Not here: git, builds, devices, HTTP.
+//! `rolling` offers the newest version of every package (a large one lists the one before as well
+//! for a while, see `listing`); a release is a named snapshot of it whose revisions never change.
+//! One append-only journal says what was included, cut, picked and frozen; all else follows from
+//! it. Not here: git, builds, devices, HTTP.
 //!
 //! ```text
 //! DIR/archive.json     settings
@@ -38,6 +39,7 @@ mod journal;
 mod key;
 mod keyring;
 mod lifecycle;
+mod listing;
 mod mirror;
 mod pdiff;
 mod pick;
@@ -68,7 +70,7 @@ pub use mirror::{Mirror, MirrorOrigin};
 pub use pick::{Because, Pick, PickChange, PickRefusal, PickResult};
 pub use query::{MirrorState, Pin, ReleaseInfo, RevisionInfo};
 pub use rotation::{KeyInfo, KeyRefusal, Keys, NewKey, Others, RetiredKey, fingerprints};
-pub use settings::Settings;
+pub use settings::{Settings, default_news_at_end_from};
 pub use signer::SignerCommand;
 pub use upkeep::UpkeepReport;
 pub use upload::{UploadLimits, UploadPolicy};

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::entry::PackageEntry;
+use crate::listing::Listed;
 use crate::render::Blob;
 use crate::set::{Chunk, IndexKind, PackageSet};
 
@@ -190,7 +191,26 @@ const SHORTEST: u64 = 3;
 
 /// The ed script that makes the index of `new` out of that of `old`; `None` as soon as it is
 /// longer than `limit` bytes.
-pub(crate) fn script(old: &PackageSet, new: &PackageSet, kind: &IndexKind, limit: u64) -> Option<String> {
+pub(crate) fn script(old: Listed<'_>, new: Listed<'_>, kind: &IndexKind, limit: u64) -> Option<String> {
+    let mut hunks = Hunks { all: Vec::new(), open: Hunk::default(), line: 1, bytes: 0 };
+    compare(old.base, new.base, kind, limit, &mut hunks)?;
+    if !(old.news.is_empty() && new.news.is_empty()) {
+        let lines = old.base.lines_before(old.base.chunks().len(), kind);
+        hunks.keep(lines + 1 - hunks.line);
+        compare(old.news, new.news, kind, limit, &mut hunks)?;
+    }
+    Some(hunks.script())
+}
+
+/// Collects what differs from one set to another in an index; `None` as soon as a script of it is
+/// longer than `limit` bytes.
+fn compare(
+    old: &PackageSet,
+    new: &PackageSet,
+    kind: &IndexKind,
+    limit: u64,
+    hunks: &mut Hunks,
+) -> Option<()> {
     // Most of a large index is before and after the changes, and is not looked at.
     let start = old.common_start(new);
     let (left, right) = (&old.chunks()[start..], &new.chunks()[start..]);
@@ -198,8 +218,7 @@ pub(crate) fn script(old: &PackageSet, new: &PackageSet, kind: &IndexKind, limit
     let end = both.take_while(|(left, right)| Arc::ptr_eq(left, right)).count();
     let mut left = Cursor { chunks: &left[..left.len() - end], at: 0, kind };
     let mut right = Cursor { chunks: &right[..right.len() - end], at: 0, kind };
-    let line = 1 + new.lines_before(start, kind);
-    let mut hunks = Hunks { all: Vec::new(), open: Hunk::default(), line, bytes: 0 };
+    hunks.keep(new.lines_before(start, kind));
     loop {
         if hunks.bytes > limit {
             return None;
@@ -215,7 +234,7 @@ pub(crate) fn script(old: &PackageSet, new: &PackageSet, kind: &IndexKind, limit
             continue;
         }
         let order = match (left.peek(), right.peek()) {
-            (None, None) => return Some(hunks.script()),
+            (None, None) => break,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (Some(a), Some(b)) => (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)),
@@ -224,7 +243,7 @@ pub(crate) fn script(old: &PackageSet, new: &PackageSet, kind: &IndexKind, limit
         let to = right.peek().filter(|_| order.is_ge());
         match (from, to) {
             (Some(a), Some(b)) if Arc::ptr_eq(a, b) => hunks.keep(lines(a)),
-            (Some(a), Some(b)) => replace(&mut hunks, a, b),
+            (Some(a), Some(b)) => replace(hunks, a, b),
             (Some(a), None) => hunks.remove(lines(a)),
             (None, Some(b)) => {
                 hunks.add(&b.stanza);
@@ -235,6 +254,7 @@ pub(crate) fn script(old: &PackageSet, new: &PackageSet, kind: &IndexKind, limit
         left.at += usize::from(from.is_some());
         right.at += usize::from(to.is_some());
     }
+    Some(())
 }
 
 /// Replaces a stanza, line by line where the lines correspond.
@@ -292,7 +312,10 @@ mod tests {
         }
         let amd64 = IndexKind::Packages("amd64".parse().unwrap());
         // Three lines a package; the second of the eighth changed.
-        assert_eq!(script(&old, &new, &amd64, 1000).as_deref(), Some("23c\nVersion: 2\n.\n"));
+        assert_eq!(
+            script(Listed::in_order(&old), Listed::in_order(&new), &amd64, 1000).as_deref(),
+            Some("23c\nVersion: 2\n.\n")
+        );
     }
 
     /// Lines of chunks that are not looked at are counted by the index, if it is known.
@@ -304,9 +327,12 @@ mod tests {
         for number in [0, 47, 900, 1500, 1999] {
             let new = old.with(&edits([entry(&name(number), "amd64", "2")]));
             let expected = format!("{}c\nVersion: 2\n.\n", 3 * number + 2);
-            assert_eq!(script(&old, &new, &amd64, 1000).as_ref(), Some(&expected));
+            assert_eq!(
+                script(Listed::in_order(&old), Listed::in_order(&new), &amd64, 1000).as_ref(),
+                Some(&expected)
+            );
             render::index(&new, &amd64, &FrameCache::default(), None);
-            assert_eq!(script(&old, &new, &amd64, 1000), Some(expected));
+            assert_eq!(script(Listed::in_order(&old), Listed::in_order(&new), &amd64, 1000), Some(expected));
         }
     }
 }

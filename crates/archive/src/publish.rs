@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::files::{self, Prepared};
 use crate::frame::{Forms, Frame, FrameCache};
 use crate::keyring::{Keyring, Signers};
+use crate::listing::{Listed, Listing};
 use crate::pdiff;
 use crate::render::{self, Blob, Index};
 use crate::set::{IndexKind, PackageSet};
@@ -62,8 +63,9 @@ pub(crate) struct Job<'a> {
     pub(crate) content: &'a Content,
     pub(crate) architectures: &'a [Architecture],
     pub(crate) settings: &'a Settings,
-    /// A content much like this one whose indexes are known.
-    pub(crate) base: Option<&'a Content>,
+    /// In which order Packages indexes list the content; without it in order of name.
+    pub(crate) listing: Option<&'a Listing>,
+    pub(crate) base: Base<'a>,
     /// Suites that may have some of the index files already.
     pub(crate) donors: Vec<Suite>,
     /// What devices may hold of this suite; differences from that are offered.
@@ -73,24 +75,51 @@ pub(crate) struct Job<'a> {
     pub(crate) now: Timestamp,
 }
 
+/// Contents much like the one that is published, whose indexes are known.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Base<'a> {
+    /// For Packages indexes.
+    pub(crate) packages: Option<&'a Content>,
+    /// For the others.
+    pub(crate) others: Option<&'a Content>,
+}
+
+impl<'a> Base<'a> {
+    /// One for all.
+    pub(crate) fn of(content: &'a Content) -> Self {
+        Self { packages: Some(content), others: Some(content) }
+    }
+
+    /// What is known of rolling.
+    pub(crate) fn rolling(state: &'a State) -> Self {
+        Self { packages: Some(&state.listing.base), others: Some(&state.rolling) }
+    }
+}
+
 impl<'a> Job<'a> {
     /// To publish a suite as the state has it.
     pub(crate) fn of(state: &'a State, suite: &'a Suite, now: Timestamp) -> Result<Self, Error> {
-        let (donors, history) = match suite {
-            Suite::Rolling => (Vec::new(), state.history()),
-            Suite::Release(_) => (vec![Suite::Rolling], Vec::new()),
+        let (donors, history, listing) = match suite {
+            Suite::Rolling => (Vec::new(), state.history(), Some(&state.listing)),
+            Suite::Release(_) => (vec![Suite::Rolling], Vec::new(), None),
         };
         Ok(Self {
             suite,
             content: state.suite(suite)?,
             architectures: state.architectures(suite)?,
             settings: &state.settings,
-            base: None,
+            listing,
+            base: Base::default(),
             donors,
             history,
             extras: Vec::new(),
             now,
         })
+    }
+
+    /// What Packages indexes list of a component, which is this set.
+    fn listed<'b>(&'b self, component: &Component, set: &'b PackageSet) -> Listed<'b> {
+        self.listing.map_or(Listed::in_order(set), |listing| listing.component(component))
     }
 }
 
@@ -165,30 +194,24 @@ impl Publisher {
         Ok(volary_host::sync_dir(&dir)?)
     }
 
-    /// An index of a set. `base` is a content much like its own, to save work.
-    pub(crate) fn index(
-        &self,
-        component: &Component,
-        set: &PackageSet,
-        kind: &IndexKind,
-        base: Option<&Content>,
-    ) -> Arc<Index> {
-        let base = base.and_then(|base| base.component(component));
-        render::index(set, kind, &self.cache, base)
+    /// An index of a component, which is this set.
+    fn index(&self, job: &Job<'_>, component: &Component, set: &PackageSet, kind: &IndexKind) -> Arc<Index> {
+        if let IndexKind::Packages(_) = kind {
+            let base = job.base.packages.and_then(|content| content.component(component));
+            render::listed(job.listed(component, set), kind, &self.cache, base)
+        } else {
+            let base = job.base.others.and_then(|content| content.component(component));
+            render::index(set, kind, &self.cache, base)
+        }
     }
 
-    /// The plain Packages indexes of a content by their paths.
-    pub(crate) fn plain_indexes(
-        &self,
-        content: &Content,
-        architectures: &[Architecture],
-        base: Option<&Content>,
-    ) -> BTreeMap<String, Blob> {
+    /// The plain Packages indexes of what is to be published, by their paths.
+    pub(crate) fn plain_indexes(&self, job: &Job<'_>) -> BTreeMap<String, Blob> {
         let mut indexes = BTreeMap::new();
-        for (component, set) in content.components() {
-            for architecture in architectures {
+        for (component, set) in job.content.components() {
+            for architecture in job.architectures {
                 let kind = IndexKind::Packages(architecture.clone());
-                let index = self.index(component, set, &kind, base);
+                let index = self.index(job, component, set, &kind);
                 indexes.insert(format!("{component}/{kind}"), index.plain);
             }
         }
@@ -305,7 +328,7 @@ impl Publisher {
         kind: &IndexKind,
         written: &mut Written,
     ) -> Result<(), Error> {
-        let index = self.index(component, set, kind, job.base);
+        let index = self.index(job, component, set, kind);
         let dir = self.suite_dir(job.suite);
         let path = format!("{component}/{kind}");
         let (below, name) = path.rsplit_once('/').expect("an index lies below its component");
@@ -335,7 +358,7 @@ impl Publisher {
             let differences = Differences {
                 component,
                 kind,
-                set,
+                listed: job.listed(component, set),
                 to: index.plain,
                 packed,
                 history: &job.history,

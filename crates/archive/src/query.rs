@@ -160,7 +160,7 @@ impl Archive {
             for architecture in &inner.state.release(&release.name)?.architectures {
                 let name = IndexName { component: component.clone(), architecture: architecture.clone() };
                 let kind = IndexKind::Packages(architecture.clone());
-                let index = self.publisher.index(component, set, &kind, None);
+                let index = crate::render::index(set, &kind, &self.publisher.cache, None);
                 indexes.insert(name, index.plain.sha256);
             }
         }

@@ -69,6 +69,10 @@ pub(crate) struct RollingRecord {
     pub(crate) content: Digest,
     /// The plain Packages indexes by their paths, for differences to them later on.
     pub(crate) indexes: BTreeMap<String, Blob>,
+    /// True if they list what the record brought at their end, after what they listed before; false if
+    /// they are in order of name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) at_end: bool,
 }
 
 /// A package of the archive in its place.

@@ -9,6 +9,7 @@ use volary_model::{Architecture, Digest};
 
 use crate::error::Error;
 use crate::frame::{Frame, FrameCache};
+use crate::listing::Listed;
 use crate::set::{Chunk, IndexKind, Listing, PackageSet, Piece};
 
 /// An index file in its three forms.
@@ -20,6 +21,8 @@ pub(crate) struct Index {
     pub(crate) zst: Blob,
     /// At least one.
     strides: Vec<Arc<Stride>>,
+    /// What comes before anything that is put at its end.
+    end: Meters,
 }
 
 /// How many chunks have their place in the index noted and are taken over together: few enough to
@@ -131,6 +134,26 @@ pub(crate) fn index(
     })
 }
 
+/// An index of what is listed. `base` is as for `index`, for what comes first.
+pub(crate) fn listed(
+    listed: Listed<'_>,
+    kind: &IndexKind,
+    cache: &FrameCache,
+    base: Option<&PackageSet>,
+) -> Arc<Index> {
+    let first = index(listed.base, kind, cache, base);
+    if first.plain.size == 0 {
+        return index(listed.news, kind, cache, None);
+    }
+    let chunks = || listed.news.chunks().iter();
+    if chunks().all(|chunk| chunk.lines(kind) == 0) {
+        return first;
+    }
+    let (mut meters, mut strides) = (first.end.clone(), first.strides.clone());
+    meters.append(chunks().map(|chunk| chunk.piece(kind, cache)).collect(), &mut strides);
+    Arc::new(meters.index(strides))
+}
+
 /// The Contents index of an architecture.
 pub(crate) fn contents(
     set: &PackageSet,
@@ -203,8 +226,7 @@ fn render(set: &PackageSet, kind: &IndexKind, cache: &FrameCache, before: Option
         let empty = Piece { frame: Arc::new(Frame::empty(kind.forms())), lines: 0, text: Arc::default() };
         meters.append(Arc::new([empty]), &mut strides);
     }
-    let Meters { plain, gz, zst, lines: _ } = meters;
-    Index { plain: plain.finish(), gz: gz.finish(), zst: zst.finish(), strides }
+    meters.index(strides)
 }
 
 impl Meters {
@@ -219,6 +241,12 @@ impl Meters {
             self.lines += lines;
         }
         strides.push(Arc::new(Stride { before, pieces }));
+    }
+
+    /// The index of these strides, which were counted in.
+    fn index(self, strides: Vec<Arc<Stride>>) -> Index {
+        let Self { plain, gz, zst, lines: _ } = self.clone();
+        Index { plain: plain.finish(), gz: gz.finish(), zst: zst.finish(), strides, end: self }
     }
 }
 

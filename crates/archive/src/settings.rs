@@ -28,6 +28,10 @@ pub struct Settings {
     /// a suite past that, which shows a mirror that someone holds back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_days: Option<u32>,
+    /// From so many packages in a component of rolling on its indexes list the newest at their end,
+    /// which makes a publish cheaper. The versions that they replace stay listed for some 60 publishes.
+    #[serde(default = "default_news_at_end_from", skip_serializing_if = "is_default")]
+    pub news_at_end_from: usize,
     /// Where the archive is served, such as `https://volary.example:8443/archive`: apt fetches
     /// changelogs from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,6 +40,15 @@ pub struct Settings {
 
 fn yes() -> bool {
     true
+}
+
+/// The usual [`Settings::news_at_end_from`]: with fewer packages there is little to gain.
+pub fn default_news_at_end_from() -> usize {
+    20_000
+}
+
+fn is_default(count: &usize) -> bool {
+    *count == default_news_at_end_from()
 }
 
 impl Settings {
@@ -48,6 +61,7 @@ impl Settings {
             components: Vec::new(),
             contents: true,
             valid_days: None,
+            news_at_end_from: default_news_at_end_from(),
             url: None,
         }
     }

@@ -11,6 +11,7 @@ use crate::content::{Content, Edits, place_of};
 use crate::entry::PackageEntry;
 use crate::error::{Error, RefusalReason};
 use crate::lifecycle::Protection;
+use crate::listing::Listing;
 use crate::mirror::{Mirror, MirrorOrigin};
 use crate::record::{Placed, Record, RollingRecord};
 use crate::render::Blob;
@@ -29,6 +30,8 @@ pub(crate) struct State {
     /// The content that removed versions had: a version means one content for ever.
     removed: BTreeMap<Key, BTreeMap<Version, Digest>>,
     pub(crate) rolling: Content,
+    /// In which order its Packages indexes list it.
+    pub(crate) listing: Listing,
     /// True once a record named what rolling is.
     has_rolling: bool,
     /// The plain Packages indexes of rolling by their paths, as the last record named them.
@@ -48,10 +51,18 @@ pub(crate) struct State {
 /// changed after it, and for a large index some 100 kB of intermediate hashes.
 const HISTORY: usize = 64;
 
+/// What rolling becomes.
+#[derive(Debug)]
+pub(crate) struct NextRolling {
+    pub(crate) content: Content,
+    pub(crate) listing: Listing,
+    pub(crate) record: RollingRecord,
+}
+
 /// An earlier state of rolling.
 #[derive(Debug)]
 struct Generation {
-    content: Content,
+    listing: Listing,
     indexes: BTreeMap<String, Blob>,
     /// When the next one took its place.
     until: Timestamp,
@@ -62,7 +73,7 @@ struct Generation {
 /// A state that a device may hold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Past<'a> {
-    pub(crate) content: &'a Content,
+    pub(crate) listing: &'a Listing,
     /// Its plain Packages indexes by their paths.
     pub(crate) indexes: &'a BTreeMap<String, Blob>,
     /// When it was replaced.
@@ -114,6 +125,7 @@ impl State {
             by_digest: HashMap::new(),
             removed: BTreeMap::new(),
             rolling: Content::default(),
+            listing: Listing::default(),
             has_rolling: false,
             rolling_indexes: BTreeMap::new(),
             history: VecDeque::new(),
@@ -247,9 +259,9 @@ impl State {
         }
     }
 
-    /// Rolling after these packages came in: the newest of each package and architecture. A
-    /// package that became `all` takes the place of older ones for single architectures.
-    pub(crate) fn rolling_with(&self, entries: &[Arc<PackageEntry>]) -> Content {
+    /// How rolling changes when these packages come in: it has the newest of each package and
+    /// architecture. A package that became `all` takes the place of older ones for single architectures.
+    pub(crate) fn rolling_edits(&self, entries: &[Arc<PackageEntry>]) -> Edits {
         let mut edits = Edits::new();
         for entry in entries {
             let newest = edits.get(&place_of(entry)).and_then(Option::as_ref);
@@ -265,14 +277,34 @@ impl State {
                 }
             }
         }
-        self.rolling.with(&edits)
+        edits
+    }
+
+    /// Rolling after these changes, without what its indexes will be.
+    pub(crate) fn next_rolling(&self, edits: &Edits) -> NextRolling {
+        let at_end = self.listing.takes(edits, self.settings.news_at_end_from);
+        let (content, listing) = self.changed(edits, at_end);
+        let record = RollingRecord { content: content.digest(), indexes: BTreeMap::new(), at_end };
+        NextRolling { content, listing, record }
+    }
+
+    fn changed(&self, edits: &Edits, at_end: bool) -> (Content, Listing) {
+        let content = self.rolling.with(edits);
+        let listing = if at_end { self.listing.with_news(edits) } else { Listing::in_order(content.clone()) };
+        (content, listing)
+    }
+
+    /// Rolling after these changes, as a record says.
+    fn recorded(&self, edits: &Edits, record: RollingRecord) -> NextRolling {
+        let (content, listing) = self.changed(edits, record.at_end);
+        NextRolling { content, listing, record }
     }
 
     /// What rolling was before it became what it is, oldest first.
     pub(crate) fn history(&self) -> Vec<Past<'_>> {
         fn past(past: &Generation) -> Past<'_> {
-            let Generation { content, indexes, until, number } = past;
-            Past { content, indexes, until: *until, number: *number }
+            let Generation { listing, indexes, until, number } = past;
+            Past { listing, indexes, until: *until, number: *number }
         }
         self.history.iter().map(past).collect()
     }
@@ -282,7 +314,7 @@ impl State {
         let mut history = self.history();
         if self.has_rolling {
             history.push(Past {
-                content: &self.rolling,
+                listing: &self.listing,
                 indexes: &self.rolling_indexes,
                 until: now,
                 number: self.changes,
@@ -305,9 +337,9 @@ impl State {
                     .map(|package| package.into_entry(&provenance, at).map(Arc::new))
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(|error| error.to_string())?;
-                let content = self.rolling_with(&entries);
+                let next = self.recorded(&self.rolling_edits(&entries), rolling);
                 self.catalogue_all(&entries);
-                self.roll(content, rolling, at)
+                self.roll(next, at)
             }
             Record::Mirror { at, mirror, origin, packages, add, remove, rolling } => {
                 let provenance = Arc::new(origin.as_ref().map(MirrorOrigin::provenance).unwrap_or_default());
@@ -317,9 +349,9 @@ impl State {
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(|error| error.to_string())?;
                 self.catalogue_all(&entries);
-                let content = self.rolling.with(&self.edits(&mirror, &add, &remove)?);
+                let next = self.recorded(&self.edits(&mirror, &add, &remove)?, rolling);
                 self.mirrored(mirror, origin, at);
-                self.roll(content, rolling, at)
+                self.roll(next, at)
             }
             Record::Cut { at, release, architectures, content } => {
                 let revision =
@@ -439,17 +471,14 @@ impl State {
     }
 
     /// Lets rolling become what a record says.
-    pub(crate) fn roll(
-        &mut self,
-        content: Content,
-        record: RollingRecord,
-        at: Timestamp,
-    ) -> Result<(), String> {
+    pub(crate) fn roll(&mut self, next: NextRolling, at: Timestamp) -> Result<(), String> {
+        let NextRolling { content, listing, record } = next;
         same(content.digest(), record.content)?;
-        let content = std::mem::replace(&mut self.rolling, content);
+        self.rolling = content;
+        let listing = std::mem::replace(&mut self.listing, listing);
         let indexes = std::mem::replace(&mut self.rolling_indexes, record.indexes);
         if std::mem::replace(&mut self.has_rolling, true) {
-            self.history.push_back(Generation { content, indexes, until: at, number: self.changes });
+            self.history.push_back(Generation { listing, indexes, until: at, number: self.changes });
             self.changes += 1;
         }
         if self.history.len() > HISTORY {

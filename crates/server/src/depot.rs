@@ -86,6 +86,7 @@ impl Depot {
                 further.filter(|name| !settings.architectures.contains(name)).cloned().collect();
             settings.architectures.extend(new);
             settings.contents = config.archive_contents;
+            settings.news_at_end_from = config.archive_news_at_end_from;
             settings.valid_days = config.archive_valid_days;
         };
         self.archive.configure(change, volary_host::now())

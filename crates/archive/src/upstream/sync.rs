@@ -149,8 +149,7 @@ impl Archive {
         let remove: Vec<Arc<PackageEntry>> =
             inner.state.rolling.component(mirror).into_iter().flat_map(|set| set.iter().cloned()).collect();
         let edits: Edits = remove.iter().map(|entry| (place_of(entry), None)).collect();
-        let content = inner.state.rolling.with(&edits);
-        let (prepared, rolling) = self.prepare_rolling(&inner.state, &content, now)?;
+        let (prepared, rolling) = self.prepare_rolling(&inner.state, &edits, now)?;
         let record = Record::Mirror {
             at: now,
             mirror: mirror.clone(),
@@ -158,11 +157,11 @@ impl Archive {
             packages: Vec::new(),
             add: Vec::new(),
             remove: remove.iter().map(|entry| entry.sha256).collect(),
-            rolling: rolling.clone(),
+            rolling: rolling.record.clone(),
         };
         self.commit_rolling(&mut inner, &record, prepared, |state| {
             state.mirrored(mirror.clone(), None, now);
-            state.roll(content, rolling, now)
+            state.roll(rolling, now)
         })?;
         Ok(remove.len())
     }
@@ -338,8 +337,7 @@ impl Archive {
             }
         }
         let counts = (add.len(), remove.len());
-        let content = inner.state.rolling.with(&edits);
-        let (prepared, rolling) = self.prepare_rolling(&inner.state, &content, sync.now)?;
+        let (prepared, rolling) = self.prepare_rolling(&inner.state, &edits, sync.now)?;
         let record = Record::Mirror {
             at: sync.now,
             mirror: sync.mirror.clone(),
@@ -347,12 +345,12 @@ impl Archive {
             packages: fresh.iter().map(|entry| StoredPackage::from_entry(entry)).collect(),
             add,
             remove,
-            rolling: rolling.clone(),
+            rolling: rolling.record.clone(),
         };
         self.commit_rolling(&mut inner, &record, prepared, |state| {
             state.catalogue_all(&fresh);
             state.mirrored(sync.mirror.clone(), Some(origin), sync.now);
-            state.roll(content, rolling, sync.now)
+            state.roll(rolling, sync.now)
         })?;
         Ok(counts)
     }

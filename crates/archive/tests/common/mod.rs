@@ -28,8 +28,12 @@ pub fn settings() -> Settings {
 
 impl Lab {
     pub fn new() -> Self {
+        Self::with(&settings())
+    }
+
+    pub fn with(settings: &Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let archive = Archive::create(&dir.path().join("archive"), &settings(), now()).unwrap();
+        let archive = Archive::create(&dir.path().join("archive"), settings, now()).unwrap();
         Self { dir, archive }
     }
 
