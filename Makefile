@@ -147,12 +147,13 @@ bench-server: setup ## Measure what measurements of 100,000 devices cost the ser
 
 # How long a campaign may take, in minutes. What does not fit is told, not left out silently.
 MINUTES ?= 40
-# Its PARTS: race, clients, writers, kills, with commas between.
+# Its PARTS: race, clients, writers, kills, with commas between. AT_END=1 lets the indexes list the newest packages at
+# their end, as those of large archives do.
 
 campaign-archive: setup ## Kill, race and crowd the archive for at most MINUTES=40; PARTS=kills (root)
 	@cargo build --quiet --package volary-xtask
 	@cargo build --quiet --release --package volary-cli
-	@$(SUDO) $(TARGET)/debug/volary-xtask campaign-archive --minutes $(MINUTES) $(addprefix --only ,$(PARTS))
+	@$(SUDO) $(TARGET)/debug/volary-xtask campaign-archive --minutes $(MINUTES) $(addprefix --only ,$(PARTS)) $(if $(AT_END),--at-end)
 	@cargo xtask figures
 
 # How many cut images for each boot loader, and from which seed.

@@ -247,15 +247,11 @@ fn the_server_keeps_an_export_up_to_date_through_an_outage() {
     volary_host::write_atomic(&credentials, text.as_bytes(), 0o600).unwrap();
     // Nobody listens there yet.
     let endpoint = format!("http://{}:5001", bench.chain.lab().host_address());
-    let path = bench.chain.folder().join("server.toml");
-    let config = volary_host::read_to_string(&path).unwrap()
-        + &format!(
-            "\n[[export]]\nname = \"cdn\"\nto = \"s3://bucket/apt\"\nsuites = [\"all\"]\n\
-             endpoint = {endpoint:?}\ncredentials = {credentials:?}\n"
-        );
-    bench.chain.stop_server().unwrap();
-    volary_host::write_atomic(&path, config.as_bytes(), 0o644).unwrap();
-    bench.chain.start_server().unwrap();
+    let export = format!(
+        "\n[[export]]\nname = \"cdn\"\nto = \"s3://bucket/apt\"\nsuites = [\"all\"]\n\
+         endpoint = {endpoint:?}\ncredentials = {credentials:?}\n"
+    );
+    bench.chain.reconfigure(|text| text + &export).unwrap();
     let wait_for = |wanted: ExportState| -> Export {
         wait_until(&format!("the export to be {wanted:?}"), PATIENCE, || {
             let exports: Vec<Export> =

@@ -75,12 +75,11 @@ impl Fleet {
 
     /// Adds to the server's configuration and restarts it.
     fn configure(&self, text: &str) {
-        self.chain.stop_server().unwrap();
-        let config = self.chain.folder().join("server.toml");
-        let before = volary_host::read_to_string(&config).unwrap();
-        let alerts = if before.contains("[alerts]") { "" } else { "\n[alerts]\nhold = 3\nsettle = 3\n" };
-        write_atomic(&config, format!("{before}{alerts}\n{text}\n").as_bytes(), 0o644).unwrap();
-        self.chain.start_server().unwrap();
+        let change = |before: String| {
+            let alerts = if before.contains("[alerts]") { "" } else { "\n[alerts]\nhold = 3\nsettle = 3\n" };
+            format!("{before}{alerts}\n{text}\n")
+        };
+        self.chain.reconfigure(change).unwrap();
     }
 
     fn set(&self, devices: impl Iterator<Item = usize>, is: Is) {

@@ -72,12 +72,7 @@ fn mirror(chain: &Chain) -> Result<Mirror, String> {
 
 /// Lets the archive have another architecture.
 fn with_arm64(chain: &Chain) {
-    let path = chain.folder().join("server.toml");
-    let config = volary_host::read_to_string(&path).unwrap();
-    chain.stop_server().unwrap();
-    let config = format!("archive_architectures = [\"arm64\"]\n{config}");
-    write_atomic(&path, config.as_bytes(), 0o644).unwrap();
-    chain.start_server().unwrap();
+    chain.reconfigure(|text| format!("archive_architectures = [\"arm64\"]\n{text}")).unwrap();
 }
 
 /// Files that a sync has brought as a whole: their hashes and inodes.

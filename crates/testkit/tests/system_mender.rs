@@ -221,13 +221,10 @@ fn the_debian_client_takes_an_update_and_rolls_a_broken_one_back() {
         .check()
         .unwrap();
     let public = Cmd::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&key).check().unwrap().stdout;
-    let config = chain.folder().join("server.toml");
-    let text = volary_host::read_to_string(&config).unwrap();
     volary_host::write_atomic(&chain.folder().join("artifacts.pub"), &public, 0o644).unwrap();
-    let text = format!("{text}\n[images]\nkeys = [\"artifacts.pub\"]\n\n[mender]\npoll = 2\n");
-    volary_host::write_atomic(&config, text.as_bytes(), 0o644).unwrap();
-    chain.stop_server().unwrap();
-    chain.start_server().unwrap();
+    chain
+        .reconfigure(|text| format!("{text}\n[images]\nkeys = [\"artifacts.pub\"]\n\n[mender]\npoll = 2\n"))
+        .unwrap();
     let fleet = chain.clone_of("fleet").unwrap();
     let mut board = Board::new(&chain, &public);
 

@@ -47,6 +47,9 @@ pub struct CampaignArchiveArgs {
     /// Writers at once
     #[arg(long, default_value_t = 8)]
     writers: usize,
+    /// List the newest packages at the end of the indexes, as large archives do
+    #[arg(long)]
+    at_end: bool,
 }
 
 /// What can be tried by itself; each has its own figure.
@@ -80,6 +83,9 @@ pub fn run(args: &CampaignArchiveArgs) -> anyhow::Result<()> {
     let mut campaign = Campaign { workspace, args, cache: Cache::open()?, folder, until, broken: Vec::new() };
     let lab = Lab::open(&campaign.cache)?;
     let chain = Chain::open(lab, tools, &campaign.folder.path().join("logs"))?;
+    if args.at_end {
+        chain.reconfigure(|text| format!("archive_news_at_end_from = 0\n{text}"))?;
+    }
     let trial = Trial::open(&chain, args.packages, &campaign.folder.path().join("debs"))?;
     for part in Part::value_variants() {
         if !args.only.is_empty() && !args.only.contains(part) {
@@ -106,7 +112,15 @@ impl Campaign<'_> {
         }
         let value = (faults.len() as f64, "faults");
         self.broken.extend(faults);
-        let figure = Figure::new(&self.workspace, name, meaning, value, 0.0)?;
+        let (name, meaning) = if self.args.at_end {
+            (
+                format!("{name}-at-end"),
+                format!("with the newest packages at the end of the indexes: {meaning}"),
+            )
+        } else {
+            (name.to_owned(), meaning.to_owned())
+        };
+        let figure = Figure::new(&self.workspace, &name, &meaning, value, 0.0)?;
         figure.by("make campaign-archive").publish(&self.workspace)
     }
 

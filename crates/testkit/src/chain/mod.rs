@@ -158,6 +158,18 @@ impl Chain {
         }
     }
 
+    /// Changes the text of `server.toml` while the server is down, and starts it again.
+    ///
+    /// # Errors
+    /// That the file cannot be read or written, or what `volary serve` said.
+    pub fn reconfigure(&self, change: impl FnOnce(String) -> String) -> Result<(), LabError> {
+        self.stop_server()?;
+        let path = self.folder.join("server.toml");
+        let text = change(volary_host::read_to_string(&path)?);
+        volary_host::write_atomic(&path, text.as_bytes(), 0o600)?;
+        self.start_server()
+    }
+
     /// The processor time that the running server and all it started have used.
     ///
     /// # Errors

@@ -39,13 +39,12 @@ impl Ours {
         let chain = Chain::open(lab, bench.tools.clone(), &logs)?;
         // The peers make none either; ours are made by a timer, once an hour at most, which would
         // fall into some of the rounds.
-        chain.stop_server()?;
-        let config = chain.folder().join("server.toml");
-        let text = volary_host::read_to_string(&config)?;
-        let changed = text.replace("archive_contents = true", "archive_contents = false");
-        ensure!(changed != text, "{} does not say archive_contents", config.display());
-        volary_host::write_atomic(&config, changed.as_bytes(), 0o600)?;
-        chain.start_server()?;
+        chain.reconfigure(|text| text.replace("archive_contents = true", "archive_contents = false"))?;
+        ensure!(
+            volary_host::read_to_string(&chain.folder().join("server.toml"))?
+                .contains("archive_contents = false"),
+            "server.toml does not say archive_contents"
+        );
         Ok(Self { meter, chain })
     }
 

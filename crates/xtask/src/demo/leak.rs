@@ -74,13 +74,9 @@ fn answer(mut stream: TcpStream) -> anyhow::Result<Value> {
 
 /// Has the server tell the listener of alerts, at once: a demo has little time.
 pub fn tell(chain: &Chain, listener: &Listener) -> anyhow::Result<()> {
-    chain.stop_server()?;
-    let path = chain.folder().join("server.toml");
-    let text = volary_host::read_to_string(&path)?;
     let alerts =
         format!("\n[alerts]\nhold = 1\nsettle = 5\n\n[feeds.webhook.demo]\nurl = \"{}\"\n", listener.url);
-    volary_host::write_atomic(&path, (text + &alerts).as_bytes(), 0o600)?;
-    Ok(chain.start_server()?)
+    Ok(chain.reconfigure(|text| text + &alerts)?)
 }
 
 impl Demo<'_> {
