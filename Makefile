@@ -114,13 +114,15 @@ bench-archive: setup ## Measure the archive beside aptly and reprepro (root; som
 	@$(SUDO) $(TARGET)/debug/volary-xtask bench-archive
 	@cargo xtask figures
 
-# Of bench-image: artifacts, install, deltas; with commas between. STEPS of deltas: small, security, trixie.
+# Of bench-image: artifacts, install, deltas; with commas between. STEPS of deltas: small, security, trixie; METHODS of
+# deltas: gzip, blocks, pair, rauc, casync, xdelta, zstd.
 # MENDER_ARTIFACT_4 may name a mender-artifact of version 4, which Debian has not: zstd is measured beside it.
 STEPS ?=
+METHODS ?=
 bench-image: setup ## Measure artifacts, installing and deltas of images beside mender-artifact, mender-client, RAUC, casync, xdelta3 and zstd (root; some 10 minutes, and 90 in the peers of deltas)
 	@scripts/setup images
 	@cargo build --quiet --package volary-xtask
-	@$(SUDO) $(TARGET)/debug/volary-xtask bench-image $(addprefix --only ,$(PARTS)) $(addprefix --steps ,$(STEPS))
+	@$(SUDO) $(TARGET)/debug/volary-xtask bench-image $(addprefix --only ,$(PARTS)) $(addprefix --steps ,$(STEPS)) $(addprefix --methods ,$(METHODS))
 	@cargo xtask figures
 
 bench-inventory: build agent-deb ## Measure what a change costs a device among 100 and 100,000 hosts (root)

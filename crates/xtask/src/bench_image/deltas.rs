@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use clap::ValueEnum as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use volary_host::{Cmd, create_dir, read_to_string, write_atomic};
@@ -19,12 +20,61 @@ use crate::workspace::Workspace;
 /// How long one program may take.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// The steps from the image `before`.
-const STEPS: [(&str, &str); 3] = [
-    ("small", "openssl and libssl3"),
-    ("security", "all security updates, the kernel included"),
-    ("trixie", "bookworm to trixie"),
-];
+/// A step from the image `before`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Step {
+    /// openssl and libssl3
+    Small,
+    /// All security updates, the kernel included
+    Security,
+    /// bookworm to trixie
+    Trixie,
+}
+
+impl Step {
+    /// The name of the image that it leads to, and what it is.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Small => ("small", "openssl and libssl3"),
+            Self::Security => ("security", "all security updates, the kernel included"),
+            Self::Trixie => ("trixie", "bookworm to trixie"),
+        }
+    }
+}
+
+/// A way to bring a device the new image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Method {
+    /// All of it
+    Gzip,
+    /// Ours, any version to any
+    Blocks,
+    /// Ours, this version to that
+    Pair,
+    /// RAUC's adaptive method
+    Rauc,
+    /// casync
+    Casync,
+    /// xdelta3
+    Xdelta,
+    /// zstd --patch-from
+    Zstd,
+}
+
+impl Method {
+    /// How the page calls it.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Gzip => "the whole artifact, gzip",
+            Self::Blocks => "**block file** (any version to any)",
+            Self::Pair => "**pair** (this version to that)",
+            Self::Rauc => "RAUC, adaptive (any to any)",
+            Self::Casync => "casync, 16 KiB (any to any)",
+            Self::Xdelta => "xdelta3 (pair)",
+            Self::Zstd => "zstd --patch-from (pair)",
+        }
+    }
+}
 
 /// What one method needs for one step.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -38,9 +88,9 @@ struct Need {
 /// What the methods need for one step, in the order of the page.
 type Needs = Vec<(String, Need)>;
 
-/// Measures all methods on these steps, all of them if none is named. What a step needs is kept, so that the steps may be
+/// Measures these methods on these steps, all of them if none is named. What a step needs is kept, so that they may be
 /// measured one by one; docs/deltas.md is made as soon as all are there.
-pub fn run(workspace: &Workspace, program: &Path, steps: &[String]) -> anyhow::Result<()> {
+pub fn run(workspace: &Workspace, program: &Path, steps: &[Step], methods: &[Method]) -> anyhow::Result<()> {
     let cache = Cache::open()?;
     let folder = cache.dir().join("deltas");
     create_dir(&folder)?;
@@ -48,30 +98,37 @@ pub fn run(workspace: &Workspace, program: &Path, steps: &[String]) -> anyhow::R
     let lab = Lab::open(&cache)?;
     let kept = workspace.target.join("deltas");
     create_dir(&kept)?;
-    let place = |step: &str| kept.join(format!("{step}.json"));
-    for (step, about) in STEPS {
-        if !steps.is_empty() && !steps.iter().any(|wanted| wanted == step) {
-            continue;
-        }
-        let work = Work { images: &folder, folder: folder.join(step), program, lab: &lab };
-        let needs = work.step(step)?;
-        for (method, need) in &needs {
-            println!("{step}: {method}: {}", need.words());
+    let place = |step: Step| kept.join(format!("{}.json", step.names().0));
+    let all = Step::value_variants();
+    for &step in all.iter().filter(|step| steps.is_empty() || steps.contains(step)) {
+        let (name, about) = step.names();
+        let work = Work { images: &folder, folder: folder.join(name), program, lab: &lab };
+        let before = if place(step).exists() { read(&place(step))? } else { Needs::new() };
+        let mut needs = Needs::new();
+        for &method in Method::value_variants() {
+            let title = method.title().to_owned();
+            if methods.is_empty() || methods.contains(&method) {
+                let need = work.need(name, method)?;
+                println!("{name}: {title}: {}", need.words());
+                needs.push((title, need));
+            } else {
+                needs.push((title, of(&before, method)?));
+            }
         }
         write_atomic(&place(step), &serde_json::to_vec_pretty(&needs)?, 0o644)?;
-        figures(workspace, step, about, &needs)?;
+        figures(workspace, name, about, &needs)?;
     }
-    let mut table = BTreeMap::new();
-    for (step, _) in STEPS {
-        if !place(step).exists() {
-            return Ok(());
-        }
-        let text = read_to_string(&place(step))?;
-        let needs: Needs = serde_json::from_str(&text).with_context(|| place(step).display().to_string())?;
-        table.insert(step, needs);
+    if !all.iter().all(|&step| place(step).exists()) {
+        return Ok(());
     }
+    let table: BTreeMap<Step, Needs> =
+        all.iter().map(|&step| anyhow::Ok((step, read(&place(step))?))).collect::<Result<_, _>>()?;
     let page = page(&table)?;
     Ok(write_atomic(&workspace.path("docs/deltas.md"), page.as_bytes(), 0o644)?)
+}
+
+fn read(place: &Path) -> anyhow::Result<Needs> {
+    serde_json::from_str(&read_to_string(place)?).with_context(|| place.display().to_string())
 }
 
 fn make_images(folder: &Path) -> anyhow::Result<()> {
@@ -98,54 +155,55 @@ impl Work<'_> {
         self.images.join(format!("{name}.ext4"))
     }
 
-    fn step(&self, step: &str) -> anyhow::Result<Needs> {
+    fn need(&self, step: &str, method: Method) -> anyhow::Result<Need> {
         create_dir(&self.folder)?;
         let (old, new) = (self.image("before"), self.image(step));
         let out = self.folder.join("out");
-        let file = |end: &str| self.folder.join(format!("new.{end}"));
+        let file = self.folder.join("new");
         let ours = |what: &str| Cmd::new(self.program).arg(what).timeout(PATIENCE);
-        let mut needs: Vec<(&str, Need)> = Vec::new();
-
-        let artifact = file("gz");
-        self.run(Cmd::new("sh").args(["-c", "exec gzip -6 <\"$1\" >\"$2\"", "sh"]).arg(&new).arg(&artifact))?;
-        let device = self.run(
-            Cmd::new("sh").args(["-c", "exec gzip -dc <\"$1\" >\"$2\"", "sh"]).arg(&artifact).arg(&out),
-        )?;
-        needs.push(("the whole artifact, gzip", Need { bytes: size(&artifact)?, device: Some(device) }));
-
-        let blocks = file("blocks");
-        self.run(ours("blocks").arg(&new).arg(&blocks).arg("9"))?;
-        let (told, device) = self.told(&ours("assemble").arg(&old).arg(&blocks).arg(&out))?;
-        same(&out, &new)?;
-        needs.push((BLOCKS, Need { bytes: number_after(&told, "fetched ")?, device: Some(device) }));
-
-        let pair = file("pair");
-        self.run(ours("pair").arg(&old).arg(&new).arg(&pair).arg("19"))?;
-        let (told, device) = self.told(&ours("apply").arg(&old).arg(&pair).arg(&out))?;
-        same(&out, &new)?;
-        needs.push((PAIR, Need { bytes: number_after(&told, "fetched ")?, device: Some(device) }));
-
-        needs.push((RAUC, Need { bytes: rauc(&old, &new)?, device: None }));
-        needs.push((CASYNC, Need { bytes: self.casync(&old, &new)?, device: None }));
-
-        let patch = file("xdelta");
-        let tool = || Cmd::new("xdelta3").timeout(PATIENCE);
-        let encode = tool().args(["-e", "-9", "-S", "djw", "-B", "1073741824", "-f", "-s"]);
-        self.run(encode.arg(&old).arg(&new).arg(&patch))?;
-        let decode = tool().args(["-d", "-B", "67108864", "-f", "-s"]).arg(&old).arg(&patch).arg(&out);
-        let device = self.run(decode)?;
-        same(&out, &new)?;
-        needs.push((XDELTA, Need { bytes: size(&patch)?, device: Some(device) }));
-
-        let patch = file("zst");
-        let from = format!("--patch-from={}", old.display());
-        let tool = || Cmd::new("zstd").args(["--long=31", "-q", "-f", &from]).timeout(PATIENCE);
-        self.run(tool().arg("-19").arg(&new).arg("-o").arg(&patch))?;
-        let device = self.run(tool().args(["-d", "--memory=2048MB"]).arg(&patch).arg("-o").arg(&out))?;
-        same(&out, &new)?;
-        needs.push((ZSTD, Need { bytes: size(&patch)?, device: Some(device) }));
+        let need = match method {
+            Method::Gzip => {
+                self.run(
+                    Cmd::new("sh").args(["-c", "exec gzip -6 <\"$1\" >\"$2\"", "sh"]).arg(&new).arg(&file),
+                )?;
+                let unpack = Cmd::new("sh").args(["-c", "exec gzip -dc <\"$1\" >\"$2\"", "sh"]);
+                let device = self.run(unpack.arg(&file).arg(&out))?;
+                Need { bytes: size(&file)?, device: Some(device) }
+            }
+            Method::Blocks => {
+                self.run(ours("blocks").arg(&new).arg(&file).arg("9"))?;
+                let (told, device) = self.told(&ours("assemble").arg(&old).arg(&file).arg(&out))?;
+                Need { bytes: number_after(&told, "fetched ")?, device: Some(device) }
+            }
+            Method::Pair => {
+                self.run(ours("pair").arg(&old).arg(&new).arg(&file).arg("19"))?;
+                let (told, device) = self.told(&ours("apply").arg(&old).arg(&file).arg(&out))?;
+                Need { bytes: number_after(&told, "fetched ")?, device: Some(device) }
+            }
+            Method::Rauc => Need { bytes: rauc(&old, &new)?, device: None },
+            Method::Casync => self.casync(&old, &new, &out)?,
+            Method::Xdelta => {
+                let tool = || Cmd::new("xdelta3").timeout(PATIENCE);
+                let encode = tool().args(["-e", "-9", "-S", "djw", "-B", "1073741824", "-f", "-s"]);
+                self.run(encode.arg(&old).arg(&new).arg(&file))?;
+                let decode = tool().args(["-d", "-B", "67108864", "-f", "-s"]).arg(&old).arg(&file).arg(&out);
+                let device = self.run(decode)?;
+                Need { bytes: size(&file)?, device: Some(device) }
+            }
+            Method::Zstd => {
+                let from = format!("--patch-from={}", old.display());
+                let tool = || Cmd::new("zstd").args(["--long=31", "-q", "-f", &from]).timeout(PATIENCE);
+                self.run(tool().arg("-19").arg(&new).arg("-o").arg(&file))?;
+                let device =
+                    self.run(tool().args(["-d", "--memory=2048MB"]).arg(&file).arg("-o").arg(&out))?;
+                Need { bytes: size(&file)?, device: Some(device) }
+            }
+        };
+        if need.device.is_some() {
+            same(&out, &new)?;
+        }
         std::fs::remove_dir_all(&self.folder)?;
-        Ok(needs.into_iter().map(|(method, need)| (method.to_owned(), need)).collect())
+        Ok(need)
     }
 
     /// CPU seconds and MiB at the peak.
@@ -163,12 +221,8 @@ impl Work<'_> {
     }
 
     /// Bytes of the chunks that the old image has not, and of the index: chunks of 16 KiB, where casync needs least.
-    fn casync(&self, old: &Path, new: &Path) -> anyhow::Result<u64> {
-        let folder = self.folder.join("casync");
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder)?;
-        }
-        create_dir(&folder)?;
+    fn casync(&self, old: &Path, new: &Path, out: &Path) -> anyhow::Result<Need> {
+        let folder = &self.folder;
         let make = |name: &str, image: &Path| {
             Cmd::new("casync")
                 .args(["make", "--chunk-size=4096:16384:65536", "--compression=zstd"])
@@ -193,8 +247,14 @@ impl Work<'_> {
         let has = chunks("old")?;
         let lacks = chunks("new")?.into_iter().filter(|(name, _)| !has.contains_key(name));
         let bytes = lacks.map(|(_, size)| size).sum::<u64>() + size(&folder.join("new.caibx"))?;
-        std::fs::remove_dir_all(&folder)?;
-        Ok(bytes)
+        let extract = Cmd::new("casync")
+            .args(["extract", "--seed-output=no"])
+            .arg(format!("--store={}", folder.join("new").display()))
+            .arg(format!("--seed={}", old.display()))
+            .arg(folder.join("new.caibx"))
+            .arg(out)
+            .timeout(PATIENCE);
+        Ok(Need { bytes, device: Some(self.run(extract)?) })
     }
 }
 
@@ -256,13 +316,6 @@ pub(super) fn number_after(text: &str, word: &str) -> anyhow::Result<u64> {
     digits.parse().with_context(|| format!("no number after {word:?} in {text:?}"))
 }
 
-const BLOCKS: &str = "**block file** (any version to any)";
-const PAIR: &str = "**pair** (this version to that)";
-const RAUC: &str = "RAUC, adaptive (any to any)";
-const CASYNC: &str = "casync, 16 KiB (any to any)";
-const XDELTA: &str = "xdelta3 (pair)";
-const ZSTD: &str = "zstd --patch-from (pair)";
-
 impl Need {
     fn words(&self) -> String {
         let bytes = format!("{:.2} MB", self.bytes as f64 / 1e6);
@@ -273,8 +326,10 @@ impl Need {
     }
 }
 
-fn of(needs: &[(String, Need)], method: &str) -> anyhow::Result<Need> {
-    needs.iter().find(|(name, _)| name == method).map(|(_, need)| *need).context(method.to_owned())
+fn of(needs: &Needs, method: Method) -> anyhow::Result<Need> {
+    let title = method.title();
+    let found = needs.iter().find(|(name, _)| name == title).map(|(_, need)| *need);
+    found.with_context(|| format!("{title} was not measured before"))
 }
 
 fn figures(workspace: &Workspace, step: &str, about: &str, needs: &Needs) -> anyhow::Result<()> {
@@ -282,13 +337,18 @@ fn figures(workspace: &Workspace, step: &str, about: &str, needs: &Needs) -> any
     for (name, ours, peer, words) in [
         (
             "blocks-rauc",
-            BLOCKS,
-            RAUC,
+            Method::Blocks,
+            Method::Rauc,
             "bytes of the block file that a device fetches, beside RAUC's adaptive method",
         ),
-        ("blocks-casync", BLOCKS, CASYNC, "bytes of the block file that a device fetches, beside casync"),
-        ("pair-xdelta", PAIR, XDELTA, "bytes of the pair, beside xdelta3"),
-        ("pair-zstd", PAIR, ZSTD, "bytes of the pair, beside zstd --patch-from"),
+        (
+            "blocks-casync",
+            Method::Blocks,
+            Method::Casync,
+            "bytes of the block file that a device fetches, beside casync",
+        ),
+        ("pair-xdelta", Method::Pair, Method::Xdelta, "bytes of the pair, beside xdelta3"),
+        ("pair-zstd", Method::Pair, Method::Zstd, "bytes of the pair, beside zstd --patch-from"),
     ] {
         Figure::new(
             workspace,
@@ -302,29 +362,28 @@ fn figures(workspace: &Workspace, step: &str, about: &str, needs: &Needs) -> any
         .by("make bench-image")
         .publish(workspace)?;
     }
-    let (_, memory) = of(needs, PAIR)?.device.context("it was run")?;
+    let (_, memory) = of(needs, Method::Pair)?.device.context("it was run")?;
     let meaning = format!("{about}: memory of the program that applies the pair");
     Figure::new(workspace, &format!("delta-{step}-pair-memory"), &meaning, (memory, "MiB"), 16.0)?
         .by("make bench-image")
         .publish(workspace)
 }
 
-fn page(table: &BTreeMap<&str, Needs>) -> anyhow::Result<String> {
+fn page(table: &BTreeMap<Step, Needs>) -> anyhow::Result<String> {
     let mut page = String::from(
         "# What travels from one image to the next\n\nMade by `make bench-image`. Images are ext4 of 1 GiB with some 550 MB in them, \
          from bookworm with a cloud kernel, ssh, Ansible and git. Each cell: bytes that the device fetches, index included; \
          CPU and memory of the program that applies them, where it could be run beside ours. A device of any method also writes the \
          image.\n\n| method |",
     );
-    for (_, about) in STEPS {
-        write!(page, " {about} |")?;
+    for step in table.keys() {
+        write!(page, " {} |", step.names().1)?;
     }
     page.push_str("\n|---|---|---|---|\n");
-    let methods = table.values().next().into_iter().flatten().map(|(method, _)| method);
-    for method in methods {
-        write!(page, "| {method} |")?;
-        for (step, _) in STEPS {
-            write!(page, " {} |", of(&table[step], method)?.words())?;
+    for &method in Method::value_variants() {
+        write!(page, "| {} |", method.title())?;
+        for needs in table.values() {
+            write!(page, " {} |", of(needs, method)?.words())?;
         }
         page.push('\n');
     }

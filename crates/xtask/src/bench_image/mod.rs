@@ -34,9 +34,12 @@ pub struct BenchImageArgs {
     /// Only these parts
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Only these steps: small, security, trixie; docs/deltas.md is written as soon as all were measured
+    /// Only these steps of deltas; docs/deltas.md is written as soon as all were measured
     #[arg(long, value_delimiter = ',')]
-    steps: Vec<String>,
+    steps: Vec<deltas::Step>,
+    /// Only these methods of deltas; the others stay as they were measured before
+    #[arg(long, value_delimiter = ',')]
+    methods: Vec<deltas::Method>,
 }
 
 /// Measures and writes the figures.
@@ -58,7 +61,7 @@ pub fn run(args: &BenchImageArgs) -> anyhow::Result<()> {
         device::run(&workspace, &examples.join("figures"))?;
     }
     if wants(Part::Deltas) {
-        deltas::run(&workspace, &examples.join("deltas"), &args.steps)?;
+        deltas::run(&workspace, &examples.join("deltas"), &args.steps, &args.methods)?;
     }
     Ok(())
 }
