@@ -203,8 +203,16 @@ pub fn apply_pair(
     if !rows.iter().all(fits) || blocks * BLOCK as u64 != head.new_length {
         return Err(malformed("its segments do not make the image"));
     }
-    let mut maker =
-        Maker { old, target, whole: Context::new(&SHA256), at: 0, written: 0, buffer: vec![0; PIECE] };
+    let mut maker = Maker {
+        old,
+        target,
+        whole: Context::new(&SHA256),
+        at: 0,
+        written: 0,
+        buffer: vec![0; PIECE],
+        context: Vec::new(),
+        new: Vec::new(),
+    };
     let mut body_at = (HEAD + table.len()) as u64;
     let mut held: (u64, Vec<u8>) = (0, Vec::new());
     let mut failed = 0;
@@ -220,7 +228,9 @@ pub fn apply_pair(
                 });
                 let until =
                     further.take_while(|&until| until <= body_at + TOGETHER).last().unwrap_or(end).max(end);
-                held = (body_at, fetch.all(body_at, until - body_at)?);
+                // Not both at once.
+                held = (body_at, Vec::new());
+                held.1 = fetch.all(body_at, until - body_at)?;
             }
             let body = &held.1[(body_at - held.0) as usize..(end - held.0) as usize];
             failed += u32::from(!maker.make(row, body)?);
@@ -242,6 +252,11 @@ struct Maker<'a> {
     at: u64,
     written: u64,
     buffer: Vec<u8>,
+    /// What the new blocks of the last segment were packed against. It and the next are kept, since memory that is given
+    /// back and taken again in other sizes comes to twice as much.
+    context: Vec<u8>,
+    /// The new blocks.
+    new: Vec<u8>,
 }
 
 impl Maker<'_> {
@@ -274,11 +289,8 @@ impl Maker<'_> {
 
     /// Makes a segment; false if something else came out.
     fn make(&mut self, row: &Row, body: &[u8]) -> Result<bool, BlocksError> {
-        let (operations, new) = self.open(row, body)?;
         // Without the new blocks the rest is still of use.
-        let mut right = new.is_some();
-        let zeros = vec![0; NEW * BLOCK];
-        let new = new.unwrap_or(zeros);
+        let (operations, mut right) = self.open(row, body)?;
         let old_blocks = self.old.length() / BLOCK as u64;
         let mut taken = 0;
         let mut so_far = 0;
@@ -293,7 +305,7 @@ impl Maker<'_> {
                 match operation {
                     Operation::Zeros { .. } => piece.fill(0),
                     Operation::New { .. } => {
-                        piece.copy_from_slice(&new[taken..taken + piece.len()]);
+                        piece.copy_from_slice(&self.new[taken..taken + piece.len()]);
                         taken += piece.len();
                     }
                     Operation::Old { .. } if place + (piece.len() / BLOCK) as u64 > old_blocks => {
@@ -320,8 +332,8 @@ impl Maker<'_> {
         Ok(right)
     }
 
-    /// Reads a body: its operations, and its new blocks if they can be unpacked here.
-    fn open(&self, row: &Row, body: &[u8]) -> Result<(Vec<Operation>, Option<Vec<u8>>), BlocksError> {
+    /// Reads a body: its operations, and whether its new blocks could be unpacked here.
+    fn open(&mut self, row: &Row, body: &[u8]) -> Result<(Vec<Operation>, bool), BlocksError> {
         let mut body = Body(body);
         let mut references = Vec::new();
         for _ in 0..body.count()? {
@@ -358,42 +370,45 @@ impl Maker<'_> {
         if makes != u64::from(row.blocks) || news != body.number()? || news > NEW as u64 {
             return Err(malformed("a segment makes something else than its row says"));
         }
-        let new = if news == 0 { Some(Vec::new()) } else { self.unpack(&references, body.0, news as usize)? };
-        Ok((operations, new))
+        self.new.clear();
+        self.new.resize(news as usize * BLOCK, 0);
+        let unpacked = news == 0 || self.unpack(&references, body.0)?;
+        Ok((operations, unpacked))
     }
 
-    fn unpack(
-        &self,
-        references: &[Reference],
-        packed: &[u8],
-        blocks: usize,
-    ) -> Result<Option<Vec<u8>>, BlocksError> {
-        let mut context = Vec::new();
+    /// Unpacks the new blocks; false if what the device has is not what they were packed against.
+    fn unpack(&mut self, references: &[Reference], packed: &[u8]) -> Result<bool, BlocksError> {
+        let blocks: usize = references.iter().map(|reference| reference.blocks as usize).sum();
+        self.context.clear();
+        self.context.reserve_exact(blocks * BLOCK);
         for reference in references {
-            let start = context.len();
+            let start = self.context.len();
             let place = reference.at.saturating_mul(BLOCK as u64);
-            context.resize(start + reference.blocks as usize * BLOCK, 0);
-            let end = place.saturating_add((context.len() - start) as u64);
+            self.context.resize(start + reference.blocks as usize * BLOCK, 0);
+            let part = &mut self.context[start..];
+            let end = place.saturating_add(part.len() as u64);
             if reference.of_new {
                 if end > self.at * BLOCK as u64 {
                     return Err(malformed("a segment refers to what is not there"));
                 }
-                self.target.read_at(place, &mut context[start..]).map_err(slot)?;
+                self.target.read_at(place, part).map_err(slot)?;
             } else if end <= self.old.length() {
-                self.old.read_at(place, &mut context[start..]).map_err(running)?;
+                self.old.read_at(place, part).map_err(running)?;
             }
         }
-        let mut new = vec![0; blocks * BLOCK];
         let unpacked = (|| {
             let mut decoder = DCtx::create();
             decoder.set_parameter(DParameter::Format(FrameFormat::Magicless))?;
-            if !context.is_empty() {
-                decoder.ref_prefix(&context)?;
+            if !self.context.is_empty() {
+                decoder.ref_prefix(&self.context)?;
             }
-            decoder.decompress(&mut new[..], packed)
+            decoder.decompress(&mut self.new[..], packed)
         })();
-        // What the device has is not what it was packed against.
-        Ok(unpacked.is_ok_and(|size| size == blocks * BLOCK).then_some(new))
+        let is_whole = unpacked.is_ok_and(|size| size == self.new.len());
+        if !is_whole {
+            self.new.fill(0);
+        }
+        Ok(is_whole)
     }
 }
 
