@@ -65,6 +65,8 @@ pub(crate) struct Job<'a> {
     pub(crate) settings: &'a Settings,
     /// In which order Packages indexes list the content; without it in order of name.
     pub(crate) listing: Option<&'a Listing>,
+    /// The plain Packages indexes that it must have by their paths, as far as they are known.
+    pub(crate) indexes: Option<&'a BTreeMap<String, Blob>>,
     pub(crate) base: Base<'a>,
     /// Suites that may have some of the index files already.
     pub(crate) donors: Vec<Suite>,
@@ -99,9 +101,11 @@ impl<'a> Base<'a> {
 impl<'a> Job<'a> {
     /// To publish a suite as the state has it.
     pub(crate) fn of(state: &'a State, suite: &'a Suite, now: Timestamp) -> Result<Self, Error> {
-        let (donors, history, listing) = match suite {
-            Suite::Rolling => (Vec::new(), state.history(), Some(&state.listing)),
-            Suite::Release(_) => (vec![Suite::Rolling], Vec::new(), None),
+        let (donors, history, listing, indexes) = match suite {
+            Suite::Rolling => {
+                (Vec::new(), state.history(), Some(&state.listing), Some(&state.rolling_indexes))
+            }
+            Suite::Release(_) => (vec![Suite::Rolling], Vec::new(), None, None),
         };
         Ok(Self {
             suite,
@@ -109,6 +113,7 @@ impl<'a> Job<'a> {
             architectures: state.architectures(suite)?,
             settings: &state.settings,
             listing,
+            indexes,
             base: Base::default(),
             donors,
             history,
@@ -234,7 +239,10 @@ impl Publisher {
     pub(crate) fn is_published(&self, job: &Job<'_>) -> Result<bool, FileError> {
         let Some(Published { release, .. }) = self.published(job.suite)? else { return Ok(false) };
         let content = job.content.digest().to_string();
-        let same = release.fields.get(SET_FIELD) == Some(content.as_str());
+        let mut indexes = job.indexes.into_iter().flatten();
+        // The same packages may be listed in another order.
+        let listed = |(path, blob): (&String, &Blob)| release.files.get(path) == Some(&listed(*blob));
+        let same = release.fields.get(SET_FIELD) == Some(content.as_str()) && indexes.all(listed);
         // Releases get new settings with their next publish.
         let is_release = matches!(job.suite, Suite::Release(_));
         let expires = release.fields.get("Valid-Until").is_some() == job.settings.valid_days.is_some();

@@ -19,7 +19,8 @@ use crate::settings::Settings;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Record {
-    /// Packages came in. Those that are the newest of their kind are in rolling from now on.
+    /// Packages came in. Those that are the newest of their kind are in rolling from now on. Without any, its indexes were
+    /// written in order of name again.
     Include { at: Timestamp, provenance: Provenance, packages: Vec<StoredPackage>, rolling: RollingRecord },
     /// A mirror, which is a component of rolling, has a new state.
     Mirror {

@@ -35,7 +35,7 @@ pub(crate) struct State {
     /// True once a record named what rolling is.
     has_rolling: bool,
     /// The plain Packages indexes of rolling by their paths, as the last record named them.
-    rolling_indexes: BTreeMap<String, Blob>,
+    pub(crate) rolling_indexes: BTreeMap<String, Blob>,
     /// What rolling was before, oldest first.
     history: VecDeque<Generation>,
     /// How often rolling changed.

@@ -10,10 +10,12 @@ use volary_debian::release::Release;
 use volary_model::{Architecture, Digest, Suite};
 
 use crate::archive::Archive;
-use crate::content::Content;
+use crate::content::{Content, Edits};
+use crate::entry::Provenance;
 use crate::error::Error;
 use crate::files::Prepared;
 use crate::publish::{Job, Published, listed, make_dir};
+use crate::record::Record;
 use crate::render::{self, Blob};
 use crate::set::IndexKind;
 use crate::settings::Settings;
@@ -27,6 +29,9 @@ const CONTENTS_DATE: &str = "X-Contents-Date";
 /// How old the Contents of rolling may be: nobody looks for files of the last hour, and each
 /// costs far more than a publish.
 const CONTENTS_AGE: SignedDuration = SignedDuration::from_hours(1);
+
+/// How long rolling must have been left alone before its indexes are written in order of name again.
+const QUIET: SignedDuration = SignedDuration::from_hours(1);
 
 /// Level 6 of xz: what Debian takes for indexes; more gains nothing below 8 MB.
 const XZ_LEVEL: u32 = 6;
@@ -158,11 +163,14 @@ pub struct UpkeepReport {
     pub packed: Vec<Suite>,
     /// Suites whose signature was renewed.
     pub renewed: Vec<Suite>,
+    /// Suites whose indexes were written in order of name again.
+    pub ordered: Vec<Suite>,
 }
 
 impl Archive {
     /// Gives each suite what it lacks: `Contents`, indexes packed with xz once its release is
-    /// frozen, a signature that stays valid. Costs next to nothing if nothing is due; call it
+    /// frozen, a signature that stays valid, an order of its own in which nothing is listed that was
+    /// replaced. Costs next to nothing if nothing is due; call it
     /// every minute, and after a freeze. A cut or a pick can wait for its turn: a release that
     /// takes picks has its next revision soon.
     ///
@@ -170,11 +178,36 @@ impl Archive {
     /// What reading and writing may bring. Suites before the one that failed are done.
     pub fn upkeep(&self, now: Timestamp) -> Result<UpkeepReport, Error> {
         let mut report = UpkeepReport::default();
+        if self.put_in_order(now)? {
+            report.ordered.push(Suite::Rolling);
+        }
         let suites = self.look()?.state.suites();
         for suite in suites {
             self.keep_up(&suite, now, &mut report)?;
         }
         Ok(report)
+    }
+
+    /// Writes the indexes of rolling in order of name if it has news at their end and nobody has published
+    /// for a while. What was replaced is listed no more from then on.
+    fn put_in_order(&self, now: Timestamp) -> Result<bool, Error> {
+        let is_due = |state: &State| {
+            let since = state.history().last().map(|past| past.until);
+            let is_quiet = since.is_none_or(|since| now.duration_since(since) >= QUIET);
+            is_quiet && state.listing.news.len() > 0
+        };
+        if !is_due(&self.look()?.state) {
+            return Ok(false);
+        }
+        let (_lock, mut inner) = self.begin_writing(now)?;
+        if !is_due(&inner.state) {
+            return Ok(false);
+        }
+        let (prepared, rolling) = self.prepare_rolling(&inner.state, &Edits::new(), now)?;
+        let (provenance, packages) = (Provenance::default(), Vec::new());
+        let record = Record::Include { at: now, provenance, packages, rolling: rolling.record.clone() };
+        self.commit_rolling(&mut inner, &record, prepared, |state| state.roll(rolling, now))?;
+        Ok(true)
     }
 
     /// Packs the indexes of releases with xz, frozen or not: what is exported is fetched by many

@@ -8,7 +8,7 @@ use common::{Apt, Http, Lab};
 use jiff::SignedDuration;
 use sha2::Digest as _;
 use volary_archive::export::{ExportOptions, FolderTarget};
-use volary_archive::{Archive, KeepPolicy, Settings};
+use volary_archive::{Archive, KeepPolicy, Provenance, Settings, UploadPolicy};
 
 fn lab() -> Lab {
     let lab = Lab::with(&Settings { news_at_end_from: 1, ..common::settings() });
@@ -46,11 +46,12 @@ fn apt_follows_news_at_the_end_by_differences_and_sees_the_highest() {
     apt.update();
     http.requests();
     let mut single = 0;
+    let published = common::now() - SignedDuration::from_mins(90);
     for version in 2..90 {
         let package = if version % 4 == 0 { "hello".to_owned() } else { further(version) };
         let deb = lab.deb(&package, &version.to_string(), "amd64", &noise(&package));
         let held = Held::read(lab.archive.public_dir(), "rolling");
-        lab.include(&[deb]).unwrap();
+        lab.archive.include(&[deb], &Provenance::default(), &UploadPolicy::Refuse, published).unwrap();
         if version % 20 == 0 {
             // What stands at the end is known from the journal.
             let path = lab.path();
@@ -68,6 +69,23 @@ fn apt_follows_news_at_the_end_by_differences_and_sees_the_highest() {
     // The versions before are listed too, until the index is written in order of name again.
     assert_eq!(single, 1);
     assert_eq!(versions(&apt, "hello"), ["88", "84"]);
+    // It also goes when nobody has published for an hour.
+    assert_eq!(lab.archive.upkeep(published + SignedDuration::from_mins(55)).unwrap().ordered, []);
+    let inrelease = lab.archive.public_dir().join("dists/rolling/InRelease");
+    let before = volary_host::read(&inrelease).unwrap();
+    let modified = std::fs::metadata(&inrelease).unwrap().modified().unwrap();
+    assert_eq!(lab.archive.upkeep(common::now()).unwrap().ordered, ["rolling".parse().unwrap()]);
+    // As after a power cut between the journal and the InRelease.
+    volary_host::write_atomic(&inrelease, &before, 0o644).unwrap();
+    std::fs::File::options().write(true).open(&inrelease).unwrap().set_modified(modified).unwrap();
+    let path = lab.path();
+    lab.archive = Archive::open(&path).unwrap();
+    assert_eq!(lab.archive.upkeep(common::now()).unwrap().ordered, []);
+    apt.update();
+    assert_eq!(versions(&apt, "hello"), ["88"]);
+    let whole = http.requests().into_iter().filter(|line| line.contains("/binary-amd64/by-hash/"));
+    assert_eq!(whole.collect::<Vec<_>>(), [""; 0], "the order comes as a difference");
+    assert_eq!(lab.archive.check(true, common::now()).unwrap().problems, [""; 0]);
 }
 
 #[test]

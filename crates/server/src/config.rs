@@ -135,7 +135,7 @@ pub struct Config {
     #[serde(default = "default_archive_contents")]
     pub archive_contents: bool,
     /// From so many packages in a component of rolling on its indexes list the newest at their end, and the versions that
-    /// these replace for some 60 publishes more; so a publish into a large archive costs a third less. 0 does
+    /// these replace for some 60 publishes or a quiet hour more; so a publish into a large archive costs a third less. 0 does
     /// so always.
     #[serde(default = "volary_archive::default_news_at_end_from")]
     pub archive_news_at_end_from: usize,
