@@ -1,9 +1,10 @@
 //! In which order the Packages indexes of rolling list it. Not here: the indexes themselves.
 //!
 //! An index is hashed from its first change on, and one SHA-256 is a chain: in a large index that is
-//! most of what a publish costs. So there the newest packages come at the end, where next to nothing
+//! much of what a publish costs. So there the newest packages come at the end, where next to nothing
 //! follows them, and the versions whose place they take are listed as well until the index is written
-//! in order of name again. apt takes the highest version. Releases are always in order of name.
+//! in order of name again: when there are too many, or after a quiet hour (`upkeep`). apt takes the
+//! highest version. Releases are always in order of name.
 
 use std::sync::{Arc, LazyLock};
 
