@@ -252,16 +252,17 @@ fn the_debian_client_takes_an_update_and_rolls_a_broken_one_back() {
 
     let image = pin(&chain, &fleet, &folder, "release-2");
     let before = board.boots;
+    let head = fleet.head().unwrap();
     board.run_until(&chain, NewImage::Boots, "the update to be a success", || {
-        newest_is(&chain, "release-2", "success").map(drop)
+        newest_is(&chain, "release-2", "success")?;
+        // It says what it runs after the success, and no more once it is off.
+        chain.is_good("gate-1", &head)
     });
     assert_eq!(board.boots - before, 2, "one reboot");
     assert_eq!(board.env("mender_boot_part"), board.slots[1].number());
     assert_eq!(board.env("upgrade_available"), 0);
     let size = image["rootfs_size"].as_u64().unwrap();
     assert_eq!(format!("sha256:{}", board.slot_sum(1, size)), image["rootfs"]);
-    let head = fleet.head().unwrap();
-    chain.wait_for_good("gate-1", &head, PATIENCE).unwrap();
 
     // The next image does not boot: the boot loader goes back, and the client follows.
     pin(&chain, &fleet, &folder, "release-3");
@@ -297,9 +298,10 @@ fn the_debian_client_takes_an_update_and_rolls_a_broken_one_back() {
 
     // A commit that pins another image is all that it takes.
     pin(&chain, &fleet, &folder, "release-4");
+    let head = fleet.head().unwrap();
     board.run_until(&chain, NewImage::Boots, "the next update to be a success", || {
-        newest_is(&chain, "release-4", "success").map(drop)
+        newest_is(&chain, "release-4", "success")?;
+        chain.is_good("gate-1", &head)
     });
     assert_eq!(board.env("mender_boot_part"), board.slots[0].number());
-    chain.wait_for_good("gate-1", &fleet.head().unwrap(), PATIENCE).unwrap();
 }

@@ -238,15 +238,23 @@ impl Chain {
     /// [`LabError::Waited`] with the condition it is in and why.
     pub fn wait_for_good(&self, device: &str, commit: &CommitId, limit: Duration) -> Result<(), LabError> {
         wait_until(&format!("{device} to be good at {}", commit.short()), limit, || {
-            let known = self.known(device).map_err(|error| error.to_string())?;
-            match known.condition {
-                Condition::Good if known.commit.as_ref() == Some(commit) => Ok(()),
-                other => {
-                    let at = known.commit.as_ref().map_or("no commit", |commit| commit.short());
-                    Err(format!("{other:?} at {at}: {}", known.reason))
-                }
-            }
+            self.is_good(device, commit)
         })
+    }
+
+    /// That a device is good at a commit.
+    ///
+    /// # Errors
+    /// How it is instead.
+    pub fn is_good(&self, device: &str, commit: &CommitId) -> Result<(), String> {
+        let known = self.known(device).map_err(|error| error.to_string())?;
+        match known.condition {
+            Condition::Good if known.commit.as_ref() == Some(commit) => Ok(()),
+            other => {
+                let at = known.commit.as_ref().map_or("no commit", |commit| commit.short());
+                Err(format!("{other:?} at {at}: {}", known.reason))
+            }
+        }
     }
 
     /// Waits until the build of a commit ended, well or not.
