@@ -23,7 +23,7 @@ use crate::keyring::Signers;
 use crate::pick::{self, Pick, PickResult};
 use crate::publish::{Base, Job, PreparedSuite, Publisher, make_dir};
 use crate::query::{ReleaseInfo, info};
-use crate::record::{Placed, Record, RollingRecord, StoredPackage};
+use crate::record::{Placed, Record, StoredPackage};
 use crate::rotation;
 use crate::settings::{self, Settings};
 use crate::state::{NextRolling, State};
@@ -262,7 +262,7 @@ impl Archive {
         edits: &Edits,
         now: Timestamp,
     ) -> Result<(PreparedSuite, NextRolling), Error> {
-        let next = state.next_rolling(edits);
+        let mut next = state.next_rolling(edits);
         let job = Job {
             content: &next.content,
             listing: Some(&next.listing),
@@ -270,9 +270,9 @@ impl Archive {
             history: state.history_with_current(now),
             ..Job::of(state, &Suite::Rolling, now)?
         };
-        let indexes = self.publisher.plain_indexes(&job);
         let prepared = self.publisher.prepare(&job)?;
-        Ok((prepared, NextRolling { record: RollingRecord { indexes, ..next.record }, ..next }))
+        next.record.indexes.clone_from(&prepared.indexes);
+        Ok((prepared, next))
     }
 
     /// Makes a release from what rolling has now. Its first revision is r1.

@@ -113,7 +113,7 @@ impl Archive {
         let mut packages = BTreeMap::new();
         for suite in inner.state.suites() {
             self.check_suite(&inner.state, &suite, deep, now, &mut report)?;
-            for entry in inner.state.suite(&suite)?.iter() {
+            for entry in inner.state.listed(&suite)? {
                 add_files(&mut packages, entry);
             }
         }

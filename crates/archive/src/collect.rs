@@ -94,14 +94,9 @@ const STRAY_AGE: Duration = Duration::from_secs(24 * 3600);
 fn reasons(state: &State, policy: &KeepPolicy, now: Timestamp) -> BTreeMap<Placed, BTreeSet<KeepReason>> {
     let mut reasons: BTreeMap<Placed, BTreeSet<KeepReason>> = BTreeMap::new();
     for suite in state.suites() {
-        let content = state.suite(&suite).expect("a listed suite is there");
-        for entry in content.iter() {
+        for entry in state.listed(&suite).expect("a suite of the state is there") {
             reasons.entry(Placed::of(entry)).or_default().insert(KeepReason::InSuite(suite.clone()));
         }
-    }
-    // Rolling may list versions that were replaced.
-    for entry in state.listing.base.iter() {
-        reasons.entry(Placed::of(entry)).or_default().insert(KeepReason::InSuite(Suite::Rolling));
     }
     for versions in state.catalogue.values() {
         let mut newer: Option<&Arc<PackageEntry>> = None;

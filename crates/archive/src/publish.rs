@@ -139,6 +139,8 @@ pub(crate) struct PreparedSuite {
     superseded: Vec<PathBuf>,
     /// For each folder of index files those that are in use now.
     current: Vec<(PathBuf, Vec<String>)>,
+    /// Its plain Packages indexes by their paths.
+    pub(crate) indexes: BTreeMap<String, Blob>,
 }
 
 /// What stands in a suite's InRelease now.
@@ -154,6 +156,7 @@ struct Written {
     files: BTreeMap<String, IndexFile>,
     canonical: Vec<(PathBuf, PathBuf)>,
     current: Vec<(PathBuf, Vec<String>)>,
+    indexes: BTreeMap<String, Blob>,
 }
 
 impl Publisher {
@@ -210,19 +213,6 @@ impl Publisher {
         }
     }
 
-    /// The plain Packages indexes of what is to be published, by their paths.
-    pub(crate) fn plain_indexes(&self, job: &Job<'_>) -> BTreeMap<String, Blob> {
-        let mut indexes = BTreeMap::new();
-        for (component, set) in job.content.components() {
-            for architecture in job.architectures {
-                let kind = IndexKind::Packages(architecture.clone());
-                let index = self.index(job, component, set, &kind);
-                indexes.insert(format!("{component}/{kind}"), index.plain);
-            }
-        }
-        indexes
-    }
-
     /// The folder of a suite.
     pub(crate) fn suite_dir(&self, suite: &Suite) -> PathBuf {
         self.public.join("dists").join(suite.to_string())
@@ -241,8 +231,8 @@ impl Publisher {
         let content = job.content.digest().to_string();
         let mut indexes = job.indexes.into_iter().flatten();
         // The same packages may be listed in another order.
-        let listed = |(path, blob): (&String, &Blob)| release.files.get(path) == Some(&listed(*blob));
-        let same = release.fields.get(SET_FIELD) == Some(content.as_str()) && indexes.all(listed);
+        let has = |(path, blob): (&String, &Blob)| release.files.get(path) == Some(&listed(*blob));
+        let same = release.fields.get(SET_FIELD) == Some(content.as_str()) && indexes.all(has);
         // Releases get new settings with their next publish.
         let is_release = matches!(job.suite, Suite::Release(_));
         let expires = release.fields.get("Valid-Until").is_some() == job.settings.valid_days.is_some();
@@ -321,10 +311,10 @@ impl Publisher {
         release.fields.set(SET_FIELD, job.content.digest().to_string());
         let text = self.keys().clearsign(&release.text(), job.now)?;
         let inrelease = Prepared::write(dir.join("InRelease"), [text.as_bytes()], Some(modified))?;
-        let Written { canonical, current, files: _ } = written;
+        let Written { canonical, current, indexes, files: _ } = written;
         let current = merged(current);
         let superseded = before.map(|before| superseded(&dir, &before.release, &current)).unwrap_or_default();
-        Ok(PreparedSuite { dir, inrelease, canonical, superseded, current })
+        Ok(PreparedSuite { dir, inrelease, canonical, superseded, current, indexes })
     }
 
     /// Sees to it that the files of an index lie under their hashes.
@@ -362,6 +352,7 @@ impl Publisher {
         }
         written.current.push((by_hash, hashes));
         if let IndexKind::Packages(_) = kind {
+            written.indexes.insert(path.clone(), index.plain);
             let packed = Form::of(kind).iter().map(|form| form.blob(&index).size).min().unwrap_or_default();
             let differences = Differences {
                 component,

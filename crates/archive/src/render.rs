@@ -145,12 +145,12 @@ pub(crate) fn listed(
     if first.plain.size == 0 {
         return index(listed.news, kind, cache, None);
     }
-    let chunks = || listed.news.chunks().iter();
-    if chunks().all(|chunk| chunk.lines(kind) == 0) {
+    let pieces: Arc<[Piece]> = listed.news.chunks().iter().map(|chunk| chunk.piece(kind, cache)).collect();
+    if pieces.iter().all(|piece| piece.lines == 0) {
         return first;
     }
     let (mut meters, mut strides) = (first.end.clone(), first.strides.clone());
-    meters.append(chunks().map(|chunk| chunk.piece(kind, cache)).collect(), &mut strides);
+    meters.append(pieces, &mut strides);
     Arc::new(meters.index(strides))
 }
 

@@ -144,6 +144,15 @@ impl State {
         }
     }
 
+    /// What the indexes of a suite list: its packages, and in rolling maybe versions that they replaced.
+    pub(crate) fn listed(&self, suite: &Suite) -> Result<impl Iterator<Item = &Arc<PackageEntry>>, Error> {
+        let (first, then) = match suite {
+            Suite::Rolling => (&self.listing.base, Some(&self.listing.news)),
+            Suite::Release(_) => (self.suite(suite)?, None),
+        };
+        Ok(first.iter().chain(then.into_iter().flat_map(Content::iter)))
+    }
+
     /// The architectures that a suite has indexes for.
     pub(crate) fn architectures(&self, suite: &Suite) -> Result<&[Architecture], Error> {
         match suite {

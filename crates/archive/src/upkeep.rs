@@ -192,9 +192,8 @@ impl Archive {
     /// for a while. What was replaced is listed no more from then on.
     fn put_in_order(&self, now: Timestamp) -> Result<bool, Error> {
         let is_due = |state: &State| {
-            let since = state.history().last().map(|past| past.until);
-            let is_quiet = since.is_none_or(|since| now.duration_since(since) >= QUIET);
-            is_quiet && state.listing.news.len() > 0
+            let is_quiet = |since| now.duration_since(since) >= QUIET;
+            state.listing.news.len() > 0 && state.history().last().is_none_or(|past| is_quiet(past.until))
         };
         if !is_due(&self.look()?.state) {
             return Ok(false);

@@ -37,6 +37,11 @@ fn versions(apt: &Apt, package: &str) -> Vec<String> {
     text.lines().map(|line| line.split('|').nth(1).unwrap().trim().to_owned()).collect()
 }
 
+/// The indexes that were fetched whole since the last time.
+fn fetched_whole(http: &Http) -> Vec<String> {
+    http.requests().into_iter().filter(|line| line.contains("/binary-amd64/by-hash/")).collect()
+}
+
 #[test]
 fn apt_follows_news_at_the_end_by_differences_and_sees_the_highest() {
     let mut lab = lab();
@@ -59,8 +64,7 @@ fn apt_follows_news_at_the_end_by_differences_and_sees_the_highest() {
         }
         assert_eq!(faults(lab.archive.public_dir(), "rolling", Some(&held), &key), [], "{version}");
         apt.update();
-        let whole = http.requests().into_iter().filter(|line| line.contains("/binary-amd64/by-hash/"));
-        assert_eq!(whole.collect::<Vec<_>>(), [""; 0], "version {version} comes as a difference");
+        assert_eq!(fetched_whole(&http), [""; 0], "version {version} comes as a difference");
         assert_eq!(apt.candidate(&package), version.to_string());
         let known = versions(&apt, &package).len();
         assert!(known <= 2, "{known} versions of {package}");
@@ -83,8 +87,7 @@ fn apt_follows_news_at_the_end_by_differences_and_sees_the_highest() {
     assert_eq!(lab.archive.upkeep(common::now()).unwrap().ordered, []);
     apt.update();
     assert_eq!(versions(&apt, "hello"), ["88"]);
-    let whole = http.requests().into_iter().filter(|line| line.contains("/binary-amd64/by-hash/"));
-    assert_eq!(whole.collect::<Vec<_>>(), [""; 0], "the order comes as a difference");
+    assert_eq!(fetched_whole(&http), [""; 0], "the order comes as a difference");
     assert_eq!(lab.archive.check(true, common::now()).unwrap().problems, [""; 0]);
 }
 
