@@ -72,7 +72,7 @@ fn mirror(chain: &Chain) -> Result<Mirror, String> {
 
 /// Lets the archive have another architecture.
 fn with_arm64(chain: &Chain) {
-    chain.reconfigure(|text| format!("archive_architectures = [\"arm64\"]\n{text}")).unwrap();
+    chain.set("archive_architectures", "[\"arm64\"]").unwrap();
 }
 
 /// Files that a sync has brought as a whole: their hashes and inodes.

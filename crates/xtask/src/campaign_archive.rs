@@ -84,11 +84,7 @@ pub fn run(args: &CampaignArchiveArgs) -> anyhow::Result<()> {
     let lab = Lab::open(&campaign.cache)?;
     let chain = Chain::open(lab, tools, &campaign.folder.path().join("logs"))?;
     if args.at_end {
-        let with_another = |line: &str| match line.split_once(" = ") {
-            Some((key @ "archive_news_at_end_from", _)) => format!("{key} = 0\n"),
-            _ => format!("{line}\n"),
-        };
-        chain.reconfigure(|text| text.lines().map(with_another).collect())?;
+        chain.set("archive_news_at_end_from", "0")?;
     }
     let trial = Trial::open(&chain, args.packages, &campaign.folder.path().join("debs"))?;
     for part in Part::value_variants() {

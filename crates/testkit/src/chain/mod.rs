@@ -170,6 +170,18 @@ impl Chain {
         self.start_server()
     }
 
+    /// As [`Chain::reconfigure`], with another value for one of the first keys, which a new server writes whole.
+    ///
+    /// # Errors
+    /// As [`Chain::reconfigure`]; a key that is none is refused by the server.
+    pub fn set(&self, key: &str, value: &str) -> Result<(), LabError> {
+        let is_other = |line: &&str| line.split_once(" = ").is_none_or(|(name, _)| name != key);
+        self.reconfigure(|text| {
+            let others: Vec<&str> = text.lines().filter(is_other).collect();
+            format!("{key} = {value}\n{}\n", others.join("\n"))
+        })
+    }
+
     /// The processor time that the running server and all it started have used.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use volary_api::v1::archive::Package;
 use volary_host::Cmd;
 use volary_testkit::chain::Chain;
@@ -39,12 +39,7 @@ impl Ours {
         let chain = Chain::open(lab, bench.tools.clone(), &logs)?;
         // The peers make none either; ours are made by a timer, once an hour at most, which would
         // fall into some of the rounds.
-        chain.reconfigure(|text| text.replace("archive_contents = true", "archive_contents = false"))?;
-        ensure!(
-            volary_host::read_to_string(&chain.folder().join("server.toml"))?
-                .contains("archive_contents = false"),
-            "server.toml does not say archive_contents"
-        );
+        chain.set("archive_contents", "false")?;
         Ok(Self { meter, chain })
     }
 
