@@ -156,6 +156,10 @@ impl Work<'_> {
     }
 
     fn need(&self, step: &str, method: Method) -> anyhow::Result<Need> {
+        // What a run that was cut off left there would count as chunks that a device has.
+        if self.folder.exists() {
+            std::fs::remove_dir_all(&self.folder)?;
+        }
         create_dir(&self.folder)?;
         let (old, new) = (self.image("before"), self.image(step));
         let out = self.folder.join("out");
