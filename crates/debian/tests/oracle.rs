@@ -79,6 +79,8 @@ fn build(dir: &Path, compression: &str) -> PathBuf {
     Cmd::new("dpkg-deb")
         .args(["--root-owner-group", &format!("-Z{compression}"), "--build"])
         .args([&tree, &deb])
+        // dpkg-deb takes no later times, so its packages have the same bytes whenever this runs.
+        .env("SOURCE_DATE_EPOCH", "1700000000")
         .run()
         .unwrap();
     deb
